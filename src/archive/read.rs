@@ -1,0 +1,210 @@
+//! Reads kbuild's thin archives and flattens them into a list of members, in order,
+//! with the names that `llvm-ar` gives them in an archive at the tree's top.
+//! Must not know what a member contains.
+//!
+//! Format: "!<thin>" archives, GNU flavour; names as LLVM's
+//! `computeArchiveRelativePath` (lib/Object/ArchiveWriter.cpp, LLVM 22) makes them.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use object::read::archive::ArchiveFile;
+
+use crate::error::{Error, Result};
+
+/// Archives within archives deeper than this are taken for a loop.
+const MAX_DEPTH: usize = 64;
+
+/// Magic of a thin archive.
+const THIN: &[u8] = b"!<thin>\n";
+/// Magic of a regular archive.
+const REGULAR: &[u8] = b"!<arch>\n";
+
+/// Flattens `archives` (paths relative to `tree`, or absolute) into member names
+/// relative to `tree`, in the order in which `llvm-ar cDPrST` would store them.
+///
+/// Each member is checked to exist. Regular archives are refused: their members are
+/// not files that a backend could compile.
+pub fn flatten(tree: &Path, archives: &[PathBuf]) -> Result<Vec<String>> {
+    let base = std::path::absolute(tree).map_err(|e| Error::io("resolve", tree, e))?;
+    let mut members = Vec::new();
+    for archive in archives {
+        let file = normalize(&base.join(archive));
+        flatten_one(&base, &file, archive, 0, &mut members)?;
+    }
+    Ok(members)
+}
+
+/// Adds the members of the archive at `file`; `shown` is its name in messages.
+fn flatten_one(
+    base: &Path,
+    file: &Path,
+    shown: &Path,
+    depth: usize,
+    members: &mut Vec<String>,
+) -> Result<()> {
+    if depth > MAX_DEPTH {
+        let found = format!("archives nested more than {MAX_DEPTH} deep");
+        return Err(Error::bad_input(shown, found, "build it again with make"));
+    }
+    let bytes = fs::read(file).map_err(|e| Error::io("read the archive", shown, e))?;
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    for name in member_names(&bytes, shown)? {
+        let member = normalize(&folder.join(&name));
+        let relative = relative_to(&member, base);
+        match first_bytes(&member) {
+            Some(magic) if magic == THIN => {
+                flatten_one(base, &member, Path::new(&relative), depth + 1, members)?;
+            }
+            Some(magic) if magic == REGULAR => return Err(regular(Path::new(&relative))),
+            Some(_) => members.push(relative),
+            None => {
+                return Err(Error::MissingMember {
+                    archive: shown.to_path_buf(),
+                    member: PathBuf::from(relative),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The member names of one thin archive, as they are stored.
+pub fn member_names(bytes: &[u8], shown: &Path) -> Result<Vec<String>> {
+    let corrupt =
+        |found: String| Error::bad_input(shown, found, "remove it and build it again with make");
+    if bytes.starts_with(REGULAR) && bytes.len() > REGULAR.len() {
+        return Err(regular(shown));
+    }
+    // `ar` makes an empty archive, thin or not, of the regular magic alone.
+    if bytes == REGULAR || bytes == THIN {
+        return Ok(Vec::new());
+    }
+    if !bytes.starts_with(THIN) {
+        return Err(corrupt("no thin archive (its first bytes are others)".into()));
+    }
+    let archive =
+        ArchiveFile::parse(bytes).map_err(|e| corrupt(format!("a corrupt archive: {e}")))?;
+    let mut names = Vec::new();
+    for member in archive.members() {
+        let member = member.map_err(|e| corrupt(format!("a corrupt or truncated archive: {e}")))?;
+        let name = std::str::from_utf8(member.name())
+            .map_err(|_| corrupt("a member whose name is not UTF-8".into()))?;
+        if name.is_empty() {
+            return Err(corrupt("a member with no name".into()));
+        }
+        names.push(name.to_owned());
+    }
+    Ok(names)
+}
+
+fn regular(shown: &Path) -> Error {
+    Error::bad_input(
+        shown,
+        "a regular archive, whose members are not files",
+        "kbuild makes thin ones (`ar cDPrST`); build it again with make",
+    )
+}
+
+/// The first eight bytes of a regular file; `None` where there is no such file.
+fn first_bytes(path: &Path) -> Option<Vec<u8>> {
+    use std::io::Read;
+    let file = fs::File::open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut magic = Vec::with_capacity(8);
+    file.take(8).read_to_end(&mut magic).ok()?;
+    Some(magic)
+}
+
+/// Removes `.` and resolves `..` by text alone, as LLVM's `remove_dots` does.
+pub fn normalize(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                if !out.pop() {
+                    out.push("..");
+                }
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// The path of `file` as seen from `base`; both absolute and normalized.
+fn relative_to(file: &Path, base: &Path) -> String {
+    let shared = file.components().zip(base.components()).take_while(|(a, b)| a == b).count();
+    let up = base.components().skip(shared).map(|_| Component::ParentDir);
+    let relative: PathBuf = up.chain(file.components().skip(shared)).collect();
+    relative.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::write::{Entry, thin_archive};
+    use proptest::prelude::*;
+
+    fn write(dir: &Path, name: &str, members: &[&str]) {
+        let entries: Vec<_> = members.iter().map(|m| Entry::new(*m, 1)).collect();
+        fs::write(dir.join(name), thin_archive(&entries)).unwrap();
+    }
+
+    #[test]
+    fn nested_archives_give_their_members_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("sub")).unwrap();
+        for name in ["a.o", "sub/b.o", "c.o"] {
+            fs::write(dir.path().join(name), "x").unwrap();
+        }
+        write(dir.path(), "sub/built-in.a", &["b.o", "../sub/./b.o"]);
+        write(dir.path(), "built-in.a", &["a.o", "sub/built-in.a", "c.o"]);
+        let members = flatten(dir.path(), &["./built-in.a".into()]).unwrap();
+        assert_eq!(members, ["a.o", "sub/b.o", "sub/b.o", "c.o"]);
+    }
+
+    #[test]
+    fn an_archive_that_holds_itself_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "loop.a", &["loop.a"]);
+        let error = flatten(dir.path(), &["loop.a".into()]).unwrap_err();
+        assert!(error.to_string().contains("nested more than"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_member_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "built-in.a", &["gone.o"]);
+        let error = flatten(dir.path(), &["built-in.a".into()]).unwrap_err();
+        assert!(matches!(&error, Error::MissingMember { .. }), "{error}");
+        assert!(error.to_string().contains("gone.o"), "{error}");
+    }
+
+    #[test]
+    fn paths_are_normalized_as_llvm_does() {
+        let path = Path::new("/t/arch/arm64/kvm/../../../virt/kvm/./x.o");
+        assert_eq!(normalize(path), Path::new("/t/virt/kvm/x.o"));
+        assert_eq!(relative_to(Path::new("/s/x.o"), Path::new("/t/o")), "../../s/x.o");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(tail in prop::collection::vec(any::<u8>(), 0..300)) {
+            let bytes = [THIN, &tail].concat();
+            let _ = member_names(&bytes, Path::new("x.a"));
+        }
+
+        #[test]
+        fn every_truncation_is_survived(cut in 0usize..200) {
+            let whole = thin_archive(&[Entry::new("a.o", 5), Entry::new("dir/b.o", 7)]);
+            let cut = cut.min(whole.len());
+            if let Ok(names) = member_names(&whole[..cut], Path::new("x.a")) {
+                prop_assert!(names.len() <= 2);
+            }
+        }
+    }
+}

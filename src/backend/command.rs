@@ -1,0 +1,120 @@
+//! The command of one backend, the names of its outputs, and what makes an output good.
+//! Must not know why it runs or on which slot.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use object::Object;
+
+use super::flags::Flags;
+use super::inputs::index_name;
+use crate::exec::process::Invocation;
+use crate::store::{Format, files};
+
+/// Name of the native object of a bitcode object: `a/b.o` → `a/b.thinlto-native.o`.
+pub fn native_name(object: &str) -> String {
+    let stem = object.strip_suffix(".o").unwrap_or(object);
+    format!("{stem}.thinlto-native.o")
+}
+
+/// Where a native object is written until it is known to be good. Kbuild's clean and its
+/// .gitignore know the prefix.
+pub fn aside_name(native: &str) -> String {
+    let path = Path::new(native);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".tmp_{name}")).to_string_lossy().into_owned()
+}
+
+/// Flags that every backend gets after its own, as `scripts/Makefile.thinlto` of Linux 7.2
+/// has them.
+const FIXED: [&str; 4] = ["-x", "ir", "-fno-lto", "-Wno-unused-command-line-argument"];
+
+/// What to run for one backend; its output goes to `output`.
+pub fn invocation(
+    compiler: &[String],
+    flags: &Flags,
+    object: &str,
+    output: &str,
+    tree: &Path,
+) -> Invocation {
+    let fixed = FIXED.iter().map(|word| word.to_string());
+    let index = format!("-fthinlto-index={}", index_name(object));
+    let rest = [index, "-c".into(), "-o".into(), output.into(), object.into()];
+    let argv = compiler.iter().cloned().chain(flags.words.iter().cloned()).chain(fixed).chain(rest);
+    Invocation { argv: argv.collect(), folder: tree.to_path_buf() }
+}
+
+/// The same command as shell text with the final output, as mainline's makefile records it.
+pub fn recorded_text(compiler: &str, flags: &Flags, object: &str) -> String {
+    let quote = |word: &str| shell_words::quote(word).into_owned();
+    let (fixed, flags) = (FIXED.join(" "), &flags.text);
+    let (native, index) = (quote(&native_name(object)), quote(&index_name(object)));
+    let object = quote(object);
+    format!("{compiler} {flags} {fixed} -fthinlto-index={index} -c -o {native} {object}")
+}
+
+/// Whether a backend's output is a native object: clang 22 may exit with 0 after it failed,
+/// and leave an empty file. An `Err` says, as a clause, what it is instead.
+pub fn check_native(path: &Path) -> Result<(), String> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err("no object".into()),
+        Err(e) => return Err(format!("an object that cannot be read ({e})")),
+    };
+    if bytes.is_empty() {
+        return Err("an empty object".into());
+    }
+    if files::format_of(&bytes) != Format::Elf {
+        return Err("a file that is no ELF object".into());
+    }
+    match object::File::parse(bytes.as_slice()) {
+        Ok(file) if file.kind() != object::ObjectKind::Relocatable => {
+            Err("an ELF file that is no relocatable object".into())
+        }
+        Ok(file) if file.sections().next().is_none() => {
+            Err("an ELF object with no sections".into())
+        }
+        Ok(_) => Ok(()),
+        Err(e) => Err(format!("a damaged ELF object ({e})")),
+    }
+}
+
+/// The files that one backend leaves beside its object, and its temporary one.
+pub fn outputs(object: &str) -> [PathBuf; 4] {
+    let native = native_name(object);
+    let record = crate::kbuild::cmd_file::path_for(Path::new(&native));
+    let aside = aside_name(&native);
+    [index_name(object).into(), record, native.into(), aside.into()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_mainlines() {
+        assert_eq!(native_name("a/b.o"), "a/b.thinlto-native.o");
+        assert_eq!(native_name("a/b.pi.o"), "a/b.pi.thinlto-native.o");
+        assert_eq!(aside_name("a/b.thinlto-native.o"), "a/.tmp_b.thinlto-native.o");
+        assert_eq!(outputs("a/b.o")[1], Path::new("a/.b.thinlto-native.o.cmd"));
+    }
+
+    #[test]
+    fn only_a_whole_relocatable_object_is_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.o");
+        assert_eq!(check_native(&path).unwrap_err(), "no object");
+        for (bytes, found) in
+            [(b"".as_slice(), "empty"), (b"!<arch>\n", "no ELF"), (b"\x7fELF", "damaged")]
+        {
+            fs::write(&path, bytes).unwrap();
+            assert!(check_native(&path).unwrap_err().contains(found));
+        }
+        let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+        fs::write(&path, &own).unwrap();
+        assert!(check_native(&path).unwrap_err().contains("no relocatable object"));
+        fs::write(&path, &own[..own.len() / 2]).unwrap();
+        assert!(check_native(&path).is_err(), "truncated");
+    }
+}

@@ -1,0 +1,323 @@
+//! Walks an LLVM bitstream: blocks, abbreviations, records. A visitor says which blocks
+//! it wants; all others are skipped by their length. Must not know what a block means.
+//!
+//! Format: llvm.org/docs/BitCodeFormat.html (the container has not changed since LLVM 3).
+//! No maintained crate reads it without copying every record of every block.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// Why a bitstream cannot be read, as a clause for a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed bitcode ({0})")]
+pub struct Malformed(pub &'static str);
+
+type Result<T> = std::result::Result<T, Malformed>;
+
+/// A record: its code, its numbers, and the bytes of its blob if it has one.
+#[derive(Debug, Default)]
+pub struct Record<'a> {
+    /// Meaning depends on the block.
+    pub code: u64,
+    /// Operands, arrays included.
+    pub ops: Vec<u64>,
+    /// Operand of the blob encoding.
+    pub blob: Option<&'a [u8]>,
+}
+
+/// What a walk calls.
+pub trait Visitor<'a> {
+    /// Whether the walk should go into a block with this id.
+    fn wants(&mut self, block: u64) -> bool;
+    /// A record of a wanted block.
+    fn record(&mut self, block: u64, record: &Record<'a>);
+}
+
+/// Blocks within blocks deeper than this are refused; LLVM's own nest four deep.
+const MAX_DEPTH: usize = 32;
+/// The standard block that carries abbreviations for others.
+const BLOCKINFO: u64 = 0;
+
+/// Bytes of a raw bitcode stream: `BC` 0xC0DE.
+const RAW_MAGIC: [u8; 4] = *b"BC\xC0\xDE";
+/// Bytes of the wrapper that some targets put around it.
+const WRAPPER_MAGIC: [u8; 4] = [0xDE, 0xC0, 0x17, 0x0B];
+
+/// Whether the first bytes of a file are those of bitcode.
+pub fn has_magic(bytes: &[u8]) -> bool {
+    bytes.starts_with(&RAW_MAGIC) || bytes.starts_with(&WRAPPER_MAGIC)
+}
+
+/// Walks all blocks of a bitcode file.
+pub fn walk<'a>(bytes: &'a [u8], visitor: &mut dyn Visitor<'a>) -> Result<()> {
+    let stream = unwrap(bytes)?;
+    let mut walker = Walker { bits: Bits { stream, at: 32 }, info: HashMap::new(), visitor };
+    // Streams are padded to four bytes; less than a block's head is no block.
+    while walker.bits.left() >= 64 {
+        match walker.bits.fixed(2)? {
+            1 => walker.block(0)?,
+            _ => return Err(Malformed("no block at the top")),
+        }
+    }
+    Ok(())
+}
+
+/// The raw stream within a file, past a wrapper if there is one.
+fn unwrap(bytes: &[u8]) -> Result<&[u8]> {
+    if bytes.starts_with(&RAW_MAGIC) {
+        return Ok(bytes);
+    }
+    let word = |at: usize| {
+        let word = bytes.get(at..at + 4).ok_or(Malformed("a cut wrapper"))?;
+        Ok(u32::from_le_bytes([word[0], word[1], word[2], word[3]]) as usize)
+    };
+    if !bytes.starts_with(&WRAPPER_MAGIC) {
+        return Err(Malformed("no bitcode magic"));
+    }
+    let (offset, size) = (word(8)?, word(12)?);
+    let end = offset.checked_add(size).ok_or(Malformed("a wrong wrapper"))?;
+    let inner = bytes.get(offset..end).ok_or(Malformed("a cut wrapper"))?;
+    match inner.starts_with(&RAW_MAGIC) {
+        true => Ok(inner),
+        false => Err(Malformed("no bitcode in the wrapper")),
+    }
+}
+
+/// One operand of an abbreviation.
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Literal(u64),
+    Fixed(u32),
+    Vbr(u32),
+    Array,
+    Char6,
+    Blob,
+}
+
+type Abbrev = Rc<Vec<Op>>;
+
+struct Walker<'a, 'v> {
+    bits: Bits<'a>,
+    info: HashMap<u64, Vec<Abbrev>>,
+    visitor: &'v mut dyn Visitor<'a>,
+}
+
+impl<'a> Walker<'a, '_> {
+    /// Reads the block whose ENTER_SUBBLOCK id was just read.
+    fn block(&mut self, depth: usize) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(Malformed("blocks nested too deep"));
+        }
+        let block = self.bits.vbr(8)?;
+        let width = self.bits.vbr(4)? as u32;
+        if !(2..=32).contains(&width) {
+            return Err(Malformed("a wrong abbreviation width"));
+        }
+        self.bits.align()?;
+        let words = self.bits.fixed(32)? as usize;
+        let end = self.bits.at.checked_add(words.saturating_mul(32));
+        let end = end.filter(|end| *end <= self.bits.len());
+        let end = end.ok_or(Malformed("a block that ends after the file"))?;
+        if block == BLOCKINFO || self.visitor.wants(block) {
+            self.contents(block, width, depth)?;
+        }
+        self.bits.at = end;
+        Ok(())
+    }
+
+    fn contents(&mut self, block: u64, width: u32, depth: usize) -> Result<()> {
+        let mut abbrevs = self.info.get(&block).cloned().unwrap_or_default();
+        let mut described = None; // the block that a BLOCKINFO record speaks of
+        let mut record = Record::default();
+        loop {
+            match self.bits.fixed(width)? {
+                0 => return Ok(()),
+                1 => self.block(depth + 1)?,
+                2 if block == BLOCKINFO => {
+                    let abbrev = self.define_abbrev()?;
+                    let target = described.ok_or(Malformed("an abbreviation for no block"))?;
+                    self.info.entry(target).or_default().push(abbrev);
+                }
+                2 => abbrevs.push(self.define_abbrev()?),
+                3 => self.plain_record(&mut record)?,
+                id => {
+                    let abbrev = abbrevs.get(id as usize - 4);
+                    let abbrev = abbrev.ok_or(Malformed("an unknown abbreviation"))?;
+                    self.bits.abbreviated(abbrev, &mut record)?;
+                }
+            }
+            if record.code != u64::MAX {
+                if block == BLOCKINFO && record.code == 1 {
+                    described = record.ops.first().copied();
+                } else if block != BLOCKINFO {
+                    self.visitor.record(block, &record);
+                }
+            }
+            record.code = u64::MAX;
+        }
+    }
+
+    fn plain_record(&mut self, record: &mut Record<'a>) -> Result<()> {
+        record.ops.clear();
+        record.blob = None;
+        record.code = self.bits.vbr(6)?;
+        let count = self.bits.vbr(6)?;
+        for _ in 0..count {
+            record.ops.push(self.bits.vbr(6)?);
+        }
+        Ok(())
+    }
+
+    fn define_abbrev(&mut self) -> Result<Abbrev> {
+        let count = self.bits.vbr(5)?;
+        let mut ops = Vec::new();
+        for _ in 0..count {
+            let op = match self.bits.fixed(1)? {
+                1 => Op::Literal(self.bits.vbr(8)?),
+                _ => match self.bits.fixed(3)? {
+                    1 => Op::Fixed(self.width()?),
+                    2 => Op::Vbr(self.width()?),
+                    3 => Op::Array,
+                    4 => Op::Char6,
+                    5 => Op::Blob,
+                    _ => return Err(Malformed("an unknown encoding")),
+                },
+            };
+            ops.push(op);
+        }
+        Ok(Rc::new(ops))
+    }
+
+    fn width(&mut self) -> Result<u32> {
+        match self.bits.vbr(5)? {
+            width @ 0..=64 => Ok(width as u32),
+            _ => Err(Malformed("an operand wider than 64 bits")),
+        }
+    }
+}
+
+/// A position in a stream of bits, little end first.
+struct Bits<'a> {
+    stream: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Bits<'a> {
+    fn len(&self) -> usize {
+        self.stream.len() * 8
+    }
+
+    fn left(&self) -> usize {
+        self.len().saturating_sub(self.at)
+    }
+
+    fn fixed(&mut self, width: u32) -> Result<u64> {
+        if width == 0 {
+            return Ok(0);
+        }
+        if self.left() < width as usize {
+            return Err(Malformed("it ends too early"));
+        }
+        let (byte, shift) = (self.at / 8, self.at % 8);
+        self.at += width as usize;
+        let low = load(&self.stream[byte..]) >> shift;
+        let got = 64 - shift as u32;
+        let value = match got < width {
+            true => low | load(&self.stream[byte + 8..]) << got,
+            false => low,
+        };
+        Ok(if width == 64 { value } else { value & ((1 << width) - 1) })
+    }
+
+    fn vbr(&mut self, width: u32) -> Result<u64> {
+        if !(2..=32).contains(&width) {
+            return Err(Malformed("a wrong VBR width"));
+        }
+        let more = 1 << (width - 1);
+        let (mut value, mut shift) = (0u64, 0);
+        loop {
+            let piece = self.fixed(width)?;
+            if shift < 64 {
+                value |= (piece & (more - 1)) << shift;
+            }
+            if piece & more == 0 {
+                return Ok(value);
+            }
+            shift += width - 1;
+            if shift > 70 {
+                return Err(Malformed("a number wider than 64 bits"));
+            }
+        }
+    }
+
+    fn align(&mut self) -> Result<()> {
+        self.at = self.at.next_multiple_of(32);
+        match self.at <= self.len() {
+            true => Ok(()),
+            false => Err(Malformed("it ends too early")),
+        }
+    }
+
+    fn scalar(&mut self, op: Op) -> Result<u64> {
+        match op {
+            Op::Literal(value) => Ok(value),
+            Op::Fixed(width) => self.fixed(width),
+            Op::Vbr(0) => Ok(0),
+            Op::Vbr(width) => self.vbr(width),
+            Op::Char6 => Ok(CHAR6[self.fixed(6)? as usize].into()),
+            Op::Array | Op::Blob => Err(Malformed("an array where a number should be")),
+        }
+    }
+
+    fn abbreviated(&mut self, abbrev: &[Op], record: &mut Record<'a>) -> Result<()> {
+        let (&first, mut rest) = abbrev.split_first().ok_or(Malformed("an empty abbreviation"))?;
+        record.ops.clear();
+        record.blob = None;
+        record.code = self.scalar(first)?;
+        while let Some((&op, after)) = rest.split_first() {
+            rest = after;
+            match op {
+                Op::Array => {
+                    let element = *after.first().ok_or(Malformed("an array of nothing"))?;
+                    let count = self.vbr(6)?;
+                    // A literal takes no bits: without this a short file could ask for any length.
+                    if count as usize > self.len() {
+                        return Err(Malformed("an array longer than the file"));
+                    }
+                    for _ in 0..count {
+                        record.ops.push(self.scalar(element)?);
+                    }
+                    return Ok(());
+                }
+                Op::Blob => record.blob = Some(self.blob()?),
+                scalar => record.ops.push(self.scalar(scalar)?),
+            }
+        }
+        Ok(())
+    }
+
+    fn blob(&mut self) -> Result<&'a [u8]> {
+        let size = self.vbr(6)? as usize;
+        self.align()?;
+        let start = self.at / 8;
+        let end = start.checked_add(size).filter(|end| *end <= self.stream.len());
+        let end = end.ok_or(Malformed("a blob that ends after the file"))?;
+        self.at = end * 8;
+        self.align()?;
+        Ok(&self.stream[start..end])
+    }
+}
+
+/// The next eight bytes, with zeros past the end.
+fn load(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk::<8>() {
+        Some(chunk) => u64::from_le_bytes(*chunk),
+        None => {
+            let mut chunk = [0; 8];
+            chunk[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(chunk)
+        }
+    }
+}
+
+const CHAR6: [u8; 64] = *b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._";

@@ -1,0 +1,140 @@
+//! The command line as clap reads it: text in, plain values out. Touches nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Exit codes, for `--help` and the README.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    all is done
+  1    the linker or a backend failed
+  2    the command line or a setting cannot be used
+  3    a file of the tree cannot be used (archive, member, .cmd file)
+  4    CC or LD is missing or too old
+  5    a file could not be read or written (full disk, read-only tree)
+  6    another kthinlto is running in the tree
+  7    no patch series fits the kernel tree
+  130  interrupted (SIGINT); 143: terminated (SIGTERM)";
+
+/// Distributed ThinLTO for Linux kernels: archive, thin link, backends, vmlinux.a.
+#[derive(Debug, Parser)]
+#[command(name = "kthinlto", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Options of all commands.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that all commands take.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Work in this object tree
+    #[arg(short = 'C', long = "directory", value_name = "OBJTREE", global = true)]
+    pub directory: Option<PathBuf>,
+    /// Run at most this many jobs; under make's jobserver it can only lower the number
+    #[arg(short, long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Go on after a failed backend (also `k` in MAKEFLAGS)
+    #[arg(short, long, global = true)]
+    pub keep_going: bool,
+    /// Print what would be run, and run nothing (also `n` in MAKEFLAGS)
+    #[arg(short = 'n', long, global = true)]
+    pub dry_run: bool,
+    /// Print full commands; twice: also why each is run (also KBUILD_VERBOSE)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Print only what went wrong (also `s` in MAKEFLAGS)
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make vmlinux.a from kbuild's archives, as kbuild calls it in the object tree
+    #[command(after_help = "\
+Examples:
+  In a patched kernel tree, kbuild calls it:
+    make LLVM=1 KTHINLTO=kthinlto -j8
+  By hand, in an object tree that was built once:
+    CC=clang-22 LD=ld.lld-22 KBUILD_LDFLAGS='-m elf_x86_64 -z noexecstack' \\
+      srctree=../linux kthinlto build built-in.a lib/lib.a arch/x86/lib/lib.a")]
+    Build(Build),
+    /// Apply the patch series for a kernel tree's version, all of it or nothing
+    #[command(after_help = "\
+Examples:
+  kthinlto patch ~/linux            apply the series for that tree's version
+  kthinlto patch --check ~/linux    only say whether it fits
+  kthinlto patch --list             the kernel versions that there are series for")]
+    Patch(Patch),
+    /// Remove what `build` made in an object tree
+    Clean,
+}
+
+/// Options of `build`.
+#[derive(Debug, Args)]
+pub struct Build {
+    /// The archives, in link order: $(KBUILD_VMLINUX_OBJS)
+    #[arg(value_name = "ARCHIVE")]
+    pub archives: Vec<PathBuf>,
+    /// The compiler, clang; without it, the one that the objects' records name
+    #[arg(long, env = "CC", value_name = "COMMAND")]
+    pub cc: Option<String>,
+    /// The linker, LLD
+    #[arg(long, env = "LD", value_name = "COMMAND")]
+    pub ld: Option<String>,
+    /// Flags of the thin link
+    #[arg(
+        long,
+        env = "KBUILD_LDFLAGS",
+        value_name = "FLAGS",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    pub ldflags: String,
+    /// The source tree, as seen from the object tree
+    #[arg(long, env = "srctree", value_name = "DIR", default_value = ".")]
+    pub srctree: PathBuf,
+}
+
+/// Options of `patch`.
+#[derive(Debug, Args)]
+pub struct Patch {
+    /// The kernel's source tree
+    #[arg(value_name = "TREE", required_unless_present = "list")]
+    pub tree: Option<PathBuf>,
+    /// Only say whether the series applies
+    #[arg(long)]
+    pub check: bool,
+    /// List the kernel versions that there are series for
+    #[arg(long)]
+    pub list: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_that_begin_with_a_dash_are_values() {
+        let words = ["kthinlto", "build", "--ldflags", "-m elf_x86_64", "built-in.a", "-j3"];
+        let cli = Cli::try_parse_from(words).unwrap();
+        assert_eq!(cli.common.jobs, Some(3));
+        let Command::Build(build) = cli.command else {
+            panic!("not build");
+        };
+        assert_eq!(build.ldflags, "-m elf_x86_64");
+        assert!(Cli::try_parse_from(["kthinlto", "build", "-j0", "a.a"]).is_err());
+    }
+}

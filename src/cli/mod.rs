@@ -1,0 +1,155 @@
+//! The program: reads the command line and the environment that kbuild exports, calls one
+//! phase or the whole stage, and turns the result into an exit code. The only place that
+//! reads the environment's settings; holds no rule of any phase.
+
+pub mod args;
+mod clean;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::error::Error;
+use crate::exec::interrupt::Interrupts;
+use crate::exec::slots::Slots;
+use crate::kbuild::makeflags::MakeFlags;
+use crate::kbuild::patches::{self, State};
+use crate::report::console::{Console, Verbosity};
+use crate::report::{Event, Listener};
+use crate::stage::{self, Settings};
+use args::{Build, Cli, Command, Common, Patch};
+
+/// Runs the program on this process's arguments.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let good = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if good { 0 } else { 2 });
+        }
+    };
+    log_to_stderr();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let ours = error.downcast_ref::<Error>();
+            // Our own sentences hold their causes already.
+            let text = ours.map_or_else(|| format!("{error:#}"), Error::to_string);
+            let _ = writeln!(std::io::stderr(), "kthinlto: {text}");
+            ExitCode::from(ours.map_or(1, Error::exit_code))
+        }
+    }
+}
+
+/// What is for developers goes to standard error, as much as `KTHINLTO_LOG` asks for.
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("KTHINLTO_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .init();
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.command {
+        Command::Build(build) => run_build(&cli.common, build),
+        Command::Patch(patch) => run_patch(&cli.common, patch),
+        Command::Clean => clean::clean(&tree(&cli.common), cli.common.dry_run),
+    }
+}
+
+fn tree(common: &Common) -> PathBuf {
+    common.directory.clone().unwrap_or_else(|| PathBuf::from("."))
+}
+
+/// `MAKEFLAGS`, if a make started us.
+fn make_flags() -> Option<MakeFlags> {
+    let flags = std::env::var("MAKEFLAGS").ok();
+    let started = flags.is_some() || std::env::var_os("MAKELEVEL").is_some();
+    started.then(|| MakeFlags::parse(flags.as_deref().unwrap_or_default()))
+}
+
+fn verbosity(common: &Common, make: &MakeFlags) -> Verbosity {
+    let kbuild = std::env::var("KBUILD_VERBOSE").unwrap_or_default();
+    let asked = Verbosity::from_kbuild(&kbuild);
+    // Kbuild's own sign of -s: it exports `quiet=silent_`.
+    let kbuild_silent = std::env::var("quiet").is_ok_and(|quiet| quiet == "silent_");
+    Verbosity {
+        silent: common.quiet || make.silent || kbuild_silent,
+        commands: asked.commands || common.verbose > 0,
+        reasons: asked.reasons || common.verbose > 1,
+    }
+}
+
+fn run_build(common: &Common, build: &Build) -> anyhow::Result<()> {
+    let make = make_flags();
+    let flags = make.clone().unwrap_or_default();
+    let mut console = Console::new(verbosity(common, &flags));
+    let asked = common.jobs.map(usize::from);
+    let granted = Slots::granted(make.as_ref(), asked, stage::cores());
+    if let Some(warning) = granted.warning {
+        console.on(&Event::Warning(&warning));
+    }
+    let settings = Settings {
+        tree: tree(common),
+        srctree: build.srctree.clone(),
+        archives: build.archives.clone(),
+        compiler: given(&build.cc),
+        linker: given(&build.ld),
+        linker_flags: build.ldflags.clone(),
+        dry_run: common.dry_run || flags.dry_run,
+        keep_going: common.keep_going || flags.keep_going,
+    };
+    let interrupts = Interrupts::catch().context("cannot catch signals")?;
+    stage::build(&settings, &granted.slots, &interrupts, &mut console)?;
+    Ok(())
+}
+
+/// An empty variable is an unset one, as in make.
+fn given(value: &Option<String>) -> Option<String> {
+    value.clone().filter(|value| !value.trim().is_empty())
+}
+
+fn run_patch(common: &Common, patch: &Patch) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if patch.list {
+        for series in patches::all() {
+            writeln!(out, "Linux {}: {} patches", series.version, series.patches.len())?;
+        }
+    }
+    let Some(tree) = &patch.tree else {
+        return Ok(());
+    };
+    let series = patches::for_tree(tree)?;
+    let (shown, version) = (tree.display(), &series.version);
+    match patches::check(tree, &series)? {
+        State::Applied => writeln!(out, "{shown} has the series for Linux {version} already")?,
+        State::Applies if patch.check || common.dry_run => {
+            let count = series.patches.len();
+            writeln!(out, "all {count} patches for Linux {version} apply to {shown}")?;
+        }
+        State::Applies => {
+            apply(&mut out, tree, &series)?;
+        }
+    }
+    Ok(())
+}
+
+fn apply(out: &mut dyn Write, tree: &Path, series: &patches::Series) -> anyhow::Result<()> {
+    let changed = patches::apply(tree, series)?;
+    for (name, _) in &series.patches {
+        writeln!(out, "applied {name}")?;
+    }
+    for file in changed {
+        writeln!(out, "changed {}", file.display())?;
+    }
+    Ok(())
+}

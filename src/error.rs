@@ -1,0 +1,211 @@
+//! What can go wrong, as sentences: what was being done, on which file, what was
+//! found, what to do. One exhaustive match turns an error into its documented exit
+//! code. Must not know how errors are shown.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+/// Result of everything in this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every way in which the stage can stop. `Display` is one sentence with a remedy;
+/// `source()` keeps the operating system's or the parser's own words.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line or a setting cannot be used.
+    #[error("{0}")]
+    Usage(String),
+
+    /// A file of the object tree is not what the stage needs.
+    #[error("cannot use {}: {found}; {remedy}", path.display())]
+    BadInput {
+        /// The file.
+        path: PathBuf,
+        /// What was found in it.
+        found: String,
+        /// What to do about it.
+        remedy: String,
+    },
+
+    /// An archive lists a member that is not there.
+    #[error("{} lists {}, which does not exist; build it again with make", archive.display(), member.display())]
+    MissingMember {
+        /// The archive.
+        archive: PathBuf,
+        /// The member's file.
+        member: PathBuf,
+    },
+
+    /// A bitcode object whose front-end flags are not on record.
+    #[error(
+        "no recorded compiler flags for the bitcode object {object}: {found} in {}; \
+         rebuild the object with make (kthinlto never compiles with guessed flags)",
+        record.display()
+    )]
+    NoFlags {
+        /// The bitcode object, as the archive names it.
+        object: String,
+        /// The `.cmd` file that should have them.
+        record: PathBuf,
+        /// What was found there.
+        found: String,
+    },
+
+    /// A compiler or linker that cannot be run.
+    #[error("cannot run {role} `{command}`: {found}; install it, or name another with {role}=")]
+    ToolMissing {
+        /// `CC` or `LD`.
+        role: &'static str,
+        /// The command as it was given.
+        command: String,
+        /// Why it cannot be run.
+        found: String,
+    },
+
+    /// A compiler or linker that cannot do distributed ThinLTO.
+    #[error(
+        "{role} `{command}` is {found}, but distributed ThinLTO of a kernel needs {needed}; \
+         name another with {role}="
+    )]
+    ToolUnfit {
+        /// `CC` or `LD`.
+        role: &'static str,
+        /// The command as it was given.
+        command: String,
+        /// What it says it is.
+        found: String,
+        /// What would do.
+        needed: String,
+    },
+
+    /// The thin link failed.
+    #[error("the thin link failed: `{command}` {status}; its messages are above")]
+    ThinLink {
+        /// First words of the linker's command.
+        command: String,
+        /// How it ended, as words.
+        status: String,
+    },
+
+    /// Backends failed; each was reported when it ended.
+    #[error("{failed} of {total} backends failed; vmlinux.a was not written")]
+    Backends {
+        /// How many failed.
+        failed: usize,
+        /// How many had to run.
+        total: usize,
+    },
+
+    /// A file could not be read or written.
+    #[error("cannot {doing} {}: {source}{}", path.display(), io_remedy(source))]
+    Io {
+        /// What was being done, as a verb: `write`, `read`, `rename`.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+
+    /// Another kthinlto works in this tree.
+    #[error(
+        "another kthinlto{holder} is running in {}; wait for it, or use another O= directory",
+        tree.display()
+    )]
+    Locked {
+        /// The object tree.
+        tree: PathBuf,
+        /// ` (process N)`, or empty where it is not known.
+        holder: String,
+    },
+
+    /// A signal asked us to stop.
+    #[error("interrupted by signal {0}; finished objects are kept")]
+    Interrupted(i32),
+
+    /// A kernel tree that no patch series is for.
+    #[error("{0}")]
+    Patch(String),
+}
+
+impl Error {
+    /// Wraps an I/O error with what was being done and on which file.
+    pub fn io(doing: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        Error::Io { doing, path, source }
+    }
+
+    /// A file that cannot be used: what was found, what to do.
+    pub fn bad_input(
+        path: impl AsRef<Path>,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Error::BadInput {
+            path: path.as_ref().to_path_buf(),
+            found: found.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// The exit code of the program for this error; the README lists them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Backends { .. } | Error::ThinLink { .. } => 1,
+            Error::Usage(_) => 2,
+            Error::BadInput { .. } | Error::MissingMember { .. } | Error::NoFlags { .. } => 3,
+            Error::ToolMissing { .. } | Error::ToolUnfit { .. } => 4,
+            Error::Io { .. } => 5,
+            Error::Locked { .. } => 6,
+            Error::Patch(_) => 7,
+            Error::Interrupted(signal) => 128u8.saturating_add(*signal as u8),
+        }
+    }
+}
+
+/// What to do about an I/O error, where more can be said than the system says.
+fn io_remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space and run again (nothing finished is lost)"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "; use an object tree that can be written (O=)",
+        io::ErrorKind::PermissionDenied => {
+            "; check the owner and the mode, or use another object tree (O=)"
+        }
+        _ => "",
+    }
+}
+
+/// How a process ended, in words: `exited with 1`, `was killed by signal 9 (SIGKILL)`.
+pub fn describe_status(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with {code}"),
+        (None, Some(signal)) => match signal_hook::low_level::signal_name(signal) {
+            Some(name) => format!("was killed by signal {signal} ({name})"),
+            None => format!("was killed by signal {signal}"),
+        },
+        (None, None) => format!("ended with {status}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_of_signals_are_the_shells() {
+        assert_eq!(Error::Interrupted(2).exit_code(), 130);
+        assert_eq!(Error::Interrupted(15).exit_code(), 143);
+    }
+
+    #[test]
+    fn a_full_disk_says_what_to_do() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let text = Error::io("write", "vmlinux.a", full).to_string();
+        assert!(text.starts_with("cannot write vmlinux.a: "), "{text}");
+        assert!(text.contains("free some space"), "{text}");
+    }
+}

@@ -1,0 +1,65 @@
+//! Signals that ask us to stop, as something to poll. Must not know what is running.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use signal_hook::SigId;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+/// Catches SIGINT, SIGTERM, SIGHUP and SIGQUIT while it lives.
+#[derive(Debug)]
+pub struct Interrupts {
+    wake: UnixStream,
+    last: Arc<AtomicUsize>,
+    registered: Vec<SigId>,
+}
+
+impl Interrupts {
+    /// Starts to catch the signals; what was there before is called no more until the drop.
+    pub fn catch() -> io::Result<Self> {
+        let (wake, sender) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        sender.set_nonblocking(true)?;
+        let last = Arc::new(AtomicUsize::new(0));
+        let mut caught = Interrupts { wake, last, registered: Vec::new() };
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+            let number = signal as usize;
+            let flag = Arc::clone(&caught.last);
+            caught.registered.push(signal_hook::flag::register_usize(signal, flag, number)?);
+            let sender = sender.try_clone()?;
+            caught.registered.push(signal_hook::low_level::pipe::register(signal, sender)?);
+        }
+        Ok(caught)
+    }
+
+    /// The last signal that came, if one did.
+    pub fn signal(&self) -> Option<i32> {
+        match self.last.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(signal as i32),
+        }
+    }
+
+    /// Empties the pipe that wakes a poll; says whether anything was in it.
+    pub fn drain(&self) -> bool {
+        let mut bytes = [0; 16];
+        matches!((&self.wake).read(&mut bytes), Ok(count) if count > 0)
+    }
+}
+
+impl AsFd for Interrupts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        for id in self.registered.drain(..) {
+            signal_hook::low_level::unregister(id);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Runs jobs under slots: one loop over signals, tokens and children. Stops at the first
+//! failure unless told to go on, ends and reaps everything on a signal, and gives every
+//! slot back. Must not know what a backend is.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Signal;
+
+use super::interrupt::Interrupts;
+use super::process::{Invocation, Outcome, Running};
+use super::slots::{Slot, Slots};
+use crate::error::{Error, Result};
+
+/// How long children may take to end after SIGTERM before they get SIGKILL.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Who gives jobs and takes results. Calls come one at a time, on the caller's thread.
+pub trait Work {
+    /// The next job, when a slot is there for it: a number for it, and what to run.
+    fn next(&mut self) -> Option<(usize, Invocation)>;
+    /// A job has ended. `Ok(false)` means that it failed: no other is started then,
+    /// unless the run keeps going. An `Err` ends the run.
+    fn done(&mut self, job: usize, outcome: io::Result<Outcome>) -> Result<bool>;
+}
+
+/// How a run is to be made.
+#[derive(Debug)]
+pub struct Runner<'a> {
+    /// Where slots come from.
+    pub slots: &'a Slots,
+    /// Signals that end the run.
+    pub interrupts: &'a Interrupts,
+    /// Go on after a failure (`-k`).
+    pub keep_going: bool,
+}
+
+/// A child, the job it is for, and the slot it runs on. The order of the fields is the
+/// order of their drops: the child is reaped before its slot goes back.
+struct Active {
+    running: Running,
+    job: usize,
+    _slot: Slot,
+}
+
+impl Runner<'_> {
+    /// Runs all jobs of `work`. Returns the number that failed, or the error that ended the run.
+    pub fn run(&self, work: &mut dyn Work) -> Result<usize> {
+        let mut active: Vec<Active> = Vec::new();
+        let (mut failed, mut pending, mut fatal) = (0, None, None);
+        let mut exhausted = false;
+        loop {
+            if let Some(signal) = self.interrupts.signal() {
+                self.stop(&mut active);
+                return Err(Error::Interrupted(signal));
+            }
+            let may_start = fatal.is_none() && (failed == 0 || self.keep_going);
+            while may_start && !exhausted {
+                let Some(slot) = self.slots.try_acquire() else {
+                    break;
+                };
+                match pending.take().or_else(|| work.next()) {
+                    Some((job, what)) => match Running::start(&what) {
+                        Ok(running) => active.push(Active { running, job, _slot: slot }),
+                        // Out of processes or memory for now: wait for one of ours to end.
+                        Err(e) if is_shortage(&e) && !active.is_empty() => {
+                            pending = Some((job, what));
+                            break;
+                        }
+                        Err(e) => failed += settle(work.done(job, Err(e)), &mut fatal),
+                    },
+                    None => exhausted = true,
+                }
+                if failed > 0 && !self.keep_going || fatal.is_some() {
+                    break;
+                }
+            }
+            if active.is_empty() {
+                let stopped = fatal.is_some() || failed > 0 && !self.keep_going;
+                if stopped || exhausted {
+                    return fatal.map_or(Ok(failed), Err);
+                }
+            }
+            let wants_slot = may_start && !exhausted && pending.is_none();
+            self.wait(&active, wants_slot);
+            for ended in take_ended(&mut active) {
+                failed += settle(work.done(ended.0, ended.1), &mut fatal);
+            }
+        }
+    }
+
+    /// Sleeps until a signal, a token (if wanted) or the end of a child.
+    fn wait(&self, active: &[Active], wants_slot: bool) {
+        let token = if wants_slot { self.slots.wait_fd() } else { None };
+        let descriptors = std::iter::once(self.interrupts.as_fd()).chain(token);
+        poll(descriptors.chain(active.iter().map(|a| a.running.as_fd())), None);
+    }
+
+    /// Ends all children: SIGTERM, and SIGKILL after the grace or at a second signal.
+    fn stop(&self, active: &mut Vec<Active>) {
+        self.interrupts.drain();
+        let deadline = Instant::now() + GRACE;
+        active.iter().for_each(|a| a.running.signal(Signal::TERM));
+        while !active.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let children = active.iter().map(|a| a.running.as_fd());
+            poll(std::iter::once(self.interrupts.as_fd()).chain(children), Some(left));
+            take_ended(active);
+            if left.is_zero() || self.interrupts.drain() {
+                active.clear(); // a drop kills and reaps
+            }
+        }
+    }
+}
+
+/// Removes the children that have ended from the list; their slots go back here.
+fn take_ended(active: &mut Vec<Active>) -> Vec<(usize, io::Result<Outcome>)> {
+    let mut ended = Vec::new();
+    active.retain_mut(|one| match one.running.try_finish() {
+        Ok(None) => true,
+        Ok(Some(outcome)) => {
+            ended.push((one.job, Ok(outcome)));
+            false
+        }
+        Err(error) => {
+            ended.push((one.job, Err(error)));
+            false
+        }
+    });
+    ended
+}
+
+/// Counts a result: 1 for a failure. The first error is kept.
+fn settle(result: Result<bool>, fatal: &mut Option<Error>) -> usize {
+    match result {
+        Ok(good) => usize::from(!good),
+        Err(error) => {
+            fatal.get_or_insert(error);
+            1
+        }
+    }
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory)
+}
+
+/// Waits until one of the descriptors is readable. A signal ends the wait too.
+fn poll<'a>(descriptors: impl Iterator<Item = BorrowedFd<'a>>, timeout: Option<Duration>) {
+    let mut set: Vec<PollFd<'_>> =
+        descriptors.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
+    // Interrupted, or short of memory: the caller's loop looks again in either case.
+    let _ = rustix::event::poll(&mut set, timeout.as_ref());
+}

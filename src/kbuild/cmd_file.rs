@@ -1,0 +1,162 @@
+//! `.X.o.cmd`, kbuild's record of how `X.o` was made: read the front end's command
+//! and flags from it, and write one for each native object. Knows make's and the
+//! shell's quoting; must not know which flags matter to a backend.
+//!
+//! Format: `scripts/Kbuild.include` (`make-cmd`, `if_changed`) and, for
+//! `saved_c_flags_`, `scripts/Makefile.lib` of Linux 7.2 and later. The command's
+//! variable is `savedcmd_X` from Linux 6.4 on, `cmd_X` before.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What one `.cmd` file says.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct CmdFile {
+    /// The command, with make's escapes undone: text for a shell.
+    pub command: Option<String>,
+    /// `saved_c_flags_`: text for a shell. Kbuild prints it with no escapes of make's.
+    pub saved_c_flags: Option<String>,
+}
+
+/// The `.cmd` file that belongs to `object`: `a/b.o` → `a/.b.o.cmd`.
+pub fn path_for(object: &Path) -> PathBuf {
+    let name = object.file_name().unwrap_or_default().to_string_lossy();
+    object.with_file_name(format!(".{name}.cmd"))
+}
+
+impl CmdFile {
+    /// Reads the file; its absence is an `Err` of kind `NotFound`.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        Ok(Self::parse(&String::from_utf8_lossy(&fs::read(path)?)))
+    }
+
+    /// Takes the lines that concern us. The variable's name is not looked at beyond
+    /// its prefix: kbuild may have spelled the object another way (`a/../b.o`), and
+    /// the file is found by the object's own place.
+    pub fn parse(text: &str) -> Self {
+        let mut found = CmdFile::default();
+        for line in text.lines() {
+            let Some((name, value)) = line.split_once(" := ") else {
+                continue;
+            };
+            if name.starts_with("saved_c_flags_") {
+                found.saved_c_flags = Some(value.trim().to_owned());
+            } else if found.command.is_none()
+                && (name.starts_with("savedcmd_") || name.starts_with("cmd_"))
+            {
+                found.command = Some(unescape_make(value));
+            }
+        }
+        found
+    }
+}
+
+/// Undoes what kbuild's `make-cmd` does to a command: `$$` and `$(pound)`.
+fn unescape_make(text: &str) -> String {
+    text.replace("$(pound)", "#").replace("$$", "$")
+}
+
+/// Does what kbuild's `make-cmd` does to a command.
+fn escape_make(text: &str) -> String {
+    text.replace('$', "$$").replace('#', "$(pound)")
+}
+
+/// The one line of a `.cmd` file that kbuild's `if_changed` writes: `command` is shell text.
+pub fn render(target: &str, command: &str) -> String {
+    format!("savedcmd_{target} := {}\n", escape_make(command))
+}
+
+/// Cuts the first simple command off a recorded command line and splits it into words.
+/// What follows (`; objtool …`, `&& mv …`, `| …`) is left out.
+///
+/// An `Err` says, as a clause, why the line cannot be replayed without a shell.
+pub fn first_command(line: &str) -> Result<Vec<String>, String> {
+    let end = first_command_end(line)?;
+    shell_words::split(&line[..end]).map_err(|_| "a command with an unclosed quote".to_owned())
+}
+
+/// Where the first simple command ends. Expansions and redirections are refused:
+/// only a shell could say what they mean.
+fn first_command_end(line: &str) -> Result<usize, String> {
+    let (mut single, mut double, mut escaped) = (false, false, false);
+    for (at, c) in line.char_indices() {
+        if escaped {
+            escaped = false;
+            continue;
+        }
+        match c {
+            '\'' if !double => single = !single,
+            _ if single => {}
+            '\\' => escaped = true,
+            '"' => double = !double,
+            '$' | '`' => return Err(format!("a command with a shell expansion (`{c}`)")),
+            _ if double => {}
+            ';' | '&' | '|' | '\n' => return Ok(at),
+            '<' | '>' | '(' | ')' => {
+                return Err(format!("a command with shell syntax (`{c}`)"));
+            }
+            _ => {}
+        }
+    }
+    Ok(line.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn both_spellings_of_the_command_are_read() {
+        for name in ["cmd", "savedcmd"] {
+            let text = format!("{name}_a/b.o := clang -c -o a/b.o b.c ; objtool a/b.o\n");
+            let command = CmdFile::parse(&text).command.unwrap();
+            assert_eq!(first_command(&command).unwrap().len(), 5);
+        }
+    }
+
+    #[test]
+    fn flags_come_as_the_shell_reads_them() {
+        let text = concat!(
+            "savedcmd_x.o := clang -D'pr(f)=\"$(pound)$$: \" f' -DM='\"k/p\"' -c -o x.o x.c && mv y z\n",
+            "#SYMVER name 0x12345678\n",
+            "saved_c_flags_x.o := -O2 -DM='\"k/$p\"'\n",
+        );
+        let file = CmdFile::parse(text);
+        let words = first_command(&file.command.unwrap()).unwrap();
+        assert_eq!(words[1], "-Dpr(f)=\"#$: \" f");
+        assert_eq!(words[2], "-DM=\"k/p\"");
+        assert_eq!(words.last().unwrap(), "x.c");
+        assert_eq!(file.saved_c_flags.unwrap(), "-O2 -DM='\"k/$p\"'");
+    }
+
+    #[test]
+    fn what_only_a_shell_can_read_is_refused() {
+        for line in ["cc $(foo) -c x.c", "cc `foo`", "cc < x", "(cc x)", "cc 'x"] {
+            assert!(first_command(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn record_names() {
+        assert_eq!(path_for(Path::new("a/b.o")), Path::new("a/.b.o.cmd"));
+        assert_eq!(path_for(Path::new("b.o")), Path::new(".b.o.cmd"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_rendered_command_reads_back(words in prop::collection::vec("[ -~]{0,12}", 1..8)) {
+            let command = shell_words::join(&words);
+            let read = CmdFile::parse(&render("x.o", &command)).command.unwrap();
+            prop_assert_eq!(&read, &command);
+            prop_assert_eq!(first_command(&read).unwrap(), words);
+        }
+
+        #[test]
+        fn any_text_is_survived(text in "\\PC{0,200}") {
+            let _ = CmdFile::parse(&text);
+            let _ = first_command(&text);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The patch series for kernel trees: picks the one for a tree's version, tries it in
+//! memory, and writes all files or none. Must not know what the patches do.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use diffy::patch_set::{FileOperation, ParseOptions, PatchSet};
+use include_dir::{Dir, include_dir};
+
+use crate::error::{Error, Result};
+
+/// All series, carried in the program.
+static PATCHES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/patches");
+
+/// What a series is to a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// All patches apply.
+    Applies,
+    /// All patches are in the tree.
+    Applied,
+}
+
+/// A series: the kernel version that it is for, and its patches in order.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// `7.3`, as `VERSION.PATCHLEVEL` in the kernel's Makefile.
+    pub version: String,
+    /// File names and texts.
+    pub patches: Vec<(String, &'static str)>,
+}
+
+/// All series, oldest kernel first.
+pub fn all() -> Vec<Series> {
+    let mut series: Vec<Series> = PATCHES.dirs().filter_map(series_in).collect();
+    let number = |part: &str| part.parse::<u32>().unwrap_or(0);
+    series.sort_by_key(|s| s.version.split('.').map(number).collect::<Vec<_>>());
+    series
+}
+
+fn series_in(dir: &'static Dir<'static>) -> Option<Series> {
+    let version = dir.path().file_name()?.to_str()?.strip_prefix("linux-")?;
+    let patches = dir.files().filter_map(|file| {
+        let name = file.path().file_name()?.to_str()?;
+        Some((name.to_owned(), file.contents_utf8()?)).filter(|_| name.ends_with(".patch"))
+    });
+    let mut patches: Vec<_> = patches.collect();
+    patches.sort();
+    Some(Series { version: version.to_owned(), patches })
+}
+
+/// The series for the kernel source tree at `tree`.
+pub fn for_tree(tree: &Path) -> Result<Series> {
+    let version = kernel_version(tree)?;
+    let all = all();
+    let known: Vec<String> = all.iter().map(|s| s.version.clone()).collect();
+    all.into_iter().find(|series| series.version == version).ok_or_else(|| {
+        let (tree, known) = (tree.display(), known.join(", "));
+        Error::Patch(format!(
+            "{tree} is Linux {version}, for which there is no patch series; there are series for {known}"
+        ))
+    })
+}
+
+/// `VERSION.PATCHLEVEL` out of a kernel's top Makefile.
+pub fn kernel_version(tree: &Path) -> Result<String> {
+    let makefile = tree.join("Makefile");
+    let text = fs::read_to_string(&makefile).map_err(|e| Error::io("read", &makefile, e))?;
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_prefix('='));
+        line.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
+    };
+    match (value("VERSION "), value("PATCHLEVEL ")) {
+        (Some(version), Some(level)) => Ok(format!("{version}.{level}")),
+        _ => Err(Error::Patch(format!(
+            "{} is no kernel source tree: its Makefile has no VERSION and PATCHLEVEL",
+            tree.display()
+        ))),
+    }
+}
+
+/// Changed files by name: the new text, or `None` for a removed one.
+type Changes = BTreeMap<PathBuf, Option<String>>;
+
+/// Tries a series on a tree, in memory.
+pub fn check(tree: &Path, series: &Series) -> Result<State> {
+    if undo(tree, series).is_ok() {
+        return Ok(State::Applied);
+    }
+    changes(tree, series).map(|_| State::Applies)
+}
+
+/// Applies a series: all files, or none. Returns the names of the changed files.
+pub fn apply(tree: &Path, series: &Series) -> Result<Vec<PathBuf>> {
+    let changes = changes(tree, series)?;
+    let mut aside = Vec::new();
+    for (name, text) in &changes {
+        let place = tree.join(name);
+        aside.push((
+            place.clone(),
+            text.as_deref().map(|text| write_beside(&place, text)).transpose()?,
+        ));
+    }
+    // All is on disk: from here on only renames can fail, and they need no space.
+    for (place, file) in aside {
+        match file {
+            Some(file) => {
+                drop(file.persist(&place).map_err(|e| Error::io("write", &place, e.error))?)
+            }
+            None => fs::remove_file(&place).map_err(|e| Error::io("remove", &place, e))?,
+        }
+    }
+    Ok(changes.into_keys().collect())
+}
+
+fn write_beside(place: &Path, text: &str) -> Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt;
+    let fail = |e| Error::io("write", place, e);
+    let folder = place.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(fail)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    file.write_all(text.as_bytes()).map_err(fail)?;
+    let mode = fs::metadata(place).map_or(0o644, |found| found.permissions().mode());
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).map_err(fail)?;
+    Ok(file)
+}
+
+/// What a tree's files would be with the whole series applied.
+fn changes(tree: &Path, series: &Series) -> Result<Changes> {
+    let mut changes = Changes::new();
+    for (name, patch) in &series.patches {
+        apply_one(tree, name, patch, false, &mut changes)?;
+    }
+    Ok(changes)
+}
+
+/// The same backwards: succeeds if the series is in the tree.
+fn undo(tree: &Path, series: &Series) -> Result<Changes> {
+    let mut changes = Changes::new();
+    for (name, patch) in series.patches.iter().rev() {
+        apply_one(tree, name, patch, true, &mut changes)?;
+    }
+    Ok(changes)
+}
+
+fn apply_one(
+    tree: &Path,
+    name: &str,
+    patch: &str,
+    back: bool,
+    changes: &mut Changes,
+) -> Result<()> {
+    let broken =
+        |e: &dyn std::fmt::Display| Error::Patch(format!("the patch {name} is damaged: {e}"));
+    for file in PatchSet::parse(patch, ParseOptions::gitdiff()) {
+        let file = file.map_err(|e| broken(&e))?;
+        let Some(text) = file.patch().as_text() else {
+            return Err(broken(&"it is binary"));
+        };
+        let operation = file.operation().strip_prefix(1);
+        let text = if back { text.reverse() } else { text.clone() };
+        let (from, to) = match &operation {
+            FileOperation::Modify { original, modified } => (Some(original), Some(modified)),
+            FileOperation::Create(path) => (None, Some(path)),
+            FileOperation::Delete(path) => (Some(path), None),
+            _ => return Err(broken(&"it renames a file")),
+        };
+        let (from, to) = if back { (to, from) } else { (from, to) };
+        let old = match from {
+            Some(path) => current(tree, Path::new(path.as_ref()), changes)?,
+            None => String::new(),
+        };
+        let new = diffy::apply(&old, &text).map_err(|e| misfit(tree, name, from.or(to), &e))?;
+        match (from, to) {
+            (_, Some(path)) => changes.insert(PathBuf::from(path.as_ref()), Some(new)),
+            (Some(path), None) => changes.insert(PathBuf::from(path.as_ref()), None),
+            (None, None) => None,
+        };
+    }
+    Ok(())
+}
+
+/// A file as the patches before have left it.
+fn current(tree: &Path, name: &Path, changes: &Changes) -> Result<String> {
+    let absent = || Error::Patch(format!("{} was removed by an earlier patch", name.display()));
+    match changes.get(name) {
+        Some(text) => text.clone().ok_or_else(absent),
+        None => {
+            let path = tree.join(name);
+            fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))
+        }
+    }
+}
+
+fn misfit(
+    tree: &Path,
+    patch: &str,
+    file: Option<&std::borrow::Cow<'_, str>>,
+    why: &dyn std::fmt::Display,
+) -> Error {
+    let (tree, file) = (tree.display(), file.map_or("?", |name| name.as_ref()));
+    Error::Patch(format!(
+        "{patch} does not fit {file} in {tree} ({why}), and the series is not applied there \
+         either; nothing was changed: use a clean tree, or apply patches/ by hand"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_series_for_each_kernel_that_the_readme_names() {
+        let versions: Vec<String> = all().into_iter().map(|s| s.version).collect();
+        assert_eq!(versions, ["6.1", "6.12", "7.3"]);
+        assert!(all().iter().all(|series| !series.patches.is_empty()));
+    }
+
+    fn tree(text: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("Makefile"), text).unwrap();
+        dir
+    }
+
+    #[test]
+    fn an_unknown_version_is_told_the_known_ones() {
+        let dir = tree("VERSION = 5\nPATCHLEVEL = 4\n");
+        let error = for_tree(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("Linux 5.4") && error.to_string().contains("7.3"));
+        assert_eq!(error.exit_code(), 7);
+        assert!(for_tree(tree("all:\n").path()).unwrap_err().to_string().contains("no kernel"));
+    }
+
+    /// Two patches, of which the second can be made not to fit.
+    fn series() -> Series {
+        let one = "--- a/f\n+++ b/f\n@@ -1,2 +1,3 @@\n one\n+new\n two\n";
+        let two = "--- a/g\n+++ b/g\n@@ -1 +1 @@\n-old\n+other\n";
+        let whole = |text: &str| {
+            let (file, _) = text[6..].split_once('\n').unwrap();
+            Box::leak(format!("diff --git a/{file} b/{file}\n{text}").into_boxed_str())
+                as &'static str
+        };
+        Series {
+            version: "0.0".into(),
+            patches: vec![("1.patch".into(), whole(one)), ("2.patch".into(), whole(two))],
+        }
+    }
+
+    #[test]
+    fn all_files_or_none() {
+        let dir = tree("");
+        let file = |name: &str| dir.path().join(name);
+        fs::write(file("f"), "one\ntwo\n").unwrap();
+        fs::write(file("g"), "unlike\n").unwrap();
+        let error = apply(dir.path(), &series()).unwrap_err().to_string();
+        assert!(error.contains("2.patch does not fit g"), "{error}");
+        assert_eq!(fs::read_to_string(file("f")).unwrap(), "one\ntwo\n");
+        fs::write(file("g"), "old\n").unwrap();
+        assert_eq!(check(dir.path(), &series()).unwrap(), State::Applies);
+        assert_eq!(apply(dir.path(), &series()).unwrap().len(), 2);
+        assert_eq!(fs::read_to_string(file("f")).unwrap(), "one\nnew\ntwo\n");
+        assert_eq!(check(dir.path(), &series()).unwrap(), State::Applied);
+    }
+}

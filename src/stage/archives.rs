@@ -1,0 +1,153 @@
+//! The archives of the stage: members in, `built-in-fixup.a`, `builtin.order` and
+//! `vmlinux.a` out. Decides when they are written; how is the archive phase's.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use super::{Member, Settings, Stage};
+use crate::archive::order::head_objects_first;
+use crate::archive::read::flatten;
+use crate::archive::symbols::defined_globals;
+use crate::archive::write::{Entry, thin_archive, thin_archive_with_symbols};
+use crate::backend::command::native_name;
+use crate::error::{Error, Result};
+use crate::kbuild::cmd_file;
+use crate::parallel;
+use crate::report::Event;
+use crate::store::{Digest, Indexed, KeyBuilder, write_aside, write_if_changed};
+use crate::thinlink::ORDER;
+
+/// All members before LTO, under mainline's name.
+const FIXUP: &str = "built-in-fixup.a";
+/// All members after LTO: what the kernel is linked from.
+pub const VMLINUX: &str = "vmlinux.a";
+/// Kbuild's list of objects that go first.
+const HEAD_LIST: &str = "scripts/head-object-list.txt";
+
+/// Names of all members, head objects first.
+pub fn member_names(settings: &Settings) -> Result<Vec<String>> {
+    if settings.archives.is_empty() {
+        let text = "no archive was given; kbuild calls `kthinlto build $(KBUILD_VMLINUX_OBJS)`";
+        return Err(Error::Usage(text.to_owned()));
+    }
+    let members = flatten(&settings.tree, &settings.archives)?;
+    let list = settings.srctree.join(HEAD_LIST);
+    let place = settings.tree.join(&list);
+    let text = fs::read_to_string(place).map_err(|e| Error::io("read", &list, e))?;
+    Ok(head_objects_first(members, &text))
+}
+
+impl Stage<'_> {
+    /// Writes `built-in-fixup.a` and `builtin.order` where they are not right already.
+    pub(super) fn write_order(&mut self, members: &[Member]) -> Result<()> {
+        let sources: Vec<String> = self
+            .settings
+            .archives
+            .iter()
+            .map(|archive| archive.to_string_lossy().into_owned())
+            .collect();
+        let sources = shell_words::join(&sources);
+        let made_from = made_from(FIXUP, members);
+        if !self.is_output_current(FIXUP, made_from)? {
+            self.step("AR", FIXUP, &format!("llvm-ar cDPrST {FIXUP} {sources}"), "its members");
+            if !self.settings.dry_run {
+                let bytes = thin_archive_with_symbols(&self.entries_with_symbols(members)?);
+                self.write_output(FIXUP, made_from, &bytes)?;
+            }
+        }
+        let order: String = members.iter().map(|(name, _)| format!("{name}\n")).collect();
+        let path = self.settings.tree.join(ORDER);
+        if fs::read(&path).is_ok_and(|old| old == order.as_bytes()) {
+            return Ok(());
+        }
+        self.step("GEN", ORDER, &format!("llvm-ar t {FIXUP} > {ORDER}"), FIXUP);
+        match self.settings.dry_run {
+            true => Ok(()),
+            false => write_aside(&path, order.as_bytes()),
+        }
+    }
+
+    fn entries_with_symbols(&self, members: &[Member]) -> Result<Vec<Entry>> {
+        let tree = &self.settings.tree;
+        let entry = |(name, facts): &Member| {
+            let path = tree.join(name);
+            let bytes = fs::read(path).map_err(|e| Error::io("read", name, e))?;
+            let symbols = defined_globals(&bytes);
+            Ok(Entry {
+                name: name.clone(),
+                size: facts.size,
+                is_object: symbols.is_some(),
+                symbols: symbols.unwrap_or_default(),
+            })
+        };
+        parallel::map(self.threads, members, entry).into_iter().collect()
+    }
+
+    /// Writes `vmlinux.a`, native objects in the places of their bitcode. It is written anew
+    /// whenever a member's bytes changed, though its own may not: what make builds next goes
+    /// by its time.
+    pub(super) fn write_vmlinux(&mut self, members: &[Member], indexed: &[Indexed]) -> Result<()> {
+        let compiled: HashSet<&str> = indexed.iter().map(|m| m.object.as_str()).collect();
+        let names = members.iter().map(|(name, _)| match compiled.contains(name.as_str()) {
+            true => native_name(name),
+            false => name.clone(),
+        });
+        let names: Vec<String> = names.collect();
+        if self.settings.dry_run {
+            self.step("AR", VMLINUX, &format!("llvm-ar cDPrS --thin {VMLINUX} …"), "its members");
+            return Ok(());
+        }
+        let members = self.members(names)?;
+        let made_from = made_from(VMLINUX, &members);
+        self.write_record()?;
+        if self.is_output_current(VMLINUX, made_from)? {
+            return Ok(());
+        }
+        self.step("AR", VMLINUX, &format!("llvm-ar cDPrS --thin {VMLINUX} …"), "its members");
+        let entry = |(name, facts): &Member| Entry::new(name.clone(), facts.size);
+        let entries: Vec<Entry> = members.iter().map(entry).collect();
+        self.write_output(VMLINUX, made_from, &thin_archive(&entries))
+    }
+
+    /// Kbuild compares commands to see that a target was made in another way: with this
+    /// record a later build without THIN_DIST makes its own `vmlinux.a`.
+    fn write_record(&self) -> Result<()> {
+        let path = self.settings.tree.join(cmd_file::path_for(Path::new(VMLINUX)));
+        let command = format!("kthinlto build # {VMLINUX} of native objects");
+        write_if_changed(&path, cmd_file::render(VMLINUX, &command).as_bytes())?;
+        Ok(())
+    }
+
+    /// Whether an output is the one that was last made, and from the same.
+    fn is_output_current(&self, name: &str, made_from: Digest) -> Result<bool> {
+        let Some(found) = self.store.files.find(name)? else {
+            return Ok(false);
+        };
+        Ok(self.store.output(name) == Some(made_into(made_from, found.digest)))
+    }
+
+    fn write_output(&mut self, name: &str, made_from: Digest, bytes: &[u8]) -> Result<()> {
+        write_aside(&self.settings.tree.join(name), bytes)?;
+        self.store.set_output(name, made_into(made_from, Digest::of(bytes)))
+    }
+
+    /// Tells the listener that a file is made.
+    pub(super) fn step(&mut self, verb: &'static str, target: &str, command: &str, why: &str) {
+        self.listener.on(&Event::Step { verb, target, command, why });
+    }
+}
+
+/// Key of the content of all members.
+fn made_from(purpose: &str, members: &[Member]) -> Digest {
+    let mut key = KeyBuilder::new(purpose);
+    for (name, facts) in members {
+        key.field(name.as_bytes()).digest(&facts.digest);
+    }
+    key.finish()
+}
+
+/// Key of an output: what it was made from, and its own bytes.
+fn made_into(made_from: Digest, bytes: Digest) -> Digest {
+    KeyBuilder::new("output").digest(&made_from).digest(&bytes).finish()
+}

@@ -1,0 +1,131 @@
+//! The thin link of the stage: run it if anything that it reads changed, and take its
+//! results. What it is made from and what it leaves is the thin-link phase's.
+
+use std::fs;
+use std::io;
+
+use super::{Member, Stage, cores};
+use crate::error::{Error, Result, describe_status};
+use crate::exec::process::{Invocation, Outcome};
+use crate::exec::run::Work;
+use crate::report::Event;
+use crate::store::{FOLDER, Indexed, LinkRecord, write_if_changed};
+use crate::thinlink::{self, LIST, ORDER, Scratch, ThinLink};
+use crate::toolchain::{self, Role};
+
+impl Stage<'_> {
+    /// The indexed modules, and whether the linker ran. `None` in a dry run that cannot know.
+    pub(super) fn thin_link(&mut self, members: &[Member]) -> Result<(Option<Vec<Indexed>>, bool)> {
+        let Some(linker) = &self.settings.linker else {
+            let text = "LD is not set; kbuild exports it, else name the linker with --ld";
+            return Err(Error::Usage(text.to_owned()));
+        };
+        let linker = toolchain::resolve(Role::Linker, linker, &mut self.store)?;
+        let flags = shell_words::split(&self.settings.linker_flags)
+            .map_err(|e| Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}")))?;
+        let link = ThinLink { linker: &linker, flags: &flags, members };
+        let key = link.key(&self.store)?;
+        if let Some(record) = thinlink::is_current(&self.store, key)? {
+            let modules = record.modules.clone();
+            if !self.settings.dry_run {
+                self.write_list(&modules)?;
+            }
+            return Ok((Some(modules), false));
+        }
+        if self.settings.dry_run {
+            let what = link.invocation(&self.settings.tree, FOLDER, ORDER, 1);
+            self.step("LD", LIST, &what.shell_text(), "changed members or flags");
+            let text = "a dry run cannot tell which backends the thin link would ask for";
+            self.listener.on(&Event::Warning(text));
+            return Ok((None, false));
+        }
+        let modules = self.run_link(&link)?;
+        self.write_list(&modules)?;
+        let record = LinkRecord { key, modules: modules.clone() };
+        self.store.set_link(record)?;
+        Ok((Some(modules), true))
+    }
+
+    /// Runs the linker with as many threads as slots are free now.
+    fn run_link(&mut self, link: &ThinLink<'_>) -> Result<Vec<Indexed>> {
+        let scratch = Scratch::new(&self.settings.tree)?;
+        let response = self.response(link.members)?;
+        let mut held = self.slots.try_acquire_up_to(cores());
+        let threads = held.len().max(1);
+        held.pop(); // for the runner to take
+        let what = link.invocation(&self.settings.tree, &scratch.name, &response, threads);
+        self.step("LD", LIST, &what.shell_text(), "changed members or flags");
+        let mut job = OneJob { what: Some(what), ended: None };
+        self.runner().run(&mut job)?;
+        drop(held);
+        self.judge(&link.linker.text, job.ended)?;
+        if let Some((name, _)) =
+            link.members.iter().find(|(name, _)| !self.store.files.is_unchanged(name))
+        {
+            let found = "bytes that changed while the linker read them";
+            return Err(Error::bad_input(name, found, "run again"));
+        }
+        scratch.take(&self.store, link.members)
+    }
+
+    /// Passes the linker's messages on, and says how it failed if it did.
+    fn judge(&mut self, command: &str, ended: Option<io::Result<Outcome>>) -> Result<()> {
+        let outcome = match ended {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(e)) => {
+                return Err(Error::ToolMissing {
+                    role: "LD",
+                    command: command.to_owned(),
+                    found: e.to_string(),
+                });
+            }
+            None => return Err(Error::Usage("the thin link was not started".to_owned())),
+        };
+        if !outcome.output.is_empty() {
+            self.listener.on(&Event::Output(&outcome.output));
+        }
+        match outcome.status.success() {
+            true => Ok(()),
+            false => Err(Error::ThinLink {
+                command: command.to_owned(),
+                status: describe_status(outcome.status),
+            }),
+        }
+    }
+
+    /// The file that lists the members: `builtin.order` itself unless a name needs quoting.
+    fn response(&self, members: &[Member]) -> Result<String> {
+        let text = thinlink::response_file(members);
+        let plain: String = members.iter().map(|(name, _)| format!("{name}\n")).collect();
+        if text == plain {
+            return Ok(ORDER.to_owned());
+        }
+        let name = format!("{FOLDER}/members.rsp");
+        let path = self.settings.tree.join(&name);
+        fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
+        Ok(name)
+    }
+
+    fn write_list(&self, modules: &[Indexed]) -> Result<()> {
+        let path = self.settings.tree.join(LIST);
+        write_if_changed(&path, thinlink::list_text(modules).as_bytes())?;
+        Ok(())
+    }
+}
+
+/// A run of one process.
+struct OneJob {
+    what: Option<Invocation>,
+    ended: Option<io::Result<Outcome>>,
+}
+
+impl Work for OneJob {
+    fn next(&mut self) -> Option<(usize, Invocation)> {
+        self.what.take().map(|what| (0, what))
+    }
+
+    fn done(&mut self, _: usize, outcome: io::Result<Outcome>) -> Result<bool> {
+        self.ended = Some(outcome);
+        Ok(true)
+    }
+}

@@ -1,0 +1,119 @@
+//! Content digests and keys: BLAKE3, with every field's length in front of it, so that two
+//! different lists of fields never give one key.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// BLAKE3 of a file's bytes, or of a list of fields.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Digest of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        blake3::hash(bytes).into()
+    }
+}
+
+impl From<blake3::Hash> for Digest {
+    fn from(hash: blake3::Hash) -> Self {
+        Digest(*hash.as_bytes())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(blake3::Hash::from(self.0).to_hex().as_str())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = blake3::HexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(blake3::Hash::from_hex(text)?.into())
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(blake3::Hash::from(self.0).to_hex().as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Builds a key from fields, in order.
+#[derive(Debug)]
+pub struct KeyBuilder(blake3::Hasher);
+
+impl KeyBuilder {
+    /// Starts a key; `purpose` keeps keys of different kinds and versions apart.
+    pub fn new(purpose: &str) -> Self {
+        let mut key = KeyBuilder(blake3::Hasher::new());
+        key.field(purpose.as_bytes());
+        key
+    }
+
+    /// Adds a field.
+    pub fn field(&mut self, bytes: &[u8]) -> &mut Self {
+        self.0.update(&(bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+        self
+    }
+
+    /// Adds a digest as a field.
+    pub fn digest(&mut self, digest: &Digest) -> &mut Self {
+        self.field(&digest.0)
+    }
+
+    /// The key.
+    pub fn finish(&self) -> Digest {
+        self.0.finalize().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(fields: &[Vec<u8>]) -> Digest {
+        let mut key = KeyBuilder::new("test");
+        fields.iter().for_each(|field| {
+            key.field(field);
+        });
+        key.finish()
+    }
+
+    proptest! {
+        #[test]
+        fn different_fields_give_different_keys(
+            a in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 0..5),
+            b in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 0..5),
+        ) {
+            prop_assert_eq!(key(&a) == key(&b), a == b);
+        }
+
+        #[test]
+        fn digests_read_back(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let digest = Digest::of(&bytes);
+            prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+            let json = serde_json::to_string(&digest).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Digests of files. Times, sizes and inode numbers only save the reading of a file that
+//! was hashed before; a file too young for its times to tell is read again. Must not know
+//! what a file is for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use crate::bitcode;
+use crate::error::{Error, Result};
+
+/// What `stat` says of a file: equal stamps of an old enough file mean equal bytes. The
+/// change time is in it because `touch -r`, `cp -p` and archives cannot set it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp(u64, i64, i64, u64, u64);
+
+impl Stamp {
+    /// The stamp of a file's metadata: size, times in nanoseconds, inode, device.
+    pub fn of(found: &fs::Metadata) -> Self {
+        let nanos = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000) + nanos;
+        let modified = nanos(found.mtime(), found.mtime_nsec());
+        let changed = nanos(found.ctime(), found.ctime_nsec());
+        Stamp(found.len(), modified, changed, found.ino(), found.dev())
+    }
+
+    /// Whether a later write to the file, by now, must have given it another stamp. File
+    /// systems tick: in whole seconds where the nanoseconds are 0, else in a few milliseconds.
+    fn is_settled(&self, now: i64) -> bool {
+        let newest = self.1.max(self.2);
+        let tick = match newest % 1_000_000_000 {
+            0 => Duration::from_secs(2),
+            _ => Duration::from_millis(50),
+        };
+        newest < now.saturating_sub(tick.as_nanos() as i64)
+    }
+}
+
+/// The formats that matter to the stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Format {
+    /// LLVM bitcode.
+    Bitcode,
+    /// ELF.
+    Elf,
+    /// Anything else, an empty file too.
+    Other,
+}
+
+/// What is known of a file's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Digest of all bytes.
+    pub digest: Digest,
+    /// Format, by its first bytes.
+    pub format: Format,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    stamp: Stamp,
+    facts: Facts,
+    /// Read so soon after its last change that a later one may have given it the same stamp.
+    young: bool,
+    /// On record in the state file.
+    recorded: bool,
+}
+
+/// Facts of the files below one folder, by name; shared between threads.
+#[derive(Debug)]
+pub struct Files {
+    folder: PathBuf,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+impl Files {
+    /// Starts with what a state file says. Names are relative to `folder`, or absolute.
+    pub fn new(folder: &Path, recorded: BTreeMap<String, (Stamp, Facts)>) -> Self {
+        let known = recorded.into_iter().map(|(name, (stamp, facts))| {
+            let known = Known { stamp, facts, young: false, recorded: true };
+            (name, known)
+        });
+        Files { folder: folder.to_path_buf(), known: Mutex::new(known.collect()) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a name leads.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Facts of a file, read only if its stamp is new; `None` where there is no such file.
+    pub fn find(&self, name: &str) -> Result<Option<Facts>> {
+        let path = self.path(name);
+        let found = match fs::metadata(&path) {
+            Ok(found) => found,
+            Err(e) if is_absence(&e) => return Ok(None),
+            Err(e) => return Err(Error::io("look at", name, e)),
+        };
+        let stamp = Stamp::of(&found);
+        if let Some(known) = self.known().get(name).filter(|k| k.stamp == stamp && !k.young) {
+            return Ok(Some(known.facts));
+        }
+        let known = read_facts(&path).map_err(|e| Error::io("read", name, e))?;
+        self.known().insert(name.to_owned(), known);
+        Ok(Some(known.facts))
+    }
+
+    /// Facts of a file that has to be there.
+    pub fn facts(&self, name: &str) -> Result<Facts> {
+        let absent = || Error::io("read", name, io::ErrorKind::NotFound.into());
+        self.find(name)?.ok_or_else(absent)
+    }
+
+    /// Whether the file still is the one whose facts were last given out.
+    pub fn is_unchanged(&self, name: &str) -> bool {
+        let Some(known) = self.known().get(name).copied() else {
+            return false;
+        };
+        let path = self.path(name);
+        let same_stamp = fs::metadata(&path).is_ok_and(|found| Stamp::of(&found) == known.stamp);
+        let same_bytes = || read_facts(&path).is_ok_and(|now| now.facts == known.facts);
+        same_stamp && (!known.young || same_bytes())
+    }
+
+    /// Facts that a state file should have, and does not. What was read too young is read
+    /// again here, or left to the next run if it is too young still.
+    pub fn take_unrecorded(&self) -> Vec<(String, Stamp, Facts)> {
+        let now = nanos_now();
+        let wanted = |known: &&mut Known| !known.recorded && known.stamp.is_settled(now);
+        let mut taken = Vec::new();
+        for (name, known) in self.known().iter_mut() {
+            if let Some(known) = Some(known).filter(wanted) {
+                if known.young {
+                    match read_facts(&self.folder.join(name)) {
+                        Ok(again) if !again.young => *known = again,
+                        _ => continue,
+                    }
+                }
+                known.recorded = true;
+                taken.push((name.clone(), known.stamp, known.facts));
+            }
+        }
+        taken
+    }
+}
+
+/// There is no such file: its name, or a folder on the way, does not exist.
+fn is_absence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Hashes a file. If it changes meanwhile, it is read again.
+fn read_facts(path: &Path) -> io::Result<Known> {
+    for _ in 0..5 {
+        let nanos_before = nanos_now();
+        let mut file = File::open(path)?;
+        let stamp = Stamp::of(&file.metadata()?);
+        let facts = hash(&mut file)?;
+        let young = !stamp.is_settled(nanos_before);
+        if stamp == Stamp::of(&fs::metadata(path)?) && facts.size == stamp.0 {
+            return Ok(Known { stamp, facts, young, recorded: false });
+        }
+    }
+    let found = "the file changes while it is read";
+    Err(io::Error::new(io::ErrorKind::ResourceBusy, found))
+}
+
+fn hash(file: &mut File) -> io::Result<Facts> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 128 * 1024];
+    let (mut size, mut format) = (0u64, None);
+    loop {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        format.get_or_insert_with(|| format_of(&buffer[..count]));
+        hasher.update(&buffer[..count]);
+        size += count as u64;
+    }
+    Ok(Facts { digest: hasher.finalize().into(), format: format.unwrap_or(Format::Other), size })
+}
+
+/// The format that the first bytes of a file show.
+pub fn format_of(bytes: &[u8]) -> Format {
+    match bytes {
+        _ if bitcode::is_bitcode(bytes) => Format::Bitcode,
+        [0x7f, b'E', b'L', b'F', ..] => Format::Elf,
+        _ => Format::Other,
+    }
+}
+
+fn nanos_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn age(path: &Path, seconds: u64) {
+        let then = SystemTime::now() - Duration::from_secs(seconds);
+        File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+    }
+
+    #[test]
+    fn other_bytes_with_the_same_times_and_size_are_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "one").unwrap();
+        age(&path, 100);
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        let files = Files::new(dir.path(), BTreeMap::new());
+        let one = files.facts("a").unwrap();
+        for round in 0..50 {
+            let text = format!("{round:03}");
+            fs::write(&path, &text).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+            assert!(!files.is_unchanged("a"), "round {round}");
+            assert_eq!(files.facts("a").unwrap().digest, Digest::of(text.as_bytes()));
+        }
+        assert_ne!(one, files.facts("a").unwrap());
+    }
+
+    #[test]
+    fn only_settled_stamps_are_recorded_and_then_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "BC\u{0}").unwrap();
+        let files = Files::new(dir.path(), BTreeMap::new());
+        files.facts("a").unwrap();
+        assert!(files.take_unrecorded().is_empty(), "too young");
+        std::thread::sleep(Duration::from_millis(80));
+        let recorded = files.take_unrecorded();
+        assert_eq!(recorded.len(), 1);
+        assert!(files.take_unrecorded().is_empty(), "once");
+        let (name, stamp, facts) = recorded[0].clone();
+        let lie = Facts { digest: Digest::of(b"a lie"), ..facts };
+        let next = Files::new(dir.path(), BTreeMap::from([(name, (stamp, lie))]));
+        assert_eq!(next.facts("a").unwrap(), lie, "a recorded stamp saves the read");
+        fs::write(&path, "other").unwrap();
+        assert_eq!(next.facts("a").unwrap().digest, Digest::of(b"other"));
+    }
+
+    #[test]
+    fn absence_is_not_an_error_until_the_file_is_needed() {
+        let files = Files::new(Path::new("/nonexistent"), BTreeMap::new());
+        assert_eq!(files.find("a").unwrap(), None);
+        assert!(files.facts("a").unwrap_err().to_string().starts_with("cannot read a: "));
+    }
+
+    #[test]
+    fn formats_are_told_by_their_first_bytes() {
+        assert_eq!(format_of(b"BC\xC0\xDE"), Format::Bitcode);
+        assert_eq!(format_of(b"\x7fELF\x02"), Format::Elf);
+        assert_eq!(format_of(b""), Format::Other);
+    }
+}

@@ -1,0 +1,366 @@
+//! The state file: one record a line, appended as things happen, so that a kill at any
+//! moment costs only what was in flight. A torn or damaged line is left out; a file of
+//! another version counts as none. Must not know what the records mean to whom.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::files::{Facts, Stamp};
+use crate::error::{Error, Result};
+
+/// Version of the records below; another version's file is not read.
+const VERSION: u32 = 1;
+
+/// What was learnt from a thin link about one module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Indexed {
+    /// The bitcode object, as the archive and the linker name it.
+    pub object: String,
+    /// Digest of its index (`X.o.thinlto.bc`).
+    pub index: Digest,
+    /// Objects that it imports from.
+    pub imports: Vec<String>,
+}
+
+/// A thin link that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRecord {
+    /// Key of all that went into it.
+    pub key: Digest,
+    /// The indexed modules, in link order.
+    pub modules: Vec<Indexed>,
+}
+
+/// A backend that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendRecord {
+    /// Key of all that went into it.
+    pub key: Digest,
+    /// Digest of the native object.
+    pub output: Digest,
+    /// Each input's label and the start of its digest, to say later what changed.
+    pub inputs: Vec<(String, String)>,
+}
+
+/// What was learnt about a compiler or linker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolRecord {
+    /// The program and the libraries that it loads.
+    pub files: Vec<String>,
+    /// Digest over all of them, at the time when `release` was asked for.
+    pub identity: Digest,
+    /// Major version.
+    pub release: u32,
+}
+
+/// Files that a module's assembly includes (by the module's digest).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsmRecord {
+    /// Names as written.
+    pub files: Vec<String>,
+    /// There are others that could not be read.
+    pub unknown: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Line {
+    Version(u32),
+    File(String, Stamp, Facts),
+    Asm(Digest, AsmRecord),
+    Tool(String, ToolRecord),
+    Link(LinkRecord),
+    Backend(String, BackendRecord),
+    Output(String, Digest),
+}
+
+/// Everything that the state file says, last record first.
+#[derive(Debug, Default)]
+pub struct Records {
+    /// Stamps and digests of files.
+    pub files: BTreeMap<String, (Stamp, Facts)>,
+    /// Assembly includes by bitcode digest.
+    pub asm: BTreeMap<Digest, AsmRecord>,
+    /// Tools by their command and environment.
+    pub tools: BTreeMap<String, ToolRecord>,
+    /// The last thin link.
+    pub link: Option<LinkRecord>,
+    /// Backends by object.
+    pub backends: BTreeMap<String, BackendRecord>,
+    /// What other outputs were made from.
+    pub outputs: BTreeMap<String, Digest>,
+}
+
+impl Records {
+    fn take(&mut self, line: Line) {
+        match line {
+            Line::Version(_) => {}
+            Line::File(path, stamp, facts) => drop(self.files.insert(path, (stamp, facts))),
+            Line::Asm(digest, record) => drop(self.asm.insert(digest, record)),
+            Line::Tool(name, record) => drop(self.tools.insert(name, record)),
+            Line::Link(record) => self.link = Some(record),
+            Line::Backend(object, record) => drop(self.backends.insert(object, record)),
+            Line::Output(name, digest) => drop(self.outputs.insert(name, digest)),
+        }
+    }
+
+    fn count(&self) -> usize {
+        let maps = self.files.len() + self.asm.len() + self.tools.len();
+        maps + self.backends.len() + self.outputs.len() + usize::from(self.link.is_some())
+    }
+
+    fn lines(&self) -> impl Iterator<Item = Line> + '_ {
+        let version = std::iter::once(Line::Version(VERSION));
+        let files = self.files.iter().map(|(p, (s, f))| Line::File(p.clone(), *s, *f));
+        let asm = self.asm.iter().map(|(d, r)| Line::Asm(*d, r.clone()));
+        let tools = self.tools.iter().map(|(n, r)| Line::Tool(n.clone(), r.clone()));
+        let link = self.link.iter().map(|r| Line::Link(r.clone()));
+        let backends = self.backends.iter().map(|(o, r)| Line::Backend(o.clone(), r.clone()));
+        let outputs = self.outputs.iter().map(|(n, d)| Line::Output(n.clone(), *d));
+        version.chain(files).chain(asm).chain(tools).chain(link).chain(backends).chain(outputs)
+    }
+}
+
+/// The open state file.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    /// `None` where records are only read.
+    file: Option<File>,
+    /// A sentence for the user, where the file was damaged or of another version.
+    pub warning: Option<String>,
+}
+
+impl Log {
+    /// Reads all records and writes none, now or later.
+    pub fn peek(path: &Path) -> Result<(Self, Records)> {
+        let read = Read::from(&read_or_empty(path)?);
+        let log = Log { path: path.to_path_buf(), file: None, warning: read.warning(path) };
+        Ok((log, read.records))
+    }
+
+    /// Opens or makes the file and reads all records.
+    pub fn open(path: &Path) -> Result<(Self, Records)> {
+        let bytes = read_or_empty(path)?;
+        let read = Read::from(&bytes);
+        let warning = read.warning(path);
+        let stale = read.lines > 2 * read.records.count() + 1000;
+        if bytes.is_empty() || warning.is_some() || stale {
+            rewrite(path, &read.records)?;
+        }
+        let file = OpenOptions::new()
+            .append(true)
+            .open(path)
+            .map_err(|e| Error::io("open the state file", path, e))?;
+        let path = path.to_path_buf();
+        let log = Log { path, file: Some(file), warning };
+        Ok((log, read.records))
+    }
+
+    fn append(&mut self, line: &Line) -> Result<()> {
+        let Some(file) = &mut self.file else {
+            return Ok(());
+        };
+        file.write_all(&encode(line)).map_err(|e| Error::io("write the state file", &self.path, e))
+    }
+
+    /// Appends the stamp and facts of a file.
+    pub fn file(&mut self, path: &str, stamp: Stamp, facts: Facts) -> Result<()> {
+        self.append(&Line::File(path.to_owned(), stamp, facts))
+    }
+
+    /// Appends what a module's assembly includes.
+    pub fn asm(&mut self, digest: Digest, record: &AsmRecord) -> Result<()> {
+        self.append(&Line::Asm(digest, record.clone()))
+    }
+
+    /// Appends what was learnt about a tool.
+    pub fn tool(&mut self, name: &str, record: &ToolRecord) -> Result<()> {
+        self.append(&Line::Tool(name.to_owned(), record.clone()))
+    }
+
+    /// Appends a thin link.
+    pub fn link(&mut self, record: &LinkRecord) -> Result<()> {
+        self.append(&Line::Link(record.clone()))
+    }
+
+    /// Appends a backend.
+    pub fn backend(&mut self, object: &str, record: &BackendRecord) -> Result<()> {
+        self.append(&Line::Backend(object.to_owned(), record.clone()))
+    }
+
+    /// Appends what an output was made from.
+    pub fn output(&mut self, name: &str, made_from: Digest) -> Result<()> {
+        self.append(&Line::Output(name.to_owned(), made_from))
+    }
+}
+
+fn read_or_empty(path: &Path) -> Result<Vec<u8>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(bytes),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io("read the state file", path, e)),
+    }
+}
+
+/// A line: eight digits of its digest, a space, the record as JSON.
+fn encode(line: &Line) -> Vec<u8> {
+    // None of the records has a key that is no string or a value that JSON lacks.
+    let json = serde_json::to_string(line).unwrap_or_default();
+    format!("{} {json}\n", check(json.as_bytes())).into_bytes()
+}
+
+fn check(json: &[u8]) -> String {
+    blake3::hash(json).to_hex()[..8].to_owned()
+}
+
+fn decode(line: &[u8]) -> Option<Line> {
+    let (sum, json) = line.split_at_checked(8)?;
+    let json = json.strip_prefix(b" ")?;
+    if check(json).as_bytes() != sum {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+struct Read {
+    records: Records,
+    lines: usize,
+    damaged: usize,
+    other_version: bool,
+}
+
+impl Read {
+    fn from(bytes: &[u8]) -> Self {
+        let mut read =
+            Read { records: Records::default(), lines: 0, damaged: 0, other_version: false };
+        for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+            read.lines += 1;
+            match decode(line) {
+                Some(Line::Version(version)) => read.other_version = version != VERSION,
+                _ if read.lines == 1 => read.other_version = true,
+                Some(line) => read.records.take(line),
+                None => read.damaged += 1,
+            }
+            if read.other_version {
+                read.records = Records::default();
+                break;
+            }
+        }
+        if !bytes.is_empty() && bytes.last() != Some(&b'\n') {
+            read.damaged = read.damaged.max(1);
+        }
+        read
+    }
+
+    fn warning(&self, path: &Path) -> Option<String> {
+        let path = path.display();
+        if self.other_version {
+            return Some(format!("{path} is of another version; everything is checked anew"));
+        }
+        (self.damaged > 0).then(|| {
+            let damaged = self.damaged;
+            format!("{path} was damaged ({damaged} records lost); what they covered is made again")
+        })
+    }
+}
+
+fn rewrite(path: &Path, records: &Records) -> Result<()> {
+    let bytes: Vec<u8> = records.lines().flat_map(|line| encode(&line)).collect();
+    super::write_aside(path, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(n: u8) -> BackendRecord {
+        BackendRecord {
+            key: Digest::of(&[n]),
+            output: Digest::of(&[n, n]),
+            inputs: vec![("bitcode a.o".into(), "00".into())],
+        }
+    }
+
+    fn filled(dir: &Path) -> PathBuf {
+        let path = dir.join("state");
+        let (mut log, records) = Log::open(&path).unwrap();
+        assert_eq!(records.count(), 0);
+        log.backend("a.o", &backend(1)).unwrap();
+        log.backend("b.o", &backend(2)).unwrap();
+        log.backend("a.o", &backend(3)).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_last_record_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, records) = Log::open(&filled(dir.path())).unwrap();
+        assert_eq!(log.warning, None);
+        assert_eq!(records.backends["a.o"], backend(3));
+        assert_eq!(records.backends["b.o"], backend(2));
+    }
+
+    #[test]
+    fn a_file_torn_anywhere_gives_a_prefix_and_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = fs::read(filled(dir.path())).unwrap();
+        for cut in 0..whole.len() {
+            let path = dir.path().join("torn");
+            fs::write(&path, &whole[..cut]).unwrap();
+            let (mut log, records) = Log::open(&path).unwrap();
+            if let Some(found) = records.backends.get("b.o") {
+                assert_eq!(*found, backend(2));
+            }
+            log.backend("c.o", &backend(9)).unwrap();
+            let (log, records) = Log::open(&path).unwrap();
+            assert_eq!(log.warning, None, "cut at {cut}: one warning only");
+            assert_eq!(records.backends["c.o"], backend(9), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_loses_only_its_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = filled(dir.path());
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.windows(4).position(|w| w == b"b.o\"").unwrap();
+        bytes[at] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let (log, records) = Log::open(&path).unwrap();
+        assert!(log.warning.unwrap().contains("1 records lost"));
+        assert_eq!(records.backends.len(), 1);
+        assert_eq!(records.backends["a.o"], backend(3));
+    }
+
+    #[test]
+    fn another_version_is_no_state_and_one_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        for text in [encode(&Line::Version(VERSION + 1)), b"garbage\n".to_vec()] {
+            fs::write(&path, text).unwrap();
+            let (log, records) = Log::open(&path).unwrap();
+            assert!(log.warning.unwrap().contains("another version"));
+            assert_eq!(records.count(), 0);
+            assert_eq!(Log::open(&path).unwrap().0.warning, None);
+        }
+    }
+
+    #[test]
+    fn a_long_log_is_rewritten_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = filled(dir.path());
+        let (mut log, _) = Log::open(&path).unwrap();
+        for _ in 0..1100 {
+            log.backend("a.o", &backend(4)).unwrap();
+        }
+        let long = fs::metadata(&path).unwrap().len();
+        let (_, records) = Log::open(&path).unwrap();
+        assert_eq!(records.backends["a.o"], backend(4));
+        assert!(fs::metadata(&path).unwrap().len() < long / 100);
+    }
+}

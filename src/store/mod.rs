@@ -1,0 +1,233 @@
+//! What this tree built from what: digests of files, records of thin links and backends,
+//! one log on disk, one lock against a second run. Must not know who asks, or why.
+
+pub mod digest;
+pub mod files;
+mod log;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+pub use self::digest::{Digest, KeyBuilder};
+pub use self::files::{Facts, Files, Format};
+pub use self::log::{AsmRecord, BackendRecord, Indexed, LinkRecord, ToolRecord};
+use self::log::{Log, Records};
+use crate::error::{Error, Result};
+
+/// The folder, at the top of an object tree, that holds everything but the outputs.
+pub const FOLDER: &str = ".kthinlto";
+
+/// The open state of one object tree. While it lives no other process can open it.
+#[derive(Debug)]
+pub struct Store {
+    tree: PathBuf,
+    /// Digests of the tree's files.
+    pub files: Files,
+    log: Mutex<Log>,
+    asm: Mutex<BTreeMap<Digest, AsmRecord>>,
+    records: Records,
+    _lock: Option<File>,
+}
+
+impl Store {
+    /// Locks and opens the state of the object tree at `tree`; makes it if there is none.
+    pub fn open(tree: &Path) -> Result<Self> {
+        let folder = tree.join(FOLDER);
+        fs::create_dir_all(&folder).map_err(|e| Error::io("make the folder", &folder, e))?;
+        let lock = lock(tree, &folder.join("lock"))?;
+        Ok(Self::with(tree, Log::open(&folder.join("state"))?, Some(lock)))
+    }
+
+    /// Reads the state without a lock, and changes nothing on disk.
+    pub fn peek(tree: &Path) -> Result<Self> {
+        Ok(Self::with(tree, Log::peek(&tree.join(FOLDER).join("state"))?, None))
+    }
+
+    fn with(tree: &Path, (log, mut records): (Log, Records), lock: Option<File>) -> Self {
+        let files = Files::new(tree, std::mem::take(&mut records.files));
+        Store {
+            tree: tree.to_path_buf(),
+            files,
+            log: Mutex::new(log),
+            asm: Mutex::new(std::mem::take(&mut records.asm)),
+            records,
+            _lock: lock,
+        }
+    }
+
+    /// The object tree.
+    pub fn tree(&self) -> &Path {
+        &self.tree
+    }
+
+    /// A sentence for the user where the state file was damaged.
+    pub fn warning(&self) -> Option<String> {
+        self.log().warning.clone()
+    }
+
+    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last thin link that succeeded.
+    pub fn link(&self) -> Option<&LinkRecord> {
+        self.records.link.as_ref()
+    }
+
+    /// Records a thin link.
+    pub fn set_link(&mut self, record: LinkRecord) -> Result<()> {
+        self.log().link(&record)?;
+        self.records.link = Some(record);
+        Ok(())
+    }
+
+    /// The last backend that succeeded for an object.
+    pub fn backend(&self, object: &str) -> Option<&BackendRecord> {
+        self.records.backends.get(object)
+    }
+
+    /// Records a backend.
+    pub fn set_backend(&mut self, object: &str, record: BackendRecord) -> Result<()> {
+        self.log().backend(object, &record)?;
+        self.records.backends.insert(object.to_owned(), record);
+        Ok(())
+    }
+
+    /// All objects that a thin link indexed or a backend compiled.
+    pub fn objects(&self) -> impl Iterator<Item = &str> {
+        let linked = self.records.link.iter().flat_map(|link| &link.modules);
+        let compiled = self.records.backends.keys().map(String::as_str);
+        linked.map(|module| module.object.as_str()).chain(compiled)
+    }
+
+    /// What an output was last made from.
+    pub fn output(&self, name: &str) -> Option<Digest> {
+        self.records.outputs.get(name).copied()
+    }
+
+    /// Records what an output was made from.
+    pub fn set_output(&mut self, name: &str, made_from: Digest) -> Result<()> {
+        self.log().output(name, made_from)?;
+        self.records.outputs.insert(name.to_owned(), made_from);
+        Ok(())
+    }
+
+    /// What is known of a tool under this name.
+    pub fn tool(&self, name: &str) -> Option<&ToolRecord> {
+        self.records.tools.get(name)
+    }
+
+    /// Records a tool.
+    pub fn set_tool(&mut self, name: &str, record: ToolRecord) -> Result<()> {
+        self.log().tool(name, &record)?;
+        self.records.tools.insert(name.to_owned(), record);
+        Ok(())
+    }
+
+    /// What the assembly of the bitcode with this digest includes; `find` is asked once.
+    pub fn asm_includes(
+        &self,
+        bitcode: Digest,
+        find: impl FnOnce() -> Result<AsmRecord>,
+    ) -> Result<AsmRecord> {
+        let known = || self.asm.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(record) = known().get(&bitcode) {
+            return Ok(record.clone());
+        }
+        let record = find()?;
+        self.log().asm(bitcode, &record)?;
+        known().insert(bitcode, record.clone());
+        Ok(record)
+    }
+
+    /// Writes down what was learnt about files.
+    pub fn flush(&self) -> Result<()> {
+        let mut log = self.log();
+        for (name, stamp, facts) in self.files.take_unrecorded() {
+            log.file(&name, stamp, facts)?;
+        }
+        Ok(())
+    }
+}
+
+/// Takes the tree's lock, or says who has it.
+fn lock(tree: &Path, path: &Path) -> Result<File> {
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|e| Error::io("open the lock", path, e))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let read = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
+            let holder = if read { format!(" (process {})", pid.trim()) } else { String::new() };
+            let tree = std::path::absolute(tree).unwrap_or_else(|_| tree.to_path_buf());
+            return Err(Error::Locked { tree, holder });
+        }
+        Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
+    }
+    // Only for the message above: a lock without a number is a lock.
+    let _ = file.set_len(0);
+    let _ = writeln!(file, "{}", std::process::id());
+    Ok(file)
+}
+
+/// Writes a file aside and renames it into place: a reader sees the old or the new one.
+pub fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
+    let fail = |e: io::Error| Error::io("write", path, e);
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    let mut aside = tempfile::Builder::new()
+        .prefix(".tmp_kthinlto")
+        .permissions(fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder.unwrap_or(Path::new(".")))
+        .map_err(fail)?;
+    aside.write_all(bytes).map_err(fail)?;
+    aside.persist(path).map_err(|e| fail(e.error))?;
+    Ok(())
+}
+
+/// Writes a file only if its bytes are not these already; says whether it did.
+pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(false);
+    }
+    write_aside(path, bytes).map(|()| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_run_in_one_tree_is_told_who_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Store::open(dir.path()).unwrap();
+        let error = Store::open(dir.path()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(&format!("(process {})", std::process::id())), "{text}");
+        assert_eq!(error.exit_code(), 6);
+        drop(first);
+        Store::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn an_equal_file_keeps_its_times() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert!(write_if_changed(&path, b"x").unwrap());
+        let before = fs::metadata(&path).unwrap().modified().unwrap();
+        assert!(!write_if_changed(&path, b"x").unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+        assert!(write_if_changed(&path, b"y").unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"y");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left aside");
+    }
+}

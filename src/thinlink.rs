@@ -1,0 +1,197 @@
+//! The thin link: the linker reads all members and writes one index for each bitcode
+//! object. It writes below a scratch folder; only indexes whose bytes changed are then
+//! renamed into place, so that an interrupted or failed link changes nothing and an equal
+//! index keeps its times. Must not know about backends.
+//!
+//! Linker behaviour: lld/ELF/LTO.cpp and `--thinlto-*` options, LLVM 15 to 22.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::backend::flags::named_files;
+use crate::backend::inputs::index_name;
+use crate::error::{Error, Result};
+use crate::exec::process::Invocation;
+use crate::store::{self, Digest, Facts, Indexed, KeyBuilder, LinkRecord, Store};
+use crate::toolchain::Tool;
+
+/// The list of indexed objects, under mainline's name.
+pub const LIST: &str = "vmlinux.thinlto-index";
+/// The members in link order, under mainline's name.
+pub const ORDER: &str = "builtin.order";
+
+/// What a thin link is made from.
+#[derive(Debug)]
+pub struct ThinLink<'a> {
+    /// The linker.
+    pub linker: &'a Tool,
+    /// `KBUILD_LDFLAGS`, as words.
+    pub flags: &'a [String],
+    /// All members in link order, with their content.
+    pub members: &'a [(String, Facts)],
+}
+
+impl ThinLink<'_> {
+    /// Equal keys mean equal indexes. Native members count: they decide which symbols of a
+    /// module are seen from outside.
+    /// Files that the flags name count by content.
+    pub fn key(&self, store: &Store) -> Result<Digest> {
+        let mut key = KeyBuilder::new("kthinlto thin link 1");
+        key.digest(&self.linker.identity);
+        key.field(&(self.flags.len() as u64).to_le_bytes());
+        for flag in self.flags {
+            key.field(flag.as_bytes());
+        }
+        for (name, facts) in self.members {
+            key.field(name.as_bytes()).digest(&facts.digest);
+        }
+        let words: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        for name in named_files(&words, |name| store.files.path(name).is_file()) {
+            key.field(name.as_bytes()).digest(&store.files.facts(&name)?.digest);
+        }
+        Ok(key.finish())
+    }
+
+    /// The linker's command, writing below `scratch`; `response` lists the members.
+    pub fn invocation(
+        &self,
+        tree: &Path,
+        scratch: &str,
+        response: &str,
+        threads: usize,
+    ) -> Invocation {
+        let argv = self.linker.argv.iter().chain(self.flags).cloned().chain([
+            "-r".to_owned(),
+            format!("--threads={threads}"),
+            format!("--thinlto-index-only={scratch}/{LIST}"),
+            "--thinlto-emit-imports-files".to_owned(),
+            format!("--thinlto-prefix-replace=;{scratch}/objects/"),
+            format!("@{response}"),
+        ]);
+        Invocation { argv: argv.collect(), folder: tree.to_path_buf() }
+    }
+}
+
+/// Member names as a response file that lld reads back unchanged (GNU quoting).
+pub fn response_file(members: &[(String, Facts)]) -> String {
+    members.iter().map(|(name, _)| escape(name) + "\n").collect()
+}
+
+fn escape(name: &str) -> String {
+    let special = |c: char| c.is_whitespace() || matches!(c, '\'' | '"' | '\\');
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        if special(c) {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A folder for one thin link's outputs; removed with all that is in it when dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    /// Its name below the tree, as the linker is told it.
+    pub name: String,
+}
+
+impl Scratch {
+    /// Makes an empty one.
+    pub fn new(tree: &Path) -> Result<Self> {
+        let name = format!("{}/link", store::FOLDER);
+        let path = tree.join(&name);
+        match fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &path, e)),
+            _ => {}
+        }
+        fs::create_dir_all(&path).map_err(|e| Error::io("make the folder", &path, e))?;
+        Ok(Scratch { path, name })
+    }
+
+    /// Takes the outputs of a link that succeeded: the indexed modules in link order. An
+    /// index is renamed into place where its bytes are new.
+    pub fn take(&self, store: &Store, members: &[(String, Facts)]) -> Result<Vec<Indexed>> {
+        let list = self.path.join(LIST);
+        let text = fs::read_to_string(&list).map_err(|e| Error::io("read", &list, e))?;
+        let known: HashSet<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+        let prefix = format!("{}/objects/", self.name);
+        let mut modules = Vec::new();
+        for line in text.lines() {
+            let object = line.strip_prefix(&prefix).filter(|name| known.contains(name));
+            let object = object.ok_or_else(|| {
+                let found =
+                    format!("the linker indexed {line}, which is no member of the archives");
+                Error::bad_input(&list, found, "report this with the linker's version")
+            })?;
+            modules.push(self.take_index(store, object)?);
+        }
+        Ok(modules)
+    }
+
+    fn take_index(&self, store: &Store, object: &str) -> Result<Indexed> {
+        let made = self.path.join("objects").join(object);
+        let with = |end: &str| PathBuf::from(format!("{}{end}", made.display()));
+        let (fresh, imports) = (with(".thinlto.bc"), with(".imports"));
+        let bytes = fs::read(&fresh).map_err(|e| Error::io("read", &fresh, e))?;
+        if bytes.is_empty() {
+            // clang would take it, and import nothing, without a word.
+            let remedy = "look for the linker's messages, or free some space";
+            return Err(Error::bad_input(&fresh, "an empty index", remedy));
+        }
+        let imports = fs::read_to_string(&imports).map_err(|e| Error::io("read", &imports, e))?;
+        let name = index_name(object);
+        let index = Digest::of(&bytes);
+        if store.files.find(&name)?.is_none_or(|old| old.digest != index) {
+            let place = store.files.path(&name);
+            fs::rename(&fresh, &place).map_err(|e| Error::io("rename into", &place, e))?;
+            store.files.facts(&name)?;
+        }
+        Ok(Indexed {
+            object: object.to_owned(),
+            index,
+            imports: imports.lines().map(str::to_owned).collect(),
+        })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::debug!("{} stays: {error}", self.path.display());
+        }
+    }
+}
+
+/// Whether the last thin link still holds: the same key, and each index as it was.
+pub fn is_current(store: &Store, key: Digest) -> Result<Option<&LinkRecord>> {
+    let Some(record) = store.link().filter(|record| record.key == key) else {
+        return Ok(None);
+    };
+    for module in &record.modules {
+        let name = index_name(&module.object);
+        if store.files.find(&name)?.is_none_or(|found| found.digest != module.index) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(record))
+}
+
+/// The text of `vmlinux.thinlto-index`: one indexed object a line.
+pub fn list_text(modules: &[Indexed]) -> String {
+    modules.iter().map(|module| format!("{}\n", module.object)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_names_survive_the_response_file() {
+        assert_eq!(escape("a b/c'd\"e\\f.o"), "a\\ b/c\\'d\\\"e\\\\f.o");
+        assert_eq!(escape("arch/x86/a-b_c.o"), "arch/x86/a-b_c.o");
+    }
+}
