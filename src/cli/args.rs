@@ -20,7 +20,12 @@ Exit codes:
 /// Distributed ThinLTO for Linux kernels: archive, thin link, backends, vmlinux.a.
 #[derive(Debug, Parser)]
 #[command(name = "kthinlto", version, after_help = EXIT_CODES, max_term_width = 100)]
-#[command(propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    args_override_self = true,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// Options of all commands.
     #[command(flatten)]

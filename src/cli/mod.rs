@@ -84,7 +84,8 @@ fn verbosity(common: &Common, make: &MakeFlags) -> Verbosity {
     let kbuild_silent = std::env::var("quiet").is_ok_and(|quiet| quiet == "silent_");
     Verbosity {
         silent: common.quiet || make.silent || kbuild_silent,
-        commands: asked.commands || common.verbose > 0,
+        // As `make -n`: what is not run is shown in full.
+        commands: asked.commands || common.verbose > 0 || common.dry_run || make.dry_run,
         reasons: asked.reasons || common.verbose > 1,
     }
 }

@@ -1,0 +1,310 @@
+//! A small object tree in kbuild's shape, compiled by real clang, archived by real llvm-ar:
+//! nested thin archives, `.cmd` files, a head object list, C that imports across modules,
+//! an assembly file, and one module whose inline assembly includes a file.
+
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// Flags of the thin link.
+pub const LDFLAGS: &str = "-m elf_x86_64 -z noexecstack";
+/// Flags of every compile that a backend reads too.
+const CFLAGS: &str = "--target=x86_64-linux-gnu -O2 -fno-PIE -fno-lto -flto=thin -fsplit-lto-unit -fvisibility=hidden";
+
+/// Finds `NAME-22`, then `NAME`: the suffix is Debian's.
+pub fn tool(name: &str) -> String {
+    let suffixed = format!("{name}-22");
+    let found = Command::new(&suffixed).arg("--version").output().is_ok();
+    if found { suffixed } else { name.to_owned() }
+}
+
+/// The modules of the tree: source text by path without its ending. `a` is inlined into all.
+pub fn sources() -> BTreeMap<&'static str, String> {
+    let mut sources = BTreeMap::from([
+        (
+            "init/main",
+            "int shared(int); int use_b(int); int deep(int);\n\
+          int start(int x) { return shared(x) + use_b(x) + deep(x); }\n"
+                .to_owned(),
+        ),
+        ("kernel/a", "int shared(int x) { return x * 3 + 1; }\n".to_owned()),
+        ("kernel/b", "int shared(int); int use_b(int x) { return shared(x) ^ 5; }\n".to_owned()),
+        (
+            "kernel/sub/deep",
+            "int use_b(int); int deep(int x) { return use_b(x) - 7; }\n".to_owned(),
+        ),
+        (
+            "kernel/configs",
+            "__asm__(\".pushsection .rodata\\n.globl config_data\\nconfig_data:\\n\
+          .incbin \\\"kernel/config_data.gz\\\"\\n.popsection\\n\");\n\
+          extern char config_data; char *config(void) { return &config_data; }\n"
+                .to_owned(),
+        ),
+        ("lib/alone", "int alone(int x) { return x + 42; }\n".to_owned()),
+    ]);
+    for n in 0..6 {
+        let text =
+            format!("int shared(int);\nint worker{n}(int x) {{ return shared(x + {n}); }}\n");
+        sources.insert(["lib/w0", "lib/w1", "lib/w2", "lib/w3", "lib/w4", "lib/w5"][n], text);
+    }
+    sources
+}
+
+/// An object tree with its source tree.
+pub struct Tree {
+    dir: TempDir,
+    /// Where objects are, and commands run.
+    pub objects: PathBuf,
+    /// Where sources are.
+    pub sources: PathBuf,
+}
+
+impl Tree {
+    /// Builds a tree with separate folders for objects and sources (`O=`).
+    pub fn new() -> Self {
+        Self::laid_out(|dir| (dir.join("obj"), dir.join("src")))
+    }
+
+    /// Builds a tree with objects beside their sources.
+    pub fn in_tree() -> Self {
+        Self::laid_out(|dir| (dir.join("linux"), dir.join("linux")))
+    }
+
+    fn laid_out(places: impl FnOnce(&Path) -> (PathBuf, PathBuf)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (objects, source_dir) = places(dir.path());
+        let tree = Tree { dir, objects, sources: source_dir };
+        tree.write_source("scripts/head-object-list.txt", "# Head objects\nkernel/head.o\n");
+        tree.write_source("kernel/head.S", ".globl head\nhead: ret\n");
+        for (name, text) in sources() {
+            tree.write_source(&format!("{name}.c"), &text);
+        }
+        tree.write_object("kernel/config_data.gz", "CONFIG_A=y\n");
+        for name in sources().keys() {
+            tree.compile(name, "");
+        }
+        tree.assemble("kernel/head");
+        tree.archive();
+        tree
+    }
+
+    fn write_source(&self, name: &str, text: &str) {
+        write(&self.sources.join(name), text);
+    }
+
+    /// Writes a file of the object tree.
+    pub fn write_object(&self, name: &str, text: &str) {
+        write(&self.objects.join(name), text);
+    }
+
+    /// The source tree as seen from the object tree.
+    pub fn srctree(&self) -> String {
+        self.sources.to_string_lossy().into_owned()
+    }
+
+    /// Replaces a source file and compiles it, as make would.
+    pub fn edit(&self, name: &str, text: &str) {
+        self.write_source(&format!("{name}.c"), text);
+        self.compile(name, "");
+        self.archive();
+    }
+
+    /// The front end: bitcode and its `.cmd` file, as kbuild of 7.2 and later writes it.
+    pub fn compile(&self, name: &str, extra: &str) {
+        let (cc, src) = (tool("clang"), self.sources.join(format!("{name}.c")));
+        let flags = format!("{CFLAGS} {extra} -DKBUILD_MODFILE='\"{name}\"'");
+        let (dir, base) = name.rsplit_once('/').unwrap();
+        fs::create_dir_all(self.objects.join(dir)).unwrap();
+        let command = format!(
+            "{cc} -Wp,-MMD,{dir}/.{base}.o.d -nostdinc -I{0}/include -D__KERNEL__ {flags} -c -o {name}.o {1}",
+            self.srctree(),
+            src.display()
+        );
+        self.shell(&command);
+        let record = format!(
+            "savedcmd_{name}.o := {}\n\nsource_{name}.o := {}\n\ndeps_{name}.o := \\\n\n{name}.o: $(deps_{name}.o)\n\nsaved_c_flags_{name}.o := {flags}\n",
+            command.replace('$', "$$").replace('#', "$(pound)"),
+            src.display(),
+        );
+        write(&self.objects.join(format!("{dir}/.{base}.o.cmd")), &record);
+    }
+
+    fn assemble(&self, name: &str) {
+        let (cc, src) = (tool("clang"), self.sources.join(format!("{name}.S")));
+        self.shell(&format!("{cc} --target=x86_64-linux-gnu -c -o {name}.o {}", src.display()));
+    }
+
+    /// Archives as kbuild makes them: one in each folder, the lower ones flattened into the upper.
+    pub fn archive(&self) {
+        let ar = tool("llvm-ar");
+        let script = format!(
+            "(cd kernel/sub && {ar} cDPrST built-in.a.new deep.o && mv built-in.a.new built-in.a) && \
+             (cd kernel && rm -f built-in.a && {ar} cDPrST built-in.a a.o b.o head.o configs.o sub/built-in.a) && \
+             rm -f built-in.a lib/lib.a && {ar} cDPrST built-in.a init/main.o kernel/built-in.a && \
+             find lib -name '*.o' ! -name '*.thinlto-native.o' -print0 | sort -z | xargs -0 {ar} cDPrST lib/lib.a"
+        );
+        self.shell(&script);
+    }
+
+    /// Runs a shell script in the object tree; it must succeed.
+    pub fn shell(&self, script: &str) -> String {
+        let out =
+            Command::new("sh").args(["-ec", script]).current_dir(&self.objects).output().unwrap();
+        let error = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{script}\n{error}");
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    /// `kthinlto build` with all archives, in the environment that kbuild exports.
+    pub fn kthinlto(&self) -> Command {
+        let mut command = self.bare(&["build", "built-in.a", "lib/lib.a"]);
+        command.arg("-j2");
+        command
+    }
+
+    /// `kthinlto` with these arguments.
+    pub fn bare(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kthinlto"));
+        command.args(arguments).current_dir(&self.objects).stdin(Stdio::null());
+        for name in
+            ["MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KBUILD_VERBOSE", "quiet", "CARGO_MAKEFLAGS"]
+        {
+            command.env_remove(name);
+        }
+        command
+            .env("CC", tool("clang"))
+            .env("LD", tool("ld.lld"))
+            .env("KBUILD_LDFLAGS", LDFLAGS)
+            .env("srctree", self.srctree());
+        command
+    }
+
+    /// Builds; it must succeed.
+    pub fn build(&self) -> String {
+        good(self.kthinlto())
+    }
+
+    /// Everything that the stage makes, by name.
+    pub fn outputs(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        collect(&self.objects, &self.objects, &mut found);
+        found
+    }
+
+    /// The same outputs made by hand, as mainline's makefiles do it, in a copy of the tree.
+    pub fn mainline(&self) -> BTreeMap<String, Vec<u8>> {
+        let copy = self.copy();
+        let (ar, ld, cc) = (tool("llvm-ar"), tool("ld.lld"), tool("clang"));
+        let list = self.sources.join("scripts/head-object-list.txt");
+        let script = format!(
+            "rm -rf .kthinlto; find . -name '*.thinlto*' -delete; rm -f vmlinux.a built-in-fixup.a
+             {ar} cDPrST built-in-fixup.a built-in.a lib/lib.a
+             {ar} mPi $({ar} t built-in-fixup.a | sed -n 1p) built-in-fixup.a $({ar} t built-in-fixup.a | grep -F -f {list})
+             {ar} t built-in-fixup.a > builtin.order
+             {ld} {LDFLAGS} -r --thinlto-index-only=vmlinux.thinlto-index @builtin.order
+             while read -r o; do
+               record=$(dirname $o)/.$(basename $o).cmd
+               flags=$(sed -n '/saved_c_flags_/s/.*:= //p' $record)
+               n=${{o%.o}}.thinlto-native.o
+               eval \"{cc} $flags -x ir -fno-lto -Wno-unused-command-line-argument -fthinlto-index=$o.thinlto.bc -c -o $n $o\"
+             done < vmlinux.thinlto-index
+             while read -r o; do
+               if grep -Fqx $o vmlinux.thinlto-index; then echo ${{o%.o}}.thinlto-native.o; else echo $o; fi
+             done < builtin.order | xargs {ar} cDPrS --thin vmlinux.a",
+            list = list.display()
+        );
+        let out =
+            Command::new("sh").args(["-ec", &script]).current_dir(copy.path()).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let mut found = BTreeMap::new();
+        collect(copy.path(), copy.path(), &mut found);
+        found
+    }
+
+    fn copy(&self) -> TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        let from = format!("{}/.", self.objects.display());
+        let done = Command::new("cp").args(["-a", &from]).arg(copy.path()).status().unwrap();
+        assert!(done.success());
+        copy
+    }
+
+    /// A wrapper around a program that appends a line to a log each time; returns its path.
+    pub fn counting(&self, program: &str) -> String {
+        let log = self.log(program);
+        self.script(
+            &format!("count-{program}"),
+            &format!("echo \"$*\" >> {}\nexec {program} \"$@\"", log.display()),
+        )
+    }
+
+    fn log(&self, program: &str) -> PathBuf {
+        self.dir.path().join(format!("{program}.log"))
+    }
+
+    /// How often a counting wrapper was called, but for `--version`; the log starts anew.
+    pub fn calls(&self, program: &str) -> usize {
+        let text = fs::read_to_string(self.log(program)).unwrap_or_default();
+        let _ = fs::remove_file(self.log(program));
+        text.lines().filter(|line| *line != "--version").count()
+    }
+
+    /// An executable shell script outside of the tree; returns its path.
+    pub fn script(&self, name: &str, body: &str) -> String {
+        let path = self.dir.path().join(name);
+        write(&path, &format!("#!/bin/sh\n{body}\n"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_string_lossy().into_owned()
+    }
+
+    /// A folder for the test's own files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn collect(root: &Path, dir: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+        let ours = name.contains(".thinlto") && !name.ends_with(".cmd");
+        let top = ["vmlinux.a", "built-in-fixup.a", "builtin.order", "vmlinux.thinlto-index"];
+        if path.is_dir() && name != ".kthinlto" {
+            collect(root, &path, found);
+        } else if ours || top.contains(&name.as_str()) {
+            found.insert(name, fs::read(&path).unwrap());
+        }
+    }
+}
+
+/// Runs a command that must succeed; returns its standard output.
+pub fn good(mut command: Command) -> String {
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{:?}\n{}{}", command, text(&out.stdout), text(&out.stderr));
+    text(&out.stdout)
+}
+
+/// Runs a command that must fail with this code and say this.
+pub fn bad(mut command: Command, code: i32, says: &str) -> Output {
+    let out = command.output().unwrap();
+    let error = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(code), "{command:?}\n{}{error}", text(&out.stdout));
+    assert!(error.contains(says), "no `{says}` in: {error}");
+    out
+}
+
+/// Bytes as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

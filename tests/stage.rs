@@ -1,0 +1,242 @@
+//! The stage through the real program on a small tree: the same bytes as mainline's
+//! commands, nothing done twice, and kbuild's manners.
+
+mod common;
+
+use std::fs;
+
+use common::{Tree, good, text, tool};
+
+#[test]
+fn all_bytes_are_mainlines() {
+    let tree = Tree::new();
+    tree.build();
+    let (ours, theirs) = (tree.outputs(), tree.mainline());
+    assert!(ours.len() == 28, "{:?}", ours.keys());
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    for (name, bytes) in &ours {
+        assert_eq!(bytes, &theirs[name], "{name}");
+    }
+}
+
+#[test]
+fn head_objects_come_first() {
+    let tree = Tree::new();
+    tree.build();
+    let order = fs::read_to_string(tree.objects.join("builtin.order")).unwrap();
+    assert_eq!(order.lines().next(), Some("kernel/head.o"));
+}
+
+#[test]
+fn an_in_tree_build_is_the_same() {
+    let tree = Tree::in_tree();
+    tree.build();
+    assert_eq!(tree.outputs(), tree.mainline());
+}
+
+#[test]
+fn flags_derived_from_the_command_give_the_same_objects() {
+    for command in ["savedcmd_", "cmd_"] {
+        let tree = Tree::new();
+        let want = tree.mainline();
+        // As kernels before 7.2 leave their records: no saved_c_flags_, before 6.4 `cmd_`.
+        tree.shell(&format!(
+            "find . -name '.*.o.cmd' -exec sed -i '/^saved_c_flags_/d; s/^savedcmd_/{command}/' {{}} +"
+        ));
+        tree.build();
+        assert_eq!(tree.outputs(), want);
+    }
+}
+
+#[test]
+fn a_second_build_starts_nothing() {
+    let tree = Tree::new();
+    let (cc, ld) = (tree.counting(&tool("clang")), tree.counting(&tool("ld.lld")));
+    let build = || {
+        let mut command = tree.kthinlto();
+        command.env("CC", &cc).env("LD", &ld);
+        good(command)
+    };
+    build();
+    let modules = fs::read_to_string(tree.objects.join("vmlinux.thinlto-index")).unwrap();
+    assert_eq!(tree.calls(&tool("clang")), modules.lines().count());
+    assert_eq!(tree.calls(&tool("ld.lld")), 1);
+    let before = tree.shell("stat -c '%n %y' vmlinux.a builtin.order kernel/*.thinlto*");
+    assert!(build().contains("12 up to date, 0 rebuilt"));
+    assert_eq!((tree.calls(&tool("clang")), tree.calls(&tool("ld.lld"))), (0, 0));
+    assert_eq!(tree.shell("stat -c '%n %y' vmlinux.a builtin.order kernel/*.thinlto*"), before);
+}
+
+#[test]
+fn touched_files_with_the_same_bytes_start_nothing() {
+    let tree = Tree::new();
+    tree.build();
+    tree.shell("touch built-in.a kernel/*.o kernel/*.thinlto.bc init/.main.o.cmd");
+    assert!(tree.build().contains("12 up to date, 0 rebuilt"));
+}
+
+#[test]
+fn vmlinux_a_is_new_when_only_an_object_changed() {
+    // The archive's own bytes may stay the same: make goes by its time.
+    let tree = Tree::new();
+    tree.build();
+    let stamp = || tree.shell("stat -c %y vmlinux.a");
+    let before = stamp();
+    tree.edit("lib/alone", "int alone(int x) { return x + 43; }\n");
+    assert!(tree.build().contains("11 up to date, 1 rebuilt"));
+    assert_ne!(stamp(), before);
+    assert_eq!(tree.outputs(), tree.mainline());
+}
+
+#[test]
+fn lines_are_kbuilds() {
+    let tree = Tree::new();
+    let lines = tree.build();
+    for line in [
+        "  AR      built-in-fixup.a\n",
+        "  GEN     builtin.order\n",
+        "  LD      vmlinux.thinlto-index\n",
+        "  CC      kernel/a.thinlto-native.o\n",
+        "  AR      vmlinux.a\n",
+    ] {
+        assert!(lines.contains(line), "{line} not in {lines}");
+    }
+}
+
+#[test]
+fn verbose_lines_can_be_run_by_hand_and_reasons_name_the_cause() {
+    let tree = Tree::new();
+    tree.build();
+    let native = tree.objects.join("kernel/a.thinlto-native.o");
+    let want = fs::read(&native).unwrap();
+    fs::remove_file(&native).unwrap();
+    let mut verbose = tree.kthinlto();
+    verbose.env("KBUILD_VERBOSE", "12");
+    let lines = good(verbose);
+    let due =
+        "# CC      kernel/a.thinlto-native.o - due to kernel/a.thinlto-native.o, which is gone";
+    let at = lines.find(due).unwrap_or_else(|| panic!("{lines}"));
+    let command = lines[at..].lines().nth(1).unwrap();
+    fs::remove_file(&native).unwrap();
+    tree.shell(command);
+    assert_eq!(fs::read(&native).unwrap(), want);
+    // The .cmd file records the same command.
+    let record = fs::read_to_string(tree.objects.join("kernel/.a.thinlto-native.o.cmd")).unwrap();
+    assert_eq!(record, format!("savedcmd_kernel/a.thinlto-native.o := {}\n", command.trim()));
+}
+
+#[test]
+fn silence_is_silent() {
+    for (name, value) in [("MAKEFLAGS", "s"), ("quiet", "silent_")] {
+        let tree = Tree::new();
+        let mut command = tree.kthinlto();
+        command.env(name, value);
+        let out = command.output().unwrap();
+        assert!(out.status.success());
+        assert_eq!((text(&out.stdout), text(&out.stderr)), (String::new(), String::new()));
+    }
+}
+
+#[test]
+fn a_dry_run_runs_nothing_and_writes_nothing() {
+    let tree = Tree::new();
+    let ls = || tree.shell("find . | sort");
+    let before = ls();
+    let mut command = tree.kthinlto();
+    command.env("MAKEFLAGS", "n");
+    assert!(good(command).contains("--thinlto-index-only="));
+    assert_eq!(ls(), before);
+    tree.build();
+    fs::remove_file(tree.objects.join("kernel/a.thinlto-native.o")).unwrap();
+    let before = ls();
+    let mut command = tree.kthinlto();
+    command.arg("-n");
+    let lines = good(command);
+    assert!(lines.contains("# CC      kernel/a.thinlto-native.o\n  clang"), "{lines}");
+    assert_eq!(lines.matches("# CC ").count(), 1);
+    assert_eq!(ls(), before);
+}
+
+#[test]
+fn keep_going_compiles_all_that_can_be_compiled() {
+    let tree = Tree::new();
+    let cc = tree.script(
+        "cc",
+        &format!(
+            "case \"$*\" in *kernel/a.o|*lib/w0.o) echo broken >&2; exit 1;; esac\nexec {} \"$@\"",
+            tool("clang")
+        ),
+    );
+    let natives = || tree.shell("find . -name '*.thinlto-native.o' | wc -l").trim().to_owned();
+    let mut command = tree.kthinlto();
+    command.env("CC", &cc).env("MAKEFLAGS", "k").arg("-j1");
+    let out = common::bad(command, 1, "2 of 12 backends failed");
+    assert_eq!(text(&out.stderr).matches("broken\n").count(), 2);
+    assert_eq!(natives(), "10");
+    assert!(!tree.objects.join("vmlinux.a").exists());
+    // Without -k it stops at the first.
+    let fresh = Tree::new();
+    let mut command = fresh.kthinlto();
+    command.env("CC", &cc).arg("-j1");
+    common::bad(command, 1, "1 of 12 backends failed");
+}
+
+#[test]
+fn warnings_come_whole() {
+    let tree = Tree::new();
+    let body = format!(
+        "for i in 1 2 3 4 5; do echo \"$$ line $i\" >&2; sleep 0.01; done\nexec {} \"$@\"",
+        tool("clang")
+    );
+    let cc = tree.script("cc", &body);
+    let mut command = tree.kthinlto();
+    command.env("CC", &cc).arg("-j8");
+    let out = command.output().unwrap();
+    assert!(out.status.success());
+    let error = text(&out.stderr);
+    let lines: Vec<&str> = error.lines().filter(|line| line.contains(" line ")).collect();
+    assert!(lines.len() >= 60, "{error}");
+    for group in lines.chunks(5) {
+        let process = group[0].split(' ').next().unwrap();
+        for (at, line) in group.iter().enumerate() {
+            assert_eq!(*line, format!("{process} line {}", at + 1));
+        }
+    }
+}
+
+#[test]
+fn clean_leaves_the_tree_as_it_was() {
+    let tree = Tree::new();
+    let ls = || tree.shell("find . | sort");
+    let before = ls();
+    tree.build();
+    good(tree.bare(&["clean"]));
+    assert_eq!(ls(), before);
+    assert!(good(tree.bare(&["clean"])).contains("nothing to clean"));
+}
+
+#[test]
+fn names_with_blanks_and_quotes_work() {
+    let tree = Tree::new();
+    let odd = "lib/an 'odd' na\"me\\x";
+    fs::write(
+        tree.sources.join(format!("{odd}.c")),
+        "int shared(int);\nint odd(int x) { return shared(x); }\n",
+    )
+    .unwrap();
+    let (cc, source) = (tool("clang"), tree.sources.join(format!("{odd}.c")));
+    let words = [&cc, "--target=x86_64-linux-gnu", "-flto=thin", "-fsplit-lto-unit", "-c", "-o"];
+    let command = shell_words::join(
+        words.iter().copied().chain([format!("{odd}.o").as_str(), source.to_str().unwrap()]),
+    );
+    tree.shell(&command);
+    fs::write(
+        tree.objects.join("lib/.an 'odd' na\"me\\x.o.cmd"),
+        format!("savedcmd_x := {command}\n"),
+    )
+    .unwrap();
+    tree.archive();
+    assert!(tree.build().contains("13 modules: 0 up to date, 13 rebuilt"));
+    assert!(tree.objects.join(format!("{odd}.thinlto-native.o")).exists());
+    assert!(tree.build().contains("13 up to date"));
+}
