@@ -29,7 +29,7 @@ pub enum Error {
     },
 
     /// An archive lists a member that is not there.
-    #[error("{} lists {}, which does not exist; build it again with make", archive.display(), member.display())]
+    #[error("{} has {} as a member, which does not exist; build it again with make", archive.display(), member.display())]
     MissingMember {
         /// The archive.
         archive: PathBuf,

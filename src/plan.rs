@@ -2,16 +2,16 @@
 //! last run, and its output with what that run wrote. Must not know processes.
 
 use crate::backend::command::native_name;
-use crate::backend::inputs::{self, Common, Inputs, Module};
+use crate::backend::inputs::{self, Common, Inputs};
 use crate::error::Result;
 use crate::parallel;
-use crate::store::{BackendRecord, Digest, Store};
+use crate::store::{BackendRecord, Digest, Indexed, Store};
 
 /// One backend, and whether it has to run.
 #[derive(Debug)]
 pub struct Planned {
-    /// What it compiles.
-    pub module: Module,
+    /// The bitcode object that it compiles.
+    pub object: String,
     /// All that its output is made from.
     pub inputs: Inputs,
     /// Key of the inputs.
@@ -26,19 +26,18 @@ pub struct Planned {
 pub fn plan(
     store: &Store,
     common: &Common,
-    modules: &[Module],
+    modules: &[Indexed],
     threads: usize,
 ) -> Result<Vec<Planned>> {
     parallel::map(threads, modules, |module| plan_one(store, common, module)).into_iter().collect()
 }
 
-fn plan_one(store: &Store, common: &Common, module: &Module) -> Result<Planned> {
+fn plan_one(store: &Store, common: &Common, module: &Indexed) -> Result<Planned> {
     let inputs = inputs::walk(store, common, module)?;
     let key = inputs.key();
-    let object = &module.indexed.object;
-    let size = store.files.facts(object)?.size;
-    let why = why(store, object, &inputs, key)?;
-    Ok(Planned { module: module.clone(), inputs, key, size, why })
+    let size = store.files.facts(&module.object)?.size;
+    let why = why(store, &module.object, &inputs, key)?;
+    Ok(Planned { object: module.object.clone(), inputs, key, size, why })
 }
 
 fn why(store: &Store, object: &str, inputs: &Inputs, key: Digest) -> Result<Option<String>> {

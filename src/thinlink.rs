@@ -148,7 +148,7 @@ impl Scratch {
         if store.files.find(&name)?.is_none_or(|old| old.digest != index) {
             let place = store.files.path(&name);
             fs::rename(&fresh, &place).map_err(|e| Error::io("rename into", &place, e))?;
-            store.files.facts(&name)?;
+            store.files.find_again(&name)?;
         }
         Ok(Indexed {
             object: object.to_owned(),

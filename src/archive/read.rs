@@ -23,8 +23,8 @@ const REGULAR: &[u8] = b"!<arch>\n";
 /// Flattens `archives` (paths relative to `tree`, or absolute) into member names
 /// relative to `tree`, in the order in which `llvm-ar cDPrST` would store them.
 ///
-/// Each member is checked to exist. Regular archives are refused: their members are
-/// not files that a backend could compile.
+/// A member whose name ends in `.a` is an archive, as in kbuild; others are not opened here.
+/// Regular archives are refused: their members are not files that a backend could compile.
 pub fn flatten(tree: &Path, archives: &[PathBuf]) -> Result<Vec<String>> {
     let base = std::path::absolute(tree).map_err(|e| Error::io("resolve", tree, e))?;
     let mut members = Vec::new();
@@ -52,18 +52,13 @@ fn flatten_one(
     for name in member_names(&bytes, shown)? {
         let member = normalize(&folder.join(&name));
         let relative = relative_to(&member, base);
-        match first_bytes(&member) {
-            Some(magic) if magic == THIN => {
-                flatten_one(base, &member, Path::new(&relative), depth + 1, members)?;
-            }
-            Some(magic) if magic == REGULAR => return Err(regular(Path::new(&relative))),
-            Some(_) => members.push(relative),
-            None => {
-                return Err(Error::MissingMember {
-                    archive: shown.to_path_buf(),
-                    member: PathBuf::from(relative),
-                });
-            }
+        if !relative.ends_with(".a") {
+            members.push(relative);
+        } else if member.is_file() {
+            flatten_one(base, &member, Path::new(&relative), depth + 1, members)?;
+        } else {
+            let archive = shown.to_path_buf();
+            return Err(Error::MissingMember { archive, member: relative.into() });
         }
     }
     Ok(())
@@ -104,18 +99,6 @@ fn regular(shown: &Path) -> Error {
         "a regular archive, whose members are not files",
         "kbuild makes thin ones (`ar cDPrST`); build it again with make",
     )
-}
-
-/// The first eight bytes of a regular file; `None` where there is no such file.
-fn first_bytes(path: &Path) -> Option<Vec<u8>> {
-    use std::io::Read;
-    let file = fs::File::open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut magic = Vec::with_capacity(8);
-    file.take(8).read_to_end(&mut magic).ok()?;
-    Some(magic)
 }
 
 /// Removes `.` and resolves `..` by text alone, as LLVM's `remove_dots` does.
@@ -176,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_member_is_named() {
+    fn a_missing_archive_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "built-in.a", &["gone.o"]);
+        write(dir.path(), "built-in.a", &["gone.a"]);
         let error = flatten(dir.path(), &["built-in.a".into()]).unwrap_err();
         assert!(matches!(&error, Error::MissingMember { .. }), "{error}");
-        assert!(error.to_string().contains("gone.o"), "{error}");
+        assert!(error.to_string().contains("gone.a"), "{error}");
     }
 
     #[test]

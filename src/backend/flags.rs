@@ -116,7 +116,7 @@ pub fn include_folders(flags: &[String]) -> Vec<&str> {
     found
 }
 
-/// Files that flags name: any word, or part after a `=` or `,`, that leads to a file. Taken
+/// Files that flags name: any value, or part after a `=` or `,`, that leads to a file. Taken
 /// wide on purpose: profiles, lists, plugins and response files have many spellings, and an
 /// input too many costs one digest.
 pub fn named_files(flags: &[&str], is_file: impl Fn(&str) -> bool) -> Vec<String> {
@@ -124,7 +124,8 @@ pub fn named_files(flags: &[&str], is_file: impl Fn(&str) -> bool) -> Vec<String
     for word in flags {
         let pieces = word.match_indices(['=', ',']).map(|(at, _)| &word[at + 1..]);
         let response = word.strip_prefix('@');
-        for piece in pieces.chain([*word]).chain(response) {
+        let whole = Some(*word).filter(|word| !word.starts_with('-'));
+        for piece in pieces.chain(whole).chain(response) {
             let known = found.iter().any(|name: &String| name == piece);
             if !piece.is_empty() && !known && is_file(piece) {
                 found.push(piece.to_owned());

@@ -7,24 +7,24 @@ use crate::bitcode::asm::{self, Includes};
 use crate::error::{Error, Result};
 use crate::store::{AsmRecord, Digest, Format, Indexed, KeyBuilder, Store};
 
-use super::flags::{self, Flags};
-
-/// One module to compile.
-#[derive(Debug, Clone)]
-pub struct Module {
-    /// Object, index and imports, as the thin link gave them.
-    pub indexed: Indexed,
-    /// Flags from the front end's record.
-    pub flags: Flags,
-}
+use super::flagset::{self, FlagSets};
 
 /// What all backends of a run have in common.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Common {
     /// Identity of the compiler: its program, libraries, configuration.
-    pub compiler: Digest,
+    compiler: Digest,
     /// Digest of the environment that clang reads.
-    pub environment: Digest,
+    environment: Digest,
+    /// Sets of flags, resolved once in a run.
+    sets: FlagSets,
+}
+
+impl Common {
+    /// Takes the compiler's identity and looks at the environment.
+    pub fn new(compiler: Digest) -> Self {
+        Common { compiler, environment: environment(), sets: FlagSets::default() }
+    }
 }
 
 /// One input: what it is, and a digest of its content.
@@ -86,7 +86,7 @@ const ENVIRONMENT: [&str; 12] = [
 ];
 
 /// Digest of the environment that clang reads.
-pub fn environment() -> Digest {
+fn environment() -> Digest {
     let mut key = KeyBuilder::new("kthinlto environment 1");
     for name in ENVIRONMENT {
         if let Some(value) = std::env::var_os(name) {
@@ -97,8 +97,8 @@ pub fn environment() -> Digest {
 }
 
 /// Walks all inputs of one backend.
-pub fn walk(store: &Store, common: &Common, module: &Module) -> Result<Inputs> {
-    let object = &module.indexed.object;
+pub fn walk(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> {
+    let object = &module.object;
     let bitcode = store.files.facts(object)?;
     if bitcode.format != Format::Bitcode {
         let found = "no bitcode, though the thin link indexed it";
@@ -106,46 +106,30 @@ pub fn walk(store: &Store, common: &Common, module: &Module) -> Result<Inputs> {
     }
     let included = store.asm_includes(bitcode.digest, || asm_record(store, object))?;
     let with_folders = included.unknown || !included.files.is_empty();
-    let effective = flags::effective(&module.flags.words, with_folders);
+    let flags = common.sets.of(store, object)?;
 
-    let mut inputs = Inputs {
-        unknown: included.unknown || uses_other_assembler(&effective),
-        ..Inputs::default()
-    };
+    let mut inputs =
+        Inputs { unknown: included.unknown || flags.other_assembler, ..Inputs::default() };
     inputs.add("compiler", common.compiler);
     inputs.add("environment", common.environment);
-    inputs.add("flags", flags_digest(&effective));
+    inputs.add("flags", if with_folders { flags.with_folders } else { flags.plain });
+    inputs.files.push(flagset::record_of(object));
     inputs.add_file("bitcode", object, bitcode.digest);
     let index = index_name(object);
     inputs.add_file("index", &index, store.files.facts(&index)?.digest);
-    for import in &module.indexed.imports {
+    for import in &module.imports {
         inputs.add_file("import", import, store.files.facts(import)?.digest);
     }
-    for name in flags::named_files(&effective, |name| store.files.path(name).is_file()) {
-        inputs.add_file("file named by a flag", &name, store.files.facts(&name)?.digest);
+    for name in &flags.named {
+        inputs.add_file("file named by a flag", name, store.files.facts(name)?.digest);
     }
-    let folders = flags::include_folders(&module.flags.words);
-    add_asm_files(store, &folders, &included.files, 0, &mut inputs)?;
+    add_asm_files(store, &flags.folders, &included.files, 0, &mut inputs)?;
     Ok(inputs)
 }
 
 /// Name of the index beside a bitcode object (lld's, LLVM 7 and later).
 pub fn index_name(object: &str) -> String {
     format!("{object}.thinlto.bc")
-}
-
-fn flags_digest(effective: &[&str]) -> Digest {
-    let mut key = KeyBuilder::new("kthinlto flags 1");
-    for word in effective {
-        key.field(word.as_bytes());
-    }
-    key.finish()
-}
-
-/// An assembler outside clang is a program that no key covers.
-fn uses_other_assembler(flags: &[&str]) -> bool {
-    let last = flags.iter().rev().find(|flag| flag.ends_with("integrated-as"));
-    last.is_some_and(|flag| flag.contains("no-integrated-as"))
 }
 
 fn asm_record(store: &Store, object: &str) -> Result<AsmRecord> {
@@ -165,7 +149,7 @@ const MAX_DEPTH: usize = 16;
 /// below each folder. Places where it is looked for in vain are inputs too.
 fn add_asm_files(
     store: &Store,
-    folders: &[&str],
+    folders: &[String],
     names: &[String],
     depth: usize,
     inputs: &mut Inputs,

@@ -3,4 +3,5 @@
 
 pub mod command;
 pub mod flags;
+pub mod flagset;
 pub mod inputs;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::{Settings, Stage};
 use crate::backend::command::{aside_name, check_native, invocation, native_name, recorded_text};
+use crate::backend::flags::{self, Flags};
 use crate::error::{Error, Result, describe_status};
 use crate::exec::process::{Invocation, Outcome};
 use crate::exec::run::Work;
@@ -20,8 +21,13 @@ use crate::toolchain::Tool;
 impl Stage<'_> {
     /// Runs those that have to run; returns how many.
     pub(super) fn run_backends(&mut self, compiler: &Tool, planned: Vec<Planned>) -> Result<usize> {
-        let mut jobs: Vec<Planned> = planned.into_iter().filter(|p| p.why.is_some()).collect();
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.size));
+        let tree = &self.settings.tree;
+        let jobs = planned
+            .into_iter()
+            .filter(|planned| planned.why.is_some())
+            .map(|planned| Ok(Job { flags: flags::recorded(tree, &planned.object)?, planned }));
+        let mut jobs: Vec<Job> = jobs.collect::<Result<_>>()?;
+        jobs.sort_by_key(|job| std::cmp::Reverse(job.planned.size));
         let total = jobs.len();
         if self.settings.dry_run {
             jobs.iter().for_each(|job| announce(self.listener, compiler, job));
@@ -48,13 +54,19 @@ impl Stage<'_> {
     }
 }
 
-fn announce(listener: &mut dyn Listener, compiler: &Tool, job: &Planned) {
-    let object = &job.module.indexed.object;
+/// A backend that has to run, and its flags.
+struct Job {
+    planned: Planned,
+    flags: Flags,
+}
+
+fn announce(listener: &mut dyn Listener, compiler: &Tool, job: &Job) {
+    let object = &job.planned.object;
     listener.on(&Event::Step {
         verb: "CC",
         target: &native_name(object),
-        command: &recorded_text(&compiler.text, &job.module.flags, object),
-        why: job.why.as_deref().unwrap_or_default(),
+        command: &recorded_text(&compiler.text, &job.flags, object),
+        why: job.planned.why.as_deref().unwrap_or_default(),
     });
 }
 
@@ -63,7 +75,7 @@ struct Backends<'a> {
     store: &'a mut Store,
     listener: &'a mut dyn Listener,
     compiler: &'a Tool,
-    jobs: Vec<Planned>,
+    jobs: Vec<Job>,
     next: usize,
     in_flight: BTreeSet<usize>,
 }
@@ -75,11 +87,11 @@ impl Work for Backends<'_> {
         self.next += 1;
         self.in_flight.insert(number);
         announce(self.listener, self.compiler, job);
-        let object = &job.module.indexed.object;
+        let object = &job.planned.object;
         let aside = aside_name(&native_name(object));
         // One that a killed run left must not be taken for this one's.
         remove_file(&self.settings.tree, &aside);
-        let (argv, flags) = (&self.compiler.argv, &job.module.flags);
+        let (argv, flags) = (&self.compiler.argv, &job.flags);
         Some((number, invocation(argv, flags, object, &aside, &self.settings.tree)))
     }
 
@@ -94,7 +106,7 @@ impl Work for Backends<'_> {
         match self.judge(job, outcome) {
             Ok(()) => self.accept(number).map(|()| true),
             Err(sentence) => {
-                let object = &job.module.indexed.object;
+                let object = &job.planned.object;
                 remove_aside(&self.settings.tree, &aside_name(&native_name(object)));
                 self.listener.on(&Event::Failure(&sentence));
                 Ok(false)
@@ -105,8 +117,8 @@ impl Work for Backends<'_> {
 
 impl Backends<'_> {
     /// Whether a backend's result may be used. An `Err` is the sentence that says why not.
-    fn judge(&self, job: &Planned, outcome: io::Result<Outcome>) -> Result<(), String> {
-        let object = &job.module.indexed.object;
+    fn judge(&self, job: &Job, outcome: io::Result<Outcome>) -> Result<(), String> {
+        let object = &job.planned.object;
         let compiler = &self.compiler.text;
         let outcome = outcome
             .map_err(|e| format!("cannot run the compiler `{compiler}` for {object}: {e}"))?;
@@ -125,7 +137,7 @@ impl Backends<'_> {
                  its messages are above, and the old native object was kept"
             )
         })?;
-        match job.inputs.files.iter().find(|name| !self.store.files.is_unchanged(name)) {
+        match job.planned.inputs.files.iter().find(|name| !self.store.files.is_unchanged(name)) {
             Some(name) => {
                 Err(format!("{name} changed while the backend of {object} read it; run again"))
             }
@@ -136,17 +148,18 @@ impl Backends<'_> {
     /// Puts a good result in its place and on record.
     fn accept(&mut self, number: usize) -> Result<()> {
         let job = &self.jobs[number];
-        let (tree, object) = (&self.settings.tree, &job.module.indexed.object);
+        let (tree, object) = (&self.settings.tree, &job.planned.object);
         let native = native_name(object);
         let (aside, place) = (tree.join(aside_name(&native)), tree.join(&native));
         fs::rename(&aside, &place).map_err(|e| Error::io("rename into", &native, e))?;
-        let text = recorded_text(&self.compiler.text, &job.module.flags, object);
+        let text = recorded_text(&self.compiler.text, &job.flags, object);
         let record = tree.join(cmd_file::path_for(Path::new(&native)));
         write_if_changed(&record, cmd_file::render(&native, &text).as_bytes())?;
+        self.store.files.find_again(&native)?;
         let record = BackendRecord {
-            key: job.key,
+            key: job.planned.key,
             output: self.store.files.facts(&native)?.digest,
-            inputs: recorded_inputs(&job.inputs),
+            inputs: recorded_inputs(&job.planned.inputs),
         };
         self.store.set_backend(object, record)
     }
@@ -156,7 +169,7 @@ impl Drop for Backends<'_> {
     /// What was cut short leaves nothing behind.
     fn drop(&mut self) {
         for number in &self.in_flight {
-            let object = &self.jobs[*number].module.indexed.object;
+            let object = &self.jobs[*number].planned.object;
             remove_aside(&self.settings.tree, &aside_name(&native_name(object)));
         }
     }

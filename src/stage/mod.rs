@@ -5,11 +5,11 @@ mod archives;
 mod backends;
 mod link;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::backend::flags;
-use crate::backend::inputs::{self, Common, Module};
+use crate::backend::inputs::Common;
 use crate::error::{Error, Result};
 use crate::exec::interrupt::Interrupts;
 use crate::exec::run::Runner;
@@ -121,9 +121,20 @@ impl Stage<'_> {
     /// Reads what every member holds.
     fn members(&self, names: Vec<String>) -> Result<Vec<Member>> {
         let files = &self.store.files;
-        let facts = parallel::map(self.threads, &names, |name| files.facts(name));
-        let facts: Result<Vec<Facts>> = facts.into_iter().collect();
-        Ok(names.into_iter().zip(facts?).collect())
+        let facts = parallel::map(self.threads, &names, |name| files.find(name));
+        let members = names.into_iter().zip(facts).map(|(name, facts)| match facts? {
+            Some(facts) if facts.format == Format::Archive => {
+                let found = "an archive whose name does not end in .a";
+                Err(Error::bad_input(name, found, "name it as kbuild does"))
+            }
+            Some(facts) => Ok((name, facts)),
+            None => {
+                let archives = self.settings.archives.iter().map(|a| a.to_string_lossy());
+                let archive = archives.collect::<Vec<_>>().join(", ").into();
+                Err(Error::MissingMember { archive, member: name.into() })
+            }
+        });
+        members.collect()
     }
 
     /// Plans and runs the backends; returns how many ran.
@@ -132,13 +143,10 @@ impl Stage<'_> {
             return Ok(0);
         };
         let compiler = self.compiler(&first.object)?;
-        let common = Common { compiler: compiler.identity, environment: inputs::environment() };
+        let common = Common::new(compiler.identity);
         let held = self.slots.try_acquire_up_to(cores());
         self.threads = held.len().max(1);
-        let tree = &self.settings.tree;
-        let modules = parallel::map(self.threads, indexed, |indexed| module(tree, indexed));
-        let modules: Vec<Module> = modules.into_iter().collect::<Result<_>>()?;
-        let planned = plan::plan(&self.store, &common, &modules, self.threads)?;
+        let planned = plan::plan(&self.store, &common, indexed, self.threads)?;
         drop(held);
         self.check_interrupt()?;
         self.run_backends(&compiler, planned)
@@ -163,8 +171,4 @@ impl Stage<'_> {
     fn check_interrupt(&self) -> Result<()> {
         self.interrupts.signal().map_or(Ok(()), |signal| Err(Error::Interrupted(signal)))
     }
-}
-
-fn module(tree: &Path, indexed: &Indexed) -> Result<Module> {
-    Ok(Module { flags: flags::recorded(tree, &indexed.object)?, indexed: indexed.clone() })
 }

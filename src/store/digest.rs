@@ -44,13 +44,20 @@ impl FromStr for Digest {
 }
 
 impl Serialize for Digest {
+    /// Hexadecimal for people, 32 bytes in a binary format.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(blake3::Hash::from(self.0).to_hex().as_str())
+        match serializer.is_human_readable() {
+            true => serializer.collect_str(self),
+            false => self.0.serialize(serializer),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return <[u8; 32]>::deserialize(deserializer).map(Digest);
+        }
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
@@ -114,6 +121,9 @@ mod tests {
             prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
             let json = serde_json::to_string(&digest).unwrap();
             prop_assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
+            let binary = postcard::to_stdvec(&digest).unwrap();
+            prop_assert_eq!(binary.len(), 32);
+            prop_assert_eq!(postcard::from_bytes::<Digest>(&binary).unwrap(), digest);
         }
     }
 }

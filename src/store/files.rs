@@ -2,7 +2,7 @@
 //! was hashed before; a file too young for its times to tell is read again. Must not know
 //! what a file is for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -49,6 +49,8 @@ pub enum Format {
     Bitcode,
     /// ELF.
     Elf,
+    /// An `ar` archive, thin or not.
+    Archive,
     /// Anything else, an empty file too.
     Other,
 }
@@ -72,6 +74,8 @@ struct Known {
     young: bool,
     /// On record in the state file.
     recorded: bool,
+    /// Looked at in this run: its facts hold until [`Files::is_unchanged`] says otherwise.
+    seen: bool,
 }
 
 /// Facts of the files below one folder, by name; shared between threads.
@@ -83,9 +87,9 @@ pub struct Files {
 
 impl Files {
     /// Starts with what a state file says. Names are relative to `folder`, or absolute.
-    pub fn new(folder: &Path, recorded: BTreeMap<String, (Stamp, Facts)>) -> Self {
+    pub fn new(folder: &Path, recorded: HashMap<String, (Stamp, Facts)>) -> Self {
         let known = recorded.into_iter().map(|(name, (stamp, facts))| {
-            let known = Known { stamp, facts, young: false, recorded: true };
+            let known = Known { stamp, facts, young: false, recorded: true, seen: false };
             (name, known)
         });
         Files { folder: folder.to_path_buf(), known: Mutex::new(known.collect()) }
@@ -100,8 +104,23 @@ impl Files {
         self.folder.join(name)
     }
 
-    /// Facts of a file, read only if its stamp is new; `None` where there is no such file.
+    /// Facts of a file, looked at once in a run and read only if its stamp is new; `None`
+    /// where there is no such file.
     pub fn find(&self, name: &str) -> Result<Option<Facts>> {
+        let recorded = self.known().get(name).copied();
+        match recorded {
+            Some(known) if known.seen => Ok(Some(known.facts)),
+            recorded => self.look(name, recorded),
+        }
+    }
+
+    /// Facts of a file that was just written.
+    pub fn find_again(&self, name: &str) -> Result<Option<Facts>> {
+        let recorded = self.known().get(name).copied();
+        self.look(name, recorded)
+    }
+
+    fn look(&self, name: &str, recorded: Option<Known>) -> Result<Option<Facts>> {
         let path = self.path(name);
         let found = match fs::metadata(&path) {
             Ok(found) => found,
@@ -109,11 +128,15 @@ impl Files {
             Err(e) => return Err(Error::io("look at", name, e)),
         };
         let stamp = Stamp::of(&found);
-        if let Some(known) = self.known().get(name).filter(|k| k.stamp == stamp && !k.young) {
-            return Ok(Some(known.facts));
+        let known = match recorded.filter(|known| known.stamp == stamp && !known.young) {
+            Some(known) => Known { seen: true, ..known },
+            None => read_facts(&path).map_err(|e| Error::io("read", name, e))?,
+        };
+        let mut all = self.known();
+        match all.get_mut(name) {
+            Some(place) => *place = known,
+            None => drop(all.insert(name.to_owned(), known)),
         }
-        let known = read_facts(&path).map_err(|e| Error::io("read", name, e))?;
-        self.known().insert(name.to_owned(), known);
         Ok(Some(known.facts))
     }
 
@@ -170,7 +193,7 @@ fn read_facts(path: &Path) -> io::Result<Known> {
         let facts = hash(&mut file)?;
         let young = !stamp.is_settled(nanos_before);
         if stamp == Stamp::of(&fs::metadata(path)?) && facts.size == stamp.0 {
-            return Ok(Known { stamp, facts, young, recorded: false });
+            return Ok(Known { stamp, facts, young, recorded: false, seen: true });
         }
     }
     let found = "the file changes while it is read";
@@ -200,6 +223,7 @@ pub fn format_of(bytes: &[u8]) -> Format {
     match bytes {
         _ if bitcode::is_bitcode(bytes) => Format::Bitcode,
         [0x7f, b'E', b'L', b'F', ..] => Format::Elf,
+        [b'!', b'<', b't' | b'a', ..] => Format::Archive,
         _ => Format::Other,
     }
 }
@@ -225,14 +249,15 @@ mod tests {
         fs::write(&path, "one").unwrap();
         age(&path, 100);
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
-        let files = Files::new(dir.path(), BTreeMap::new());
+        let files = Files::new(dir.path(), HashMap::new());
         let one = files.facts("a").unwrap();
         for round in 0..50 {
             let text = format!("{round:03}");
             fs::write(&path, &text).unwrap();
             File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
             assert!(!files.is_unchanged("a"), "round {round}");
-            assert_eq!(files.facts("a").unwrap().digest, Digest::of(text.as_bytes()));
+            let again = files.find_again("a").unwrap().unwrap();
+            assert_eq!(again.digest, Digest::of(text.as_bytes()));
         }
         assert_ne!(one, files.facts("a").unwrap());
     }
@@ -242,7 +267,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "BC\u{0}").unwrap();
-        let files = Files::new(dir.path(), BTreeMap::new());
+        let files = Files::new(dir.path(), HashMap::new());
         files.facts("a").unwrap();
         assert!(files.take_unrecorded().is_empty(), "too young");
         std::thread::sleep(Duration::from_millis(80));
@@ -251,15 +276,17 @@ mod tests {
         assert!(files.take_unrecorded().is_empty(), "once");
         let (name, stamp, facts) = recorded[0].clone();
         let lie = Facts { digest: Digest::of(b"a lie"), ..facts };
-        let next = Files::new(dir.path(), BTreeMap::from([(name, (stamp, lie))]));
+        let next = Files::new(dir.path(), HashMap::from([(name, (stamp, lie))]));
         assert_eq!(next.facts("a").unwrap(), lie, "a recorded stamp saves the read");
         fs::write(&path, "other").unwrap();
-        assert_eq!(next.facts("a").unwrap().digest, Digest::of(b"other"));
+        assert_eq!(next.facts("a").unwrap(), lie, "looked at once in a run");
+        assert!(!next.is_unchanged("a"));
+        assert_eq!(next.find_again("a").unwrap().unwrap().digest, Digest::of(b"other"));
     }
 
     #[test]
     fn absence_is_not_an_error_until_the_file_is_needed() {
-        let files = Files::new(Path::new("/nonexistent"), BTreeMap::new());
+        let files = Files::new(Path::new("/nonexistent"), HashMap::new());
         assert_eq!(files.find("a").unwrap(), None);
         assert!(files.facts("a").unwrap_err().to_string().starts_with("cannot read a: "));
     }

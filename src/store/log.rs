@@ -1,8 +1,11 @@
-//! The state file: one record a line, appended as things happen, so that a kill at any
-//! moment costs only what was in flight. A torn or damaged line is left out; a file of
-//! another version counts as none. Must not know what the records mean to whom.
+//! The state file: records appended as things happen, so that a kill at any moment costs
+//! only what was in flight. Reading stops at a torn or damaged record; a file of another
+//! version counts as none. Must not know what the records mean to whom.
+//!
+//! Format: a magic line with the version; then records, each a length (u32, little-endian),
+//! the first four bytes of the BLAKE3 of its payload, and the payload (postcard).
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,8 +16,8 @@ use super::digest::Digest;
 use super::files::{Facts, Stamp};
 use crate::error::{Error, Result};
 
-/// Version of the records below; another version's file is not read.
-const VERSION: u32 = 1;
+/// First line of the file. It changes with the records below: another's file is not read.
+const MAGIC: &[u8] = b"kthinlto state 1\n";
 
 /// What was learnt from a thin link about one module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,59 +72,77 @@ pub struct AsmRecord {
 
 #[derive(Serialize, Deserialize)]
 enum Line {
-    Version(u32),
     File(String, Stamp, Facts),
     Asm(Digest, AsmRecord),
     Tool(String, ToolRecord),
     Link(LinkRecord),
     Backend(String, BackendRecord),
     Output(String, Digest),
+    FlagSet(Digest, Vec<String>),
+    Flags(String, FlagsRecord),
+}
+
+/// Which flags an object's `.cmd` file gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlagsRecord {
+    /// Content of the `.cmd` file.
+    pub record: Digest,
+    /// The set of flags.
+    pub set: Digest,
 }
 
 /// Everything that the state file says, last record first.
 #[derive(Debug, Default)]
 pub struct Records {
     /// Stamps and digests of files.
-    pub files: BTreeMap<String, (Stamp, Facts)>,
+    pub files: HashMap<String, (Stamp, Facts)>,
     /// Assembly includes by bitcode digest.
-    pub asm: BTreeMap<Digest, AsmRecord>,
+    pub asm: HashMap<Digest, AsmRecord>,
     /// Tools by their command and environment.
-    pub tools: BTreeMap<String, ToolRecord>,
+    pub tools: HashMap<String, ToolRecord>,
     /// The last thin link.
     pub link: Option<LinkRecord>,
     /// Backends by object.
-    pub backends: BTreeMap<String, BackendRecord>,
+    pub backends: HashMap<String, BackendRecord>,
     /// What other outputs were made from.
-    pub outputs: BTreeMap<String, Digest>,
+    pub outputs: HashMap<String, Digest>,
+    /// Sets of flags.
+    pub flag_sets: HashMap<Digest, Vec<String>>,
+    /// Flags by object.
+    pub flags: HashMap<String, FlagsRecord>,
 }
 
 impl Records {
     fn take(&mut self, line: Line) {
         match line {
-            Line::Version(_) => {}
             Line::File(path, stamp, facts) => drop(self.files.insert(path, (stamp, facts))),
             Line::Asm(digest, record) => drop(self.asm.insert(digest, record)),
             Line::Tool(name, record) => drop(self.tools.insert(name, record)),
             Line::Link(record) => self.link = Some(record),
             Line::Backend(object, record) => drop(self.backends.insert(object, record)),
             Line::Output(name, digest) => drop(self.outputs.insert(name, digest)),
+            Line::FlagSet(digest, words) => drop(self.flag_sets.insert(digest, words)),
+            Line::Flags(object, record) => drop(self.flags.insert(object, record)),
         }
     }
 
     fn count(&self) -> usize {
         let maps = self.files.len() + self.asm.len() + self.tools.len();
+        let maps = maps + self.flag_sets.len() + self.flags.len();
         maps + self.backends.len() + self.outputs.len() + usize::from(self.link.is_some())
     }
 
     fn lines(&self) -> impl Iterator<Item = Line> + '_ {
-        let version = std::iter::once(Line::Version(VERSION));
         let files = self.files.iter().map(|(p, (s, f))| Line::File(p.clone(), *s, *f));
         let asm = self.asm.iter().map(|(d, r)| Line::Asm(*d, r.clone()));
         let tools = self.tools.iter().map(|(n, r)| Line::Tool(n.clone(), r.clone()));
         let link = self.link.iter().map(|r| Line::Link(r.clone()));
         let backends = self.backends.iter().map(|(o, r)| Line::Backend(o.clone(), r.clone()));
         let outputs = self.outputs.iter().map(|(n, d)| Line::Output(n.clone(), *d));
-        version.chain(files).chain(asm).chain(tools).chain(link).chain(backends).chain(outputs)
+        let sets = self.flag_sets.iter().map(|(d, w)| Line::FlagSet(*d, w.clone()));
+        let flags = self.flags.iter().map(|(o, r)| Line::Flags(o.clone(), *r));
+        let files = files.chain(sets).chain(flags);
+        files.chain(asm).chain(tools).chain(link).chain(backends).chain(outputs)
     }
 }
 
@@ -193,6 +214,16 @@ impl Log {
         self.append(&Line::Backend(object.to_owned(), record.clone()))
     }
 
+    /// Appends a set of flags.
+    pub fn flag_set(&mut self, set: Digest, words: &[String]) -> Result<()> {
+        self.append(&Line::FlagSet(set, words.to_vec()))
+    }
+
+    /// Appends which flags an object has.
+    pub fn flags(&mut self, object: &str, record: FlagsRecord) -> Result<()> {
+        self.append(&Line::Flags(object.to_owned(), record))
+    }
+
     /// Appends what an output was made from.
     pub fn output(&mut self, name: &str, made_from: Digest) -> Result<()> {
         self.append(&Line::Output(name.to_owned(), made_from))
@@ -207,53 +238,59 @@ fn read_or_empty(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
-/// A line: eight digits of its digest, a space, the record as JSON.
+/// Bytes before a record's payload: its length and its check.
+const FRAME: usize = 8;
+
 fn encode(line: &Line) -> Vec<u8> {
-    // None of the records has a key that is no string or a value that JSON lacks.
-    let json = serde_json::to_string(line).unwrap_or_default();
-    format!("{} {json}\n", check(json.as_bytes())).into_bytes()
+    let mut bytes = vec![0; FRAME];
+    // Plain data into memory: there is nothing that could fail.
+    bytes.extend(postcard::to_stdvec(line).unwrap_or_default());
+    let payload = &bytes[FRAME..];
+    let (length, check) = (payload.len() as u32, check(payload));
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes[4..FRAME].copy_from_slice(&check);
+    bytes
 }
 
-fn check(json: &[u8]) -> String {
-    blake3::hash(json).to_hex()[..8].to_owned()
+fn check(payload: &[u8]) -> [u8; 4] {
+    let hash = blake3::hash(payload);
+    let bytes = hash.as_bytes();
+    [bytes[0], bytes[1], bytes[2], bytes[3]]
 }
 
-fn decode(line: &[u8]) -> Option<Line> {
-    let (sum, json) = line.split_at_checked(8)?;
-    let json = json.strip_prefix(b" ")?;
-    if check(json).as_bytes() != sum {
+/// Takes the first record off `bytes`; `None` where there is no whole and right one.
+fn decode(bytes: &mut &[u8]) -> Option<Line> {
+    let (frame, rest) = bytes.split_at_checked(FRAME)?;
+    let length = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]);
+    let (payload, rest) = rest.split_at_checked(length as usize)?;
+    if check(payload) != frame[4..] {
         return None;
     }
-    serde_json::from_slice(json).ok()
+    *bytes = rest;
+    postcard::from_bytes(payload).ok()
 }
 
+#[derive(Default)]
 struct Read {
     records: Records,
     lines: usize,
-    damaged: usize,
+    /// Bytes at the end that are no whole record.
+    lost: usize,
     other_version: bool,
 }
 
 impl Read {
     fn from(bytes: &[u8]) -> Self {
-        let mut read =
-            Read { records: Records::default(), lines: 0, damaged: 0, other_version: false };
-        for line in bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+        let mut read = Read::default();
+        let Some(mut rest) = bytes.strip_prefix(MAGIC) else {
+            read.other_version = !bytes.is_empty();
+            return read;
+        };
+        while let Some(line) = decode(&mut rest) {
             read.lines += 1;
-            match decode(line) {
-                Some(Line::Version(version)) => read.other_version = version != VERSION,
-                _ if read.lines == 1 => read.other_version = true,
-                Some(line) => read.records.take(line),
-                None => read.damaged += 1,
-            }
-            if read.other_version {
-                read.records = Records::default();
-                break;
-            }
+            read.records.take(line);
         }
-        if !bytes.is_empty() && bytes.last() != Some(&b'\n') {
-            read.damaged = read.damaged.max(1);
-        }
+        read.lost = rest.len();
         read
     }
 
@@ -262,21 +299,23 @@ impl Read {
         if self.other_version {
             return Some(format!("{path} is of another version; everything is checked anew"));
         }
-        (self.damaged > 0).then(|| {
-            let damaged = self.damaged;
-            format!("{path} was damaged ({damaged} records lost); what they covered is made again")
+        (self.lost > 0).then(|| {
+            let lost = self.lost;
+            format!("{path} was damaged (its last {lost} bytes); what they covered is made again")
         })
     }
 }
 
 fn rewrite(path: &Path, records: &Records) -> Result<()> {
-    let bytes: Vec<u8> = records.lines().flat_map(|line| encode(&line)).collect();
+    let mut bytes = MAGIC.to_vec();
+    records.lines().for_each(|line| bytes.extend(encode(&line)));
     super::write_aside(path, &bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn backend(n: u8) -> BackendRecord {
         BackendRecord {
@@ -324,29 +363,37 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_loses_only_its_record() {
+    fn a_flipped_bit_loses_no_record_before_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = filled(dir.path());
         let mut bytes = fs::read(&path).unwrap();
-        let at = bytes.windows(4).position(|w| w == b"b.o\"").unwrap();
+        let at = bytes.windows(3).position(|w| w == b"b.o").unwrap();
         bytes[at] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let (log, records) = Log::open(&path).unwrap();
-        assert!(log.warning.unwrap().contains("1 records lost"));
+        assert!(log.warning.unwrap().contains("was damaged"));
         assert_eq!(records.backends.len(), 1);
-        assert_eq!(records.backends["a.o"], backend(3));
+        assert_eq!(records.backends["a.o"], backend(1));
+        assert_eq!(Log::open(&path).unwrap().0.warning, None, "one warning only");
     }
 
     #[test]
     fn another_version_is_no_state_and_one_warning() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        for text in [encode(&Line::Version(VERSION + 1)), b"garbage\n".to_vec()] {
+        for text in ["kthinlto state 0\n", "garbage"] {
             fs::write(&path, text).unwrap();
             let (log, records) = Log::open(&path).unwrap();
             assert!(log.warning.unwrap().contains("another version"));
             assert_eq!(records.count(), 0);
             assert_eq!(Log::open(&path).unwrap().0.warning, None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(tail in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Read::from(&[MAGIC, &tail].concat());
         }
     }
 

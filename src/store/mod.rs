@@ -5,7 +5,7 @@ pub mod digest;
 pub mod files;
 mod log;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -15,11 +15,18 @@ use std::sync::{Mutex, PoisonError};
 pub use self::digest::{Digest, KeyBuilder};
 pub use self::files::{Facts, Files, Format};
 pub use self::log::{AsmRecord, BackendRecord, Indexed, LinkRecord, ToolRecord};
-use self::log::{Log, Records};
+use self::log::{FlagsRecord, Log, Records};
 use crate::error::{Error, Result};
 
 /// The folder, at the top of an object tree, that holds everything but the outputs.
 pub const FOLDER: &str = ".kthinlto";
+
+/// Flags by object, and the sets that they share.
+#[derive(Debug)]
+struct Flags {
+    sets: HashMap<Digest, Vec<String>>,
+    objects: HashMap<String, FlagsRecord>,
+}
 
 /// The open state of one object tree. While it lives no other process can open it.
 #[derive(Debug)]
@@ -28,7 +35,8 @@ pub struct Store {
     /// Digests of the tree's files.
     pub files: Files,
     log: Mutex<Log>,
-    asm: Mutex<BTreeMap<Digest, AsmRecord>>,
+    asm: Mutex<HashMap<Digest, AsmRecord>>,
+    flags: Mutex<Flags>,
     records: Records,
     _lock: Option<File>,
 }
@@ -54,6 +62,10 @@ impl Store {
             files,
             log: Mutex::new(log),
             asm: Mutex::new(std::mem::take(&mut records.asm)),
+            flags: Mutex::new(Flags {
+                sets: std::mem::take(&mut records.flag_sets),
+                objects: std::mem::take(&mut records.flags),
+            }),
             records,
             _lock: lock,
         }
@@ -142,6 +154,40 @@ impl Store {
         self.log().asm(bitcode, &record)?;
         known().insert(bitcode, record.clone());
         Ok(record)
+    }
+
+    fn flags(&self) -> std::sync::MutexGuard<'_, Flags> {
+        self.flags.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The set of flags that an object's `.cmd` file gave when it had these bytes.
+    pub fn flag_set(&self, object: &str, record: Digest) -> Option<Digest> {
+        let flags = self.flags();
+        let known = flags.objects.get(object).filter(|known| known.record == record)?;
+        flags.sets.contains_key(&known.set).then_some(known.set)
+    }
+
+    /// The words of a set; none if it is not known.
+    pub fn flag_words(&self, set: Digest) -> Vec<String> {
+        self.flags().sets.get(&set).cloned().unwrap_or_default()
+    }
+
+    /// Records which flags an object's `.cmd` file gives; returns their set.
+    pub fn set_flags(&self, object: &str, record: Digest, words: Vec<String>) -> Result<Digest> {
+        let mut key = KeyBuilder::new("kthinlto flag set 1");
+        for word in &words {
+            key.field(word.as_bytes());
+        }
+        let set = key.finish();
+        let mut flags = self.flags();
+        if !flags.sets.contains_key(&set) {
+            self.log().flag_set(set, &words)?;
+            flags.sets.insert(set, words);
+        }
+        let known = FlagsRecord { record, set };
+        self.log().flags(object, known)?;
+        flags.objects.insert(object.to_owned(), known);
+        Ok(set)
     }
 
     /// Writes down what was learnt about files.

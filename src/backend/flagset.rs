@@ -1,0 +1,105 @@
+//! The flags of a backend as its key sees them. Most modules of a folder share one set, so a
+//! set is kept and looked at once; a module's record is read again only when it changed.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::flags;
+use crate::error::{Error, Result};
+use crate::kbuild::cmd_file;
+use crate::store::{Digest, KeyBuilder, Store};
+
+/// What a key needs to know of a set of flags.
+#[derive(Debug)]
+pub struct FlagSet {
+    /// Digest of the flags that can change a backend's output.
+    pub plain: Digest,
+    /// The same with the folders in which assembly's included files are looked for.
+    pub with_folders: Digest,
+    /// Those folders.
+    pub folders: Vec<String>,
+    /// Files that the flags name.
+    pub named: Vec<String>,
+    /// The assembler is a program outside clang, which no key covers.
+    pub other_assembler: bool,
+}
+
+impl FlagSet {
+    fn new(words: &[String], is_file: impl Fn(&str) -> bool) -> Self {
+        let plain = flags::effective(words, false);
+        FlagSet {
+            plain: digest(&plain),
+            with_folders: digest(&flags::effective(words, true)),
+            folders: flags::include_folders(words).into_iter().map(str::to_owned).collect(),
+            named: flags::named_files(&plain, is_file),
+            other_assembler: uses_other_assembler(&plain),
+        }
+    }
+}
+
+/// The `.cmd` file that the flags of `object` come from.
+pub fn record_of(object: &str) -> String {
+    cmd_file::path_for(Path::new(object)).to_string_lossy().into_owned()
+}
+
+fn digest(words: &[&str]) -> Digest {
+    let mut key = KeyBuilder::new("kthinlto flags 1");
+    for word in words {
+        key.field(word.as_bytes());
+    }
+    key.finish()
+}
+
+fn uses_other_assembler(words: &[&str]) -> bool {
+    let last = words.iter().rev().find(|word| word.ends_with("integrated-as"));
+    last.is_some_and(|word| word.contains("no-integrated-as"))
+}
+
+/// All sets of a run.
+#[derive(Debug, Default)]
+pub struct FlagSets {
+    sets: Mutex<HashMap<Digest, Arc<FlagSet>>>,
+    is_file: Mutex<HashMap<String, bool>>,
+}
+
+impl FlagSets {
+    /// The set of one object's flags.
+    pub fn of(&self, store: &Store, object: &str) -> Result<Arc<FlagSet>> {
+        let record = record_of(object);
+        let facts = store.files.find(&record)?.ok_or_else(|| Error::NoFlags {
+            object: object.to_owned(),
+            record: record.into(),
+            found: "there is no such file:".to_owned(),
+        })?;
+        let set = match store.flag_set(object, facts.digest) {
+            Some(set) => set,
+            None => {
+                let words = flags::recorded(store.tree(), object)?.words;
+                let words: Vec<String> =
+                    flags::effective(&words, true).into_iter().map(str::to_owned).collect();
+                store.set_flags(object, facts.digest, words)?
+            }
+        };
+        Ok(self.resolved(store, set))
+    }
+
+    fn resolved(&self, store: &Store, set: Digest) -> Arc<FlagSet> {
+        let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let words = store.flag_words(set);
+            Arc::new(FlagSet::new(&words, |name| self.leads_to_file(store, name)))
+        };
+        Arc::clone(sets.entry(set).or_insert_with(make))
+    }
+
+    fn leads_to_file(&self, store: &Store, name: &str) -> bool {
+        let mut known = self.is_file.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(is_file) = known.get(name) {
+            return *is_file;
+        }
+        let is_file = store.files.path(name).is_file();
+        known.insert(name.to_owned(), is_file);
+        is_file
+    }
+}
