@@ -276,10 +276,10 @@ mod tests {
     #[test]
     fn a_swapped_program_of_the_same_name_has_another_identity() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(dir.path()).unwrap();
         let script = dir.path().join("cc");
         let mut identities = Vec::new();
         for note in ["one", "two"] {
+            let mut store = Store::open(dir.path()).unwrap();
             let text = format!("#!/bin/sh\n# {note}\necho clang version 22.0\n");
             crate::store::write_aside(&script, text.as_bytes()).unwrap();
             use std::os::unix::fs::PermissionsExt;

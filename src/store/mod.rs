@@ -6,6 +6,7 @@ pub mod files;
 mod log;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -180,9 +181,9 @@ impl Store {
         }
         let set = key.finish();
         let mut flags = self.flags();
-        if !flags.sets.contains_key(&set) {
+        if let Entry::Vacant(place) = flags.sets.entry(set) {
             self.log().flag_set(set, &words)?;
-            flags.sets.insert(set, words);
+            place.insert(words);
         }
         let known = FlagsRecord { record, set };
         self.log().flags(object, known)?;
