@@ -32,7 +32,8 @@ pub fn plan(
     parallel::map(threads, modules, |module| plan_one(store, common, module)).into_iter().collect()
 }
 
-fn plan_one(store: &Store, common: &Common, module: &Indexed) -> Result<Planned> {
+/// Looks at one module.
+pub fn plan_one(store: &Store, common: &Common, module: &Indexed) -> Result<Planned> {
     let inputs = inputs::walk(store, common, module)?;
     let key = inputs.key();
     let size = store.files.facts(&module.object)?.size;

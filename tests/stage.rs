@@ -62,7 +62,7 @@ fn a_second_build_starts_nothing() {
     assert_eq!(tree.calls(&tool("clang")), modules.lines().count());
     assert_eq!(tree.calls(&tool("ld.lld")), 1);
     let before = tree.shell("stat -c '%n %y' vmlinux.a builtin.order kernel/*.thinlto*");
-    assert!(build().contains("12 up to date, 0 rebuilt"));
+    assert!(build().contains("12 up to date, 0 from cache, 0 rebuilt"));
     assert_eq!((tree.calls(&tool("clang")), tree.calls(&tool("ld.lld"))), (0, 0));
     assert_eq!(tree.shell("stat -c '%n %y' vmlinux.a builtin.order kernel/*.thinlto*"), before);
 }
@@ -72,7 +72,7 @@ fn touched_files_with_the_same_bytes_start_nothing() {
     let tree = Tree::new();
     tree.build();
     tree.shell("touch built-in.a kernel/*.o kernel/*.thinlto.bc init/.main.o.cmd");
-    assert!(tree.build().contains("12 up to date, 0 rebuilt"));
+    assert!(tree.build().contains("12 up to date, 0 from cache, 0 rebuilt"));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn vmlinux_a_is_new_when_only_an_object_changed() {
     let stamp = || tree.shell("stat -c %y vmlinux.a");
     let before = stamp();
     tree.edit("lib/alone", "int alone(int x) { return x + 43; }\n");
-    assert!(tree.build().contains("11 up to date, 1 rebuilt"));
+    assert!(tree.build().contains("11 up to date, 0 from cache, 1 rebuilt"));
     assert_ne!(stamp(), before);
     assert_eq!(tree.outputs(), tree.mainline());
 }
@@ -236,7 +236,7 @@ fn names_with_blanks_and_quotes_work() {
     )
     .unwrap();
     tree.archive();
-    assert!(tree.build().contains("13 modules: 0 up to date, 13 rebuilt"));
+    assert!(tree.build().contains("13 modules: 0 up to date, 0 from cache, 13 rebuilt"));
     assert!(tree.objects.join(format!("{odd}.thinlto-native.o")).exists());
     assert!(tree.build().contains("13 up to date"));
 }

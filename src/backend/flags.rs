@@ -51,27 +51,21 @@ pub fn recorded_compiler(tree: &Path, object: &str) -> Result<String> {
 enum Use {
     /// Only the front end reads it; the count is of the words that it takes up.
     FrontEnd(usize),
-    /// A folder where included files are looked for, assembly's too.
-    Folder(usize),
     /// The backend may read it.
     Backend,
 }
 
 /// Options with a value, joined to it or in the next word, that only a front end reads.
-const FRONT_END_VALUES: [&str; 4] = ["-D", "-U", "-include", "-imacros"];
+/// Folders are among them: for IR, clang (19, 22) looks in none for what assembly includes.
+const FRONT_END_VALUES: [&str; 8] =
+    ["-D", "-U", "-I", "-include", "-imacros", "-iquote", "-isystem", "-idirafter"];
 /// Front-end options of one word, by prefix: preprocessor and dependency options, and the
 /// map for `__FILE__`.
 const FRONT_END_PREFIXES: [&str; 3] = ["-Wp,", "-M", "-fmacro-prefix-map="];
 /// Dependency options whose value may be the next word.
 const DEPENDENCY_VALUES: [&str; 4] = ["-MF", "-MT", "-MQ", "-MJ"];
-/// Options that name a folder of headers; assembly's `.incbin` is looked for there too.
-const FOLDERS: [&str; 4] = ["-I", "-iquote", "-isystem", "-idirafter"];
-
 fn use_of(word: &str) -> Use {
     let with_value = |option: &&&str| word.starts_with(**option);
-    if let Some(option) = FOLDERS.iter().find(with_value) {
-        return Use::Folder(if word == *option { 2 } else { 1 });
-    }
     if let Some(option) = FRONT_END_VALUES.iter().find(with_value) {
         return Use::FrontEnd(if word == *option { 2 } else { 1 });
     }
@@ -82,16 +76,14 @@ fn use_of(word: &str) -> Use {
     if one_word { Use::FrontEnd(1) } else { Use::Backend }
 }
 
-/// Words of `flags` that can change a backend's output. Folders count only where the
-/// module's assembly includes files (`with_folders`).
-pub fn effective(flags: &[String], with_folders: bool) -> Vec<&str> {
+/// Words of `flags` that can change a backend's output.
+pub fn effective(flags: &[String]) -> Vec<&str> {
     let mut kept = Vec::with_capacity(flags.len());
     let mut at = 0;
     while at < flags.len() {
         let (count, keep) = match use_of(&flags[at]) {
             _ if takes_next_word(&flags[at]) => (2, true),
             Use::FrontEnd(count) => (count, false),
-            Use::Folder(count) => (count, with_folders),
             Use::Backend => (1, true),
         };
         let end = (at + count).min(flags.len());
@@ -101,19 +93,6 @@ pub fn effective(flags: &[String], with_folders: bool) -> Vec<&str> {
         at = end;
     }
     kept
-}
-
-/// Folders in which assembly's included files are looked for, in order.
-pub fn include_folders(flags: &[String]) -> Vec<&str> {
-    let mut found = Vec::new();
-    for (at, word) in flags.iter().enumerate() {
-        if let Some(option) = FOLDERS.iter().find(|option| word.starts_with(**option)) {
-            let joined = &word[option.len()..];
-            let folder = if joined.is_empty() { flags.get(at + 1) } else { None };
-            found.push(folder.map_or(joined, String::as_str));
-        }
-    }
-    found
 }
 
 /// Files that flags name: any value, or part after a `=` or `,`, that leads to a file. Taken
@@ -159,10 +138,6 @@ fn from_command(words: &[String], object: &str) -> Result<Vec<String>, String> {
             }
             _ if word.starts_with('-') || word.starts_with('@') => match use_of(word) {
                 Use::FrontEnd(count) => at += count - 1,
-                Use::Folder(count) => {
-                    flags.extend(words[at..].iter().take(count).cloned());
-                    at += count - 1;
-                }
                 Use::Backend => flags.push(words[at].clone()),
             },
             _ => source = Some(word),
@@ -222,7 +197,7 @@ mod tests {
              -D __KERNEL__ -DX='\"y z\"' -U V -fmacro-prefix-map=../= -O2 -mllvm -foo -Xclang -bar \
              -fsanitize-ignorelist=l.txt -flto=thin -fno-lto -Wall -c -o a/b.o ../a/b.c";
         let flags = from_command(&words(command), "a/b.o").unwrap();
-        let want = "-I../include -I inc -O2 -mllvm -foo -Xclang -bar \
+        let want = "-O2 -mllvm -foo -Xclang -bar \
              -fsanitize-ignorelist=l.txt -flto=thin -fno-lto -Wall";
         assert_eq!(flags, words(want));
     }
@@ -247,11 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn front_end_flags_do_not_count_and_folders_only_where_they_are_searched() {
+    fn front_end_flags_do_not_count() {
         let flags = words("-Iinc -isystem sys -DA=1 -D B -include x.h -Wp,-MMD,d -O2 -MF d -g");
-        assert_eq!(effective(&flags, false), ["-O2", "-g"]);
-        assert_eq!(effective(&flags, true), ["-Iinc", "-isystem", "sys", "-O2", "-g"]);
-        assert_eq!(include_folders(&flags), ["inc", "sys"]);
+        assert_eq!(effective(&flags), ["-O2", "-g"]);
+        let values = words("-Xclang -DA -mllvm -Ix -Wa,-Iinc");
+        assert_eq!(effective(&values), values);
     }
 
     #[test]

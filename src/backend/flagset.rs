@@ -14,11 +14,7 @@ use crate::store::{Digest, KeyBuilder, Store};
 #[derive(Debug)]
 pub struct FlagSet {
     /// Digest of the flags that can change a backend's output.
-    pub plain: Digest,
-    /// The same with the folders in which assembly's included files are looked for.
-    pub with_folders: Digest,
-    /// Those folders.
-    pub folders: Vec<String>,
+    pub digest: Digest,
     /// Files that the flags name.
     pub named: Vec<String>,
     /// The assembler is a program outside clang, which no key covers.
@@ -27,13 +23,11 @@ pub struct FlagSet {
 
 impl FlagSet {
     fn new(words: &[String], is_file: impl Fn(&str) -> bool) -> Self {
-        let plain = flags::effective(words, false);
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         FlagSet {
-            plain: digest(&plain),
-            with_folders: digest(&flags::effective(words, true)),
-            folders: flags::include_folders(words).into_iter().map(str::to_owned).collect(),
-            named: flags::named_files(&plain, is_file),
-            other_assembler: uses_other_assembler(&plain),
+            digest: digest(&words),
+            named: flags::named_files(&words, is_file),
+            other_assembler: uses_other_assembler(&words),
         }
     }
 }
@@ -77,7 +71,7 @@ impl FlagSets {
             None => {
                 let words = flags::recorded(store.tree(), object)?.words;
                 let words: Vec<String> =
-                    flags::effective(&words, true).into_iter().map(str::to_owned).collect();
+                    flags::effective(&words).into_iter().map(str::to_owned).collect();
                 store.set_flags(object, facts.digest, words)?
             }
         };

@@ -1,7 +1,7 @@
 //! Everything that can change what a backend makes: one walk, read by the key and by
 //! whoever explains it. Must not know whether anything runs.
 
-use std::path::Path;
+use std::fs;
 
 use crate::bitcode::asm::{self, Includes};
 use crate::error::{Error, Result};
@@ -105,14 +105,13 @@ pub fn walk(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> 
         return Err(Error::bad_input(object, found, "run again: it changed meanwhile"));
     }
     let included = store.asm_includes(bitcode.digest, || asm_record(store, object))?;
-    let with_folders = included.unknown || !included.files.is_empty();
     let flags = common.sets.of(store, object)?;
 
     let mut inputs =
         Inputs { unknown: included.unknown || flags.other_assembler, ..Inputs::default() };
     inputs.add("compiler", common.compiler);
     inputs.add("environment", common.environment);
-    inputs.add("flags", if with_folders { flags.with_folders } else { flags.plain });
+    inputs.add("flags", flags.digest);
     inputs.files.push(flagset::record_of(object));
     inputs.add_file("bitcode", object, bitcode.digest);
     let index = index_name(object);
@@ -123,7 +122,7 @@ pub fn walk(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> 
     for name in &flags.named {
         inputs.add_file("file named by a flag", name, store.files.facts(name)?.digest);
     }
-    add_asm_files(store, &flags.folders, &included.files, 0, &mut inputs)?;
+    add_asm_files(store, &included.files, 0, &mut inputs)?;
     Ok(inputs)
 }
 
@@ -134,7 +133,7 @@ pub fn index_name(object: &str) -> String {
 
 fn asm_record(store: &Store, object: &str) -> Result<AsmRecord> {
     let path = store.files.path(object);
-    let bytes = std::fs::read(&path).map_err(|e| Error::io("read", object, e))?;
+    let bytes = fs::read(&path).map_err(|e| Error::io("read", object, e))?;
     let Includes { files, unknown } = asm::includes(&bytes).map_err(|malformed| {
         let remedy = "remove it and build it again with make";
         Error::bad_input(object, malformed.to_string(), remedy)
@@ -145,41 +144,28 @@ fn asm_record(store: &Store, object: &str) -> Result<AsmRecord> {
 /// Included files may include others: deeper than this is a loop.
 const MAX_DEPTH: usize = 16;
 
-/// Adds files that assembly includes, where LLVM would find them: the name as it is, then
-/// below each folder. Places where it is looked for in vain are inputs too.
-fn add_asm_files(
-    store: &Store,
-    folders: &[String],
-    names: &[String],
-    depth: usize,
-    inputs: &mut Inputs,
-) -> Result<()> {
+/// Adds files that assembly includes: LLVM looks for them in the folder where clang runs. One
+/// that is not there might be found in a way that is not known here, so that its module is
+/// compiled each time.
+fn add_asm_files(store: &Store, names: &[String], depth: usize, inputs: &mut Inputs) -> Result<()> {
     for name in names {
-        let places = std::iter::once(name.clone()).chain(
-            folders
-                .iter()
-                .map(|folder| Path::new(folder).join(name).to_string_lossy().into_owned()),
-        );
-        for place in places {
-            let label = format!("file included by assembly {place}");
-            if inputs.list.iter().any(|input| input.label == label) {
-                break;
-            }
-            let Some(facts) = store.files.find(&place)? else {
-                inputs.add(label, Digest::of(b"absent"));
-                continue;
-            };
-            inputs.add(label, facts.digest);
-            inputs.files.push(place.clone());
-            if depth < MAX_DEPTH {
-                let mut nested = Includes::default();
-                let path = store.files.path(&place);
-                let text = std::fs::read(&path).map_err(|e| Error::io("read", &place, e))?;
-                asm::scan(&text, &mut nested);
-                inputs.unknown |= nested.unknown && is_text(&text);
-                add_asm_files(store, folders, &nested.files, depth + 1, inputs)?;
-            }
-            break;
+        let label = format!("file included by assembly {name}");
+        if inputs.list.iter().any(|input| input.label == label) {
+            continue;
+        }
+        let Some(facts) = store.files.find(name)? else {
+            inputs.add(label, Digest::of(b"absent"));
+            inputs.unknown = true;
+            continue;
+        };
+        inputs.add(label, facts.digest);
+        inputs.files.push(name.clone());
+        if depth < MAX_DEPTH {
+            let text = fs::read(store.files.path(name)).map_err(|e| Error::io("read", name, e))?;
+            let mut nested = Includes::default();
+            asm::scan(&text, &mut nested);
+            inputs.unknown |= nested.unknown && is_text(&text);
+            add_asm_files(store, &nested.files, depth + 1, inputs)?;
         }
     }
     Ok(())

@@ -77,8 +77,72 @@ Examples:
   kthinlto patch --check ~/linux    only say whether it fits
   kthinlto patch --list             the kernel versions that there are series for")]
     Patch(Patch),
+    /// Say what an object is made from, who imports it, and whether its backend would run
+    #[command(after_help = "\
+Examples:
+  kthinlto explain kernel/panic.o
+  kthinlto explain -C ~/build/x86 kernel/sched/core.o")]
+    Explain(Explain),
+    /// Look at or tidy the shared cache of native objects ($KTHINLTO_CACHE_DIR)
+    Cache(CacheArgs),
     /// Remove what `build` made in an object tree
     Clean,
+}
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A bitcode object of the tree, or its native object
+    #[arg(value_name = "OBJECT")]
+    pub object: String,
+    /// The compiler; without it, the one of the last build
+    #[arg(long, env = "CC", value_name = "COMMAND")]
+    pub cc: Option<String>,
+}
+
+/// Options of `cache`.
+#[derive(Debug, Args)]
+pub struct CacheArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: CacheAction,
+    /// The cache's folder and size
+    #[command(flatten)]
+    pub place: CachePlace,
+}
+
+/// What to do with the cache.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum CacheAction {
+    /// Print how many objects it holds, and their size
+    Stats,
+    /// Remove objects, the longest unused first, until the size is kept
+    Prune,
+    /// Remove all objects
+    Clear,
+}
+
+/// Where the shared cache is, and how large it may be.
+#[derive(Debug, Args)]
+pub struct CachePlace {
+    /// Share native objects between trees in this folder
+    #[arg(long, env = "KTHINLTO_CACHE_DIR", value_name = "DIR", global = true)]
+    pub cache_dir: Option<PathBuf>,
+    /// Size that the cache keeps to, such as 500M or 5G
+    #[arg(
+        long,
+        env = "KTHINLTO_CACHE_SIZE",
+        value_name = "SIZE",
+        default_value = "5G",
+        global = true
+    )]
+    #[arg(value_parser = parse_size)]
+    pub cache_size: u64,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let remedy = "give a number and K, M, G or T, such as 5G";
+    crate::store::cache::parse_size(text).ok_or_else(|| format!("no size; {remedy}"))
 }
 
 /// Options of `build`.
@@ -105,6 +169,9 @@ pub struct Build {
     /// The source tree, as seen from the object tree
     #[arg(long, env = "srctree", value_name = "DIR", default_value = ".")]
     pub srctree: PathBuf,
+    /// The shared cache
+    #[command(flatten)]
+    pub cache: CachePlace,
 }
 
 /// Options of `patch`.

@@ -4,6 +4,7 @@
 
 pub mod args;
 mod clean;
+mod explain;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ use crate::kbuild::patches::{self, State};
 use crate::report::console::{Console, Verbosity};
 use crate::report::{Event, Listener};
 use crate::stage::{self, Settings};
-use args::{Build, Cli, Command, Common, Patch};
+use crate::store::cache::Cache;
+use args::{Build, CacheAction, CacheArgs, CachePlace, Cli, Command, Common, Patch};
 
 /// Runs the program on this process's arguments.
 pub fn main() -> ExitCode {
@@ -62,6 +64,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Build(build) => run_build(&cli.common, build),
         Command::Patch(patch) => run_patch(&cli.common, patch),
+        Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
+        Command::Cache(cache) => run_cache(cache),
         Command::Clean => clean::clean(&tree(&cli.common), cli.common.dry_run),
     }
 }
@@ -108,9 +112,41 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<()> {
         linker_flags: build.ldflags.clone(),
         dry_run: common.dry_run || flags.dry_run,
         keep_going: common.keep_going || flags.keep_going,
+        cache: place(&build.cache).map(|folder| (folder, build.cache.cache_size)),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     stage::build(&settings, &granted.slots, &interrupts, &mut console)?;
+    Ok(())
+}
+
+/// The cache's folder; an empty name is none.
+fn place(cache: &CachePlace) -> Option<PathBuf> {
+    cache.cache_dir.clone().filter(|folder| !folder.as_os_str().is_empty())
+}
+
+fn run_cache(arguments: &CacheArgs) -> anyhow::Result<()> {
+    let folder = place(&arguments.place).ok_or_else(|| {
+        Error::Usage("no cache is named; set KTHINLTO_CACHE_DIR, or give --cache-dir".to_owned())
+    })?;
+    let limit = arguments.place.cache_size;
+    let mut cache = Cache::open(&folder, limit)?;
+    let stats = match arguments.action {
+        CacheAction::Stats => cache.stats()?,
+        CacheAction::Prune => cache.prune()?,
+        CacheAction::Clear => {
+            cache.clear()?;
+            cache.stats()?
+        }
+    };
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    writeln!(
+        std::io::stdout(),
+        "{}: {} objects, {:.1} MiB of {:.1} MiB",
+        folder.display(),
+        stats.entries,
+        mebibytes(stats.bytes),
+        mebibytes(limit)
+    )?;
     Ok(())
 }
 

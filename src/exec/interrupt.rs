@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-/// Catches SIGINT, SIGTERM, SIGHUP and SIGQUIT while it lives.
+/// Catches SIGINT, SIGTERM, SIGHUP and SIGQUIT while it lives, but for those that whoever
+/// started us ignores: nohup, or a shell for its background jobs.
 #[derive(Debug)]
 pub struct Interrupts {
     wake: UnixStream,
@@ -25,7 +26,9 @@ impl Interrupts {
         sender.set_nonblocking(true)?;
         let last = Arc::new(AtomicUsize::new(0));
         let mut caught = Interrupts { wake, last, registered: Vec::new() };
-        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+        let ignored = ignored();
+        let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+        for signal in signals.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0) {
             let number = signal as usize;
             let flag = Arc::clone(&caught.last);
             caught.registered.push(signal_hook::flag::register_usize(signal, flag, number)?);
@@ -48,6 +51,13 @@ impl Interrupts {
         let mut bytes = [0; 16];
         matches!((&self.wake).read(&mut bytes), Ok(count) if count > 0)
     }
+}
+
+/// The signals that this process ignores, as a set of bits (proc(5), `SigIgn`).
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
 impl AsFd for Interrupts {

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
@@ -81,6 +82,12 @@ impl Running {
         self.output.rewind()?;
         self.output.read_to_end(&mut output)?;
         Ok(Some(Outcome { status, output }))
+    }
+
+    /// Whether the child has ended. It is not reaped here: its number stays its group's.
+    pub fn has_ended(&self) -> bool {
+        let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        matches!(rustix::event::poll(&mut ended, Some(&Timespec::default())), Ok(1..))
     }
 
     /// Waits for the end.

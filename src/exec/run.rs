@@ -98,7 +98,8 @@ impl Runner<'_> {
         poll(descriptors.chain(active.iter().map(|a| a.running.as_fd())), None);
     }
 
-    /// Ends all children: SIGTERM, and SIGKILL after the grace or at a second signal.
+    /// Ends all children: SIGTERM, and SIGKILL after the grace or at a second signal. What
+    /// they started themselves ends with them at the latest.
     fn stop(&self, active: &mut Vec<Active>) {
         self.interrupts.drain();
         let deadline = Instant::now() + GRACE;
@@ -107,10 +108,9 @@ impl Runner<'_> {
             let left = deadline.saturating_duration_since(Instant::now());
             let children = active.iter().map(|a| a.running.as_fd());
             poll(std::iter::once(self.interrupts.as_fd()).chain(children), Some(left));
-            take_ended(active);
-            if left.is_zero() || self.interrupts.drain() {
-                active.clear(); // a drop kills and reaps
-            }
+            let now = left.is_zero() || self.interrupts.drain();
+            // A drop kills what is left of the child's group, and reaps the child.
+            active.retain(|one| !now && !one.running.has_ended());
         }
     }
 }

@@ -81,10 +81,11 @@ fn step(verbosity: Verbosity, verb: &str, target: &str, command: &str, why: &str
 }
 
 fn done(summary: &Summary) -> String {
-    let Summary { modules, up_to_date, rebuilt, .. } = summary;
+    let Summary { modules, up_to_date, from_cache, rebuilt, .. } = summary;
     let seconds = summary.time.as_secs_f64();
     format!(
-        "  {:<7} {modules} modules: {up_to_date} up to date, {rebuilt} rebuilt, {seconds:.1} s\n",
+        "  {:<7} {modules} modules: {up_to_date} up to date, {from_cache} from cache, \
+         {rebuilt} rebuilt, {seconds:.2} s\n",
         "THINLTO"
     )
 }

@@ -35,6 +35,8 @@ pub struct Summary {
     pub modules: usize,
     /// Those whose native object was right already.
     pub up_to_date: usize,
+    /// Those whose native object came from the shared cache.
+    pub from_cache: usize,
     /// Those that were compiled.
     pub rebuilt: usize,
     /// Whether the linker ran.

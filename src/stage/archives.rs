@@ -98,8 +98,12 @@ impl Stage<'_> {
             self.step("AR", VMLINUX, &format!("llvm-ar cDPrS --thin {VMLINUX} …"), "its members");
             return Ok(());
         }
+        let records = self.records_digest(members)?;
         let members = self.members(names)?;
-        let made_from = made_from(VMLINUX, &members);
+        let made_from = KeyBuilder::new(VMLINUX)
+            .digest(&made_from(VMLINUX, &members))
+            .digest(&records)
+            .finish();
         self.write_record()?;
         if self.is_output_current(VMLINUX, made_from)? {
             return Ok(());
@@ -108,6 +112,20 @@ impl Stage<'_> {
         let entry = |(name, facts): &Member| Entry::new(name.clone(), facts.size);
         let entries: Vec<Entry> = members.iter().map(entry).collect();
         self.write_output(VMLINUX, made_from, &thin_archive(&entries))
+    }
+
+    /// Digest of all members' `.cmd` files. Symbol versions stand there (`#SYMVER`), and may
+    /// change where no object does: modpost has to run then, and it runs when `vmlinux.a` is new.
+    fn records_digest(&self, members: &[Member]) -> Result<Digest> {
+        let mut key = KeyBuilder::new("records");
+        for (name, _) in members {
+            let record = cmd_file::path_for(Path::new(name));
+            match self.store.files.find(&record.to_string_lossy())? {
+                Some(facts) => key.digest(&facts.digest),
+                None => key.field(b""),
+            };
+        }
+        Ok(key.finish())
     }
 
     /// Kbuild compares commands to see that a target was made in another way: with this

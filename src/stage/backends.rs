@@ -10,30 +10,40 @@ use super::{Settings, Stage};
 use crate::backend::command::{aside_name, check_native, invocation, native_name, recorded_text};
 use crate::backend::flags::{self, Flags};
 use crate::error::{Error, Result, describe_status};
+use crate::exec::interrupt::Interrupts;
 use crate::exec::process::{Invocation, Outcome};
-use crate::exec::run::Work;
+use crate::exec::run::{Runner, Work};
 use crate::kbuild::cmd_file;
 use crate::plan::{Planned, recorded_inputs};
 use crate::report::{Event, Listener};
+use crate::store::cache::Cache;
 use crate::store::{BackendRecord, Store, write_if_changed};
 use crate::toolchain::Tool;
 
+/// How many native objects were made, and how.
+#[derive(Debug, Default)]
+pub struct Ran {
+    pub rebuilt: usize,
+    pub from_cache: usize,
+}
+
 impl Stage<'_> {
-    /// Runs those that have to run; returns how many.
-    pub(super) fn run_backends(&mut self, compiler: &Tool, planned: Vec<Planned>) -> Result<usize> {
+    /// Makes those that have to be made: from the cache where it has them, else by the compiler.
+    pub(super) fn run_backends(&mut self, compiler: &Tool, planned: Vec<Planned>) -> Result<Ran> {
         let tree = &self.settings.tree;
-        let jobs = planned
-            .into_iter()
-            .filter(|planned| planned.why.is_some())
-            .map(|planned| Ok(Job { flags: flags::recorded(tree, &planned.object)?, planned }));
+        let jobs = planned.into_iter().filter(|planned| planned.why.is_some()).map(|planned| {
+            let flags = flags::recorded(tree, &planned.object)?;
+            Ok(Job { planned, flags })
+        });
         let mut jobs: Vec<Job> = jobs.collect::<Result<_>>()?;
         jobs.sort_by_key(|job| std::cmp::Reverse(job.planned.size));
-        let total = jobs.len();
         if self.settings.dry_run {
             jobs.iter().for_each(|job| announce(self.listener, compiler, job));
-            return Ok(total);
+            return Ok(Ran { rebuilt: jobs.len(), from_cache: 0 });
         }
-        let runner = crate::exec::run::Runner {
+        sweep(tree, &jobs);
+        let cache = if jobs.is_empty() { None } else { self.open_cache() };
+        let runner = Runner {
             slots: self.slots,
             interrupts: self.interrupts,
             keep_going: self.settings.keep_going,
@@ -46,11 +56,27 @@ impl Stage<'_> {
             jobs,
             next: 0,
             in_flight: BTreeSet::new(),
+            cache,
         };
+        let from_cache = backends.take_cached(self.interrupts)?;
+        let total = backends.jobs.len();
         match runner.run(&mut backends)? {
-            0 => Ok(total),
+            0 => Ok(Ran { rebuilt: total, from_cache }),
             failed => Err(Error::Backends { failed, total }),
         }
+    }
+}
+
+impl Stage<'_> {
+    /// The shared cache, if one is asked for. One that cannot be opened is a warning.
+    fn open_cache(&mut self) -> Option<Cache> {
+        let (folder, limit) = self.settings.cache.as_ref()?;
+        let opened = Cache::open(folder, *limit);
+        if let Err(error) = &opened {
+            let text = format!("{error}; going on without the cache");
+            self.listener.on(&Event::Warning(&text));
+        }
+        opened.ok()
     }
 }
 
@@ -78,6 +104,7 @@ struct Backends<'a> {
     jobs: Vec<Job>,
     next: usize,
     in_flight: BTreeSet<usize>,
+    cache: Option<Cache>,
 }
 
 impl Work for Backends<'_> {
@@ -89,8 +116,6 @@ impl Work for Backends<'_> {
         announce(self.listener, self.compiler, job);
         let object = &job.planned.object;
         let aside = aside_name(&native_name(object));
-        // One that a killed run left must not be taken for this one's.
-        remove_file(&self.settings.tree, &aside);
         let (argv, flags) = (&self.compiler.argv, &job.flags);
         Some((number, invocation(argv, flags, object, &aside, &self.settings.tree)))
     }
@@ -104,7 +129,11 @@ impl Work for Backends<'_> {
         }
         let job = &self.jobs[number];
         match self.judge(job, outcome) {
-            Ok(()) => self.accept(number).map(|()| true),
+            Ok(()) => {
+                self.accept(number)?;
+                self.give_to_cache(number);
+                Ok(true)
+            }
             Err(sentence) => {
                 let object = &job.planned.object;
                 remove_aside(&self.settings.tree, &aside_name(&native_name(object)));
@@ -116,6 +145,60 @@ impl Work for Backends<'_> {
 }
 
 impl Backends<'_> {
+    /// Takes out of the list of jobs those whose object the cache has; returns their number.
+    fn take_cached(&mut self, interrupts: &Interrupts) -> Result<usize> {
+        let Some(cache) = self.cache.take() else {
+            return Ok(0);
+        };
+        let (mut taken, mut left) = (Vec::new(), Vec::new());
+        for number in 0..self.jobs.len() {
+            if let Some(signal) = interrupts.signal() {
+                return Err(Error::Interrupted(signal));
+            }
+            match self.fetch(&cache, number)? {
+                true => taken.push(number),
+                false => left.push(number),
+            }
+        }
+        self.cache = Some(cache);
+        let mut number = 0;
+        self.jobs.retain(|_| {
+            number += 1;
+            left.binary_search(&(number - 1)).is_ok()
+        });
+        Ok(taken.len())
+    }
+
+    /// Puts one object from the cache into its place.
+    fn fetch(&mut self, cache: &Cache, number: usize) -> Result<bool> {
+        let job = &self.jobs[number];
+        let aside = self.settings.tree.join(aside_name(&native_name(&job.planned.object)));
+        let unknown = job.planned.inputs.unknown;
+        if unknown || !cache.fetch(job.planned.key, &aside) {
+            return Ok(false);
+        }
+        // The entry is what was once accepted; that it is an object is checked all the same.
+        if check_native(&aside).is_err() {
+            remove_file(&self.settings.tree, &aside.to_string_lossy());
+            return Ok(false);
+        }
+        self.accept(number).map(|()| true)
+    }
+
+    /// Adds a fresh object to the cache. A cache that cannot be written is a warning, once.
+    fn give_to_cache(&mut self, number: usize) {
+        let planned = &self.jobs[number].planned;
+        let native = self.settings.tree.join(native_name(&planned.object));
+        let Some(cache) = self.cache.as_mut().filter(|_| !planned.inputs.unknown) else {
+            return;
+        };
+        if let Err(error) = cache.add(planned.key, &native) {
+            let text = format!("{error}; going on without the cache");
+            self.listener.on(&Event::Warning(&text));
+            self.cache = None;
+        }
+    }
+
     /// Whether a backend's result may be used. An `Err` is the sentence that says why not.
     fn judge(&self, job: &Job, outcome: io::Result<Outcome>) -> Result<(), String> {
         let object = &job.planned.object;
@@ -194,12 +277,26 @@ fn remove_aside(tree: &Path, aside: &str) {
     remove_file(tree, aside);
     let place = tree.join(aside);
     let stem = place.file_stem().unwrap_or_default().to_string_lossy().into_owned() + "-";
-    let Some(entries) = place.parent().and_then(|folder| fs::read_dir(folder).ok()) else {
+    let folder = place.parent().unwrap_or(tree);
+    remove_all(folder, |name| name.starts_with(&stem) && name.ends_with(".tmp"));
+}
+
+/// Removes what a killed run left in the folders of these jobs: a file that its backends left
+/// half-written must not be taken for one of this run's.
+fn sweep(tree: &Path, jobs: &[Job]) {
+    let folders = jobs.iter().map(|job| Path::new(&job.planned.object).parent());
+    for folder in folders.collect::<BTreeSet<_>>() {
+        let unfinished = |name: &str| name.starts_with(".tmp_") && name.contains(".thinlto-native");
+        remove_all(&tree.join(folder.unwrap_or(Path::new(""))), unfinished);
+    }
+}
+
+fn remove_all(folder: &Path, which: impl Fn(&str) -> bool) {
+    let Ok(entries) = fs::read_dir(folder) else {
         return;
     };
     for entry in entries.filter_map(io::Result::ok) {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&stem) && name.ends_with(".tmp") {
+        if which(&entry.file_name().to_string_lossy()) {
             let _ = fs::remove_file(entry.path());
         }
     }

@@ -3,6 +3,7 @@
 
 mod archives;
 mod backends;
+pub mod explain;
 mod link;
 
 use std::path::PathBuf;
@@ -17,8 +18,9 @@ use crate::exec::slots::Slots;
 use crate::parallel;
 use crate::plan;
 use crate::report::{Event, Listener, Summary};
-use crate::store::{Facts, Format, Indexed, Store};
+use crate::store::{Facts, Format, Indexed, SettingsRecord, Store};
 use crate::toolchain::{self, Role, Tool};
+use backends::Ran;
 
 /// What a stage is to do, all of it resolved.
 #[derive(Debug, Clone)]
@@ -39,6 +41,22 @@ pub struct Settings {
     pub dry_run: bool,
     /// `-k`: go on after a failed backend.
     pub keep_going: bool,
+    /// Folder and size in bytes of the shared cache, if one is to be used.
+    pub cache: Option<(PathBuf, u64)>,
+}
+
+impl Settings {
+    /// The part that later commands want to know.
+    fn record(&self) -> SettingsRecord {
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        SettingsRecord {
+            archives: self.archives.iter().map(text).collect(),
+            srctree: text(&self.srctree),
+            compiler: self.compiler.clone(),
+            linker: self.linker.clone(),
+            linker_flags: self.linker_flags.clone(),
+        }
+    }
 }
 
 /// A member of the archives, with what it holds.
@@ -95,6 +113,7 @@ pub fn cores() -> usize {
 impl Stage<'_> {
     fn run(&mut self, names: Vec<String>, held: Vec<crate::exec::slots::Slot>) -> Result<Summary> {
         let members = self.members(names)?;
+        self.store.set_settings(self.settings.record())?;
         self.check_interrupt()?;
         self.write_order(&members)?;
         drop(held);
@@ -112,16 +131,25 @@ impl Stage<'_> {
             return Ok(Summary::default()); // a dry run that ends at the thin link
         };
         let mut summary = Summary { modules: indexed.len(), linked, ..Summary::default() };
-        summary.rebuilt = self.compile(&indexed)?;
-        summary.up_to_date = summary.modules - summary.rebuilt;
+        let Ran { rebuilt, from_cache } = self.compile(&indexed)?;
+        (summary.rebuilt, summary.from_cache) = (rebuilt, from_cache);
+        summary.up_to_date = summary.modules - rebuilt - from_cache;
         self.write_vmlinux(&members, &indexed)?;
         Ok(summary)
     }
 
     /// Reads what every member holds.
     fn members(&self, names: Vec<String>) -> Result<Vec<Member>> {
-        let files = &self.store.files;
-        let facts = parallel::map(self.threads, &names, |name| files.find(name));
+        Self::look_at_members(&self.store, self.settings, names, self.threads)
+    }
+
+    fn look_at_members(
+        store: &Store,
+        settings: &Settings,
+        names: Vec<String>,
+        threads: usize,
+    ) -> Result<Vec<Member>> {
+        let facts = parallel::map(threads, &names, |name| store.files.find(name));
         let members = names.into_iter().zip(facts).map(|(name, facts)| match facts? {
             Some(facts) if facts.format == Format::Archive => {
                 let found = "an archive whose name does not end in .a";
@@ -129,7 +157,7 @@ impl Stage<'_> {
             }
             Some(facts) => Ok((name, facts)),
             None => {
-                let archives = self.settings.archives.iter().map(|a| a.to_string_lossy());
+                let archives = settings.archives.iter().map(|a| a.to_string_lossy());
                 let archive = archives.collect::<Vec<_>>().join(", ").into();
                 Err(Error::MissingMember { archive, member: name.into() })
             }
@@ -137,12 +165,12 @@ impl Stage<'_> {
         members.collect()
     }
 
-    /// Plans and runs the backends; returns how many ran.
-    fn compile(&mut self, indexed: &[Indexed]) -> Result<usize> {
+    /// Plans and runs the backends.
+    fn compile(&mut self, indexed: &[Indexed]) -> Result<Ran> {
         let Some(first) = indexed.first() else {
-            return Ok(0);
+            return Ok(Ran::default());
         };
-        let compiler = self.compiler(&first.object)?;
+        let compiler = compiler(self.settings, &first.object, &mut self.store)?;
         let common = Common::new(compiler.identity);
         let held = self.slots.try_acquire_up_to(cores());
         self.threads = held.len().max(1);
@@ -150,14 +178,6 @@ impl Stage<'_> {
         drop(held);
         self.check_interrupt()?;
         self.run_backends(&compiler, planned)
-    }
-
-    fn compiler(&mut self, first: &str) -> Result<Tool> {
-        let command = match &self.settings.compiler {
-            Some(command) => command.clone(),
-            None => flags::recorded_compiler(&self.settings.tree, first)?,
-        };
-        toolchain::resolve(Role::Compiler, &command, &mut self.store)
     }
 
     fn runner(&self) -> Runner<'_> {
@@ -171,4 +191,13 @@ impl Stage<'_> {
     fn check_interrupt(&self) -> Result<()> {
         self.interrupts.signal().map_or(Ok(()), |signal| Err(Error::Interrupted(signal)))
     }
+}
+
+/// The compiler that was asked for, or the one that made the first object.
+fn compiler(settings: &Settings, first: &str, store: &mut Store) -> Result<Tool> {
+    let command = match &settings.compiler {
+        Some(command) => command.clone(),
+        None => flags::recorded_compiler(&settings.tree, first)?,
+    };
+    toolchain::resolve(Role::Compiler, &command, store)
 }

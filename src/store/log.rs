@@ -80,6 +80,22 @@ enum Line {
     Output(String, Digest),
     FlagSet(Digest, Vec<String>),
     Flags(String, FlagsRecord),
+    Settings(SettingsRecord),
+}
+
+/// What a build was asked to do, for commands that look at the tree later.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsRecord {
+    /// The archives.
+    pub archives: Vec<String>,
+    /// `srctree`.
+    pub srctree: String,
+    /// `CC`, if it was given.
+    pub compiler: Option<String>,
+    /// `LD`, if it was given.
+    pub linker: Option<String>,
+    /// `KBUILD_LDFLAGS`.
+    pub linker_flags: String,
 }
 
 /// Which flags an object's `.cmd` file gave.
@@ -110,6 +126,8 @@ pub struct Records {
     pub flag_sets: HashMap<Digest, Vec<String>>,
     /// Flags by object.
     pub flags: HashMap<String, FlagsRecord>,
+    /// What the last build was asked to do.
+    pub settings: Option<SettingsRecord>,
 }
 
 impl Records {
@@ -123,6 +141,7 @@ impl Records {
             Line::Output(name, digest) => drop(self.outputs.insert(name, digest)),
             Line::FlagSet(digest, words) => drop(self.flag_sets.insert(digest, words)),
             Line::Flags(object, record) => drop(self.flags.insert(object, record)),
+            Line::Settings(record) => self.settings = Some(record),
         }
     }
 
@@ -141,7 +160,8 @@ impl Records {
         let outputs = self.outputs.iter().map(|(n, d)| Line::Output(n.clone(), *d));
         let sets = self.flag_sets.iter().map(|(d, w)| Line::FlagSet(*d, w.clone()));
         let flags = self.flags.iter().map(|(o, r)| Line::Flags(o.clone(), *r));
-        let files = files.chain(sets).chain(flags);
+        let settings = self.settings.iter().map(|r| Line::Settings(r.clone()));
+        let files = files.chain(sets).chain(flags).chain(settings);
         files.chain(asm).chain(tools).chain(link).chain(backends).chain(outputs)
     }
 }
@@ -212,6 +232,11 @@ impl Log {
     /// Appends a backend.
     pub fn backend(&mut self, object: &str, record: &BackendRecord) -> Result<()> {
         self.append(&Line::Backend(object.to_owned(), record.clone()))
+    }
+
+    /// Appends what a build is asked to do.
+    pub fn settings(&mut self, record: &SettingsRecord) -> Result<()> {
+        self.append(&Line::Settings(record.clone()))
     }
 
     /// Appends a set of flags.

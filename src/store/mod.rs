@@ -1,6 +1,7 @@
 //! What this tree built from what: digests of files, records of thin links and backends,
 //! one log on disk, one lock against a second run. Must not know who asks, or why.
 
+pub mod cache;
 pub mod digest;
 pub mod files;
 mod log;
@@ -15,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 
 pub use self::digest::{Digest, KeyBuilder};
 pub use self::files::{Facts, Files, Format};
-pub use self::log::{AsmRecord, BackendRecord, Indexed, LinkRecord, ToolRecord};
+pub use self::log::{AsmRecord, BackendRecord, Indexed, LinkRecord, SettingsRecord, ToolRecord};
 use self::log::{FlagsRecord, Log, Records};
 use crate::error::{Error, Result};
 
@@ -115,6 +116,20 @@ impl Store {
         let linked = self.records.link.iter().flat_map(|link| &link.modules);
         let compiled = self.records.backends.keys().map(String::as_str);
         linked.map(|module| module.object.as_str()).chain(compiled)
+    }
+
+    /// What the last build was asked to do.
+    pub fn settings(&self) -> Option<&SettingsRecord> {
+        self.records.settings.as_ref()
+    }
+
+    /// Records what a build is asked to do, if that is new.
+    pub fn set_settings(&mut self, record: SettingsRecord) -> Result<()> {
+        if self.records.settings.as_ref() != Some(&record) {
+            self.log().settings(&record)?;
+            self.records.settings = Some(record);
+        }
+        Ok(())
     }
 
     /// What an output was last made from.

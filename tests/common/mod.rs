@@ -4,12 +4,17 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 /// Flags of the thin link.
@@ -65,10 +70,70 @@ pub struct Tree {
     pub sources: PathBuf,
 }
 
+/// A compiled tree (`obj`, `src`) and what mainline makes of it (`mainline`), for all test
+/// programs to copy: compiling it takes longer than most tests. Its name says what it was
+/// made from: this file and the tools.
+fn template() -> &'static Path {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let mut made_from = DefaultHasher::new();
+        include_str!("mod.rs").hash(&mut made_from);
+        for name in ["clang", "ld.lld", "llvm-ar"] {
+            let mut command = Command::new(tool(name));
+            command.arg("--version");
+            good(command).hash(&mut made_from);
+        }
+        let name = format!("tree-{:016x}", made_from.finish());
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        if !place.exists() {
+            make_template(&place);
+        }
+        place
+    })
+}
+
+fn make_template(place: &Path) {
+    let tree = Tree::laid_out(|dir| (dir.join("obj"), dir.join("src")));
+    write(&tree.dir.path().join("path"), &tree.dir.path().to_string_lossy());
+    for (name, bytes) in tree.mainline() {
+        let path = tree.dir.path().join("mainline").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    let aside = place.with_extension(std::process::id().to_string());
+    copy_into(tree.dir.path(), &aside);
+    // Where another test program was quicker, its own serves as well.
+    if fs::rename(&aside, place).is_err() {
+        fs::remove_dir_all(&aside).unwrap();
+    }
+}
+
+fn copy_into(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    let all = format!("{}/.", from.display());
+    let done = Command::new("cp").args(["-a", &all]).arg(to).status().unwrap();
+    assert!(done.success());
+}
+
 impl Tree {
-    /// Builds a tree with separate folders for objects and sources (`O=`).
+    /// A tree with separate folders for objects and sources (`O=`).
     pub fn new() -> Self {
-        Self::laid_out(|dir| (dir.join("obj"), dir.join("src")))
+        let dir = tempfile::tempdir().unwrap();
+        for part in ["obj", "src"] {
+            copy_into(&template().join(part), &dir.path().join(part));
+        }
+        let tree = Tree { objects: dir.path().join("obj"), sources: dir.path().join("src"), dir };
+        let was = fs::read_to_string(template().join("path")).unwrap();
+        let now = tree.dir.path().display();
+        tree.shell(&format!("find . -name '.*.cmd' -exec sed -i 's|{was}/|{now}/|g' {{}} +"));
+        tree
+    }
+
+    /// What mainline makes of a new tree: quicker than [`mainline`](Self::mainline).
+    pub fn want(&self) -> BTreeMap<String, Vec<u8>> {
+        let (root, mut found) = (template().join("mainline"), BTreeMap::new());
+        collect(&root, &root, &mut found);
+        found
     }
 
     /// Builds a tree with objects beside their sources.
@@ -117,7 +182,11 @@ impl Tree {
 
     /// The front end: bitcode and its `.cmd` file, as kbuild of 7.2 and later writes it.
     pub fn compile(&self, name: &str, extra: &str) {
-        let (cc, src) = (tool("clang"), self.sources.join(format!("{name}.c")));
+        self.compile_from(name, extra, &self.sources);
+    }
+
+    fn compile_from(&self, name: &str, extra: &str, sources: &Path) {
+        let (cc, src) = (tool("clang"), sources.join(format!("{name}.c")));
         let flags = format!("{CFLAGS} {extra} -DKBUILD_MODFILE='\"{name}\"'");
         let (dir, base) = name.rsplit_once('/').unwrap();
         fs::create_dir_all(self.objects.join(dir)).unwrap();
@@ -170,8 +239,15 @@ impl Tree {
 
     /// `kthinlto` with these arguments.
     pub fn bare(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kthinlto"));
-        command.args(arguments).current_dir(&self.objects).stdin(Stdio::null());
+        let mut command = self.command(Path::new(env!("CARGO_BIN_EXE_kthinlto")));
+        command.args(arguments);
+        command
+    }
+
+    /// A program, in the object tree and the environment that kbuild exports.
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.objects).stdin(Stdio::null());
         for name in
             ["MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KBUILD_VERBOSE", "quiet", "CARGO_MAKEFLAGS"]
         {
@@ -227,11 +303,43 @@ impl Tree {
         found
     }
 
+    /// The outputs of a clean build of the same objects by kthinlto itself.
+    pub fn clean_outputs(&self, set: &dyn Fn(&mut Command)) -> BTreeMap<String, Vec<u8>> {
+        let copy = self.copy();
+        let script = "rm -rf .kthinlto; find . -name '*.thinlto*' -delete; \
+                      rm -f vmlinux.a built-in-fixup.a builtin.order";
+        let done = Command::new("sh").args(["-c", script]).current_dir(copy.path()).status();
+        assert!(done.unwrap().success());
+        let mut command = self.kthinlto();
+        set(&mut command);
+        command.current_dir(copy.path()).env_remove("KTHINLTO_CACHE_DIR");
+        good(command);
+        let mut found = BTreeMap::new();
+        collect(copy.path(), copy.path(), &mut found);
+        found
+    }
+
+    /// How many modules import from an object, asked of the linker.
+    pub fn links_that_import(&self, object: &str) -> usize {
+        let script = format!(
+            "mkdir -p ../imports && {} {LDFLAGS} -r --thinlto-index-only=/dev/null \
+             --thinlto-emit-imports-files '--thinlto-prefix-replace=;../imports/' @builtin.order && \
+             grep -rlFx --include=*.imports {object} ../imports | wc -l",
+            tool("ld.lld")
+        );
+        self.shell(&script).trim().parse().unwrap()
+    }
+
+    /// Compiles all modules of an in-tree build by relative names.
+    pub fn compile_relative(&self) {
+        for name in sources().keys() {
+            self.compile_from(name, "", Path::new("."));
+        }
+    }
+
     fn copy(&self) -> TempDir {
         let copy = tempfile::tempdir().unwrap();
-        let from = format!("{}/.", self.objects.display());
-        let done = Command::new("cp").args(["-a", &from]).arg(copy.path()).status().unwrap();
-        assert!(done.success());
+        copy_into(&self.objects, copy.path());
         copy
     }
 
@@ -253,6 +361,24 @@ impl Tree {
         let text = fs::read_to_string(self.log(program)).unwrap_or_default();
         let _ = fs::remove_file(self.log(program));
         text.lines().filter(|line| *line != "--version").count()
+    }
+
+    /// A script that passes for clang: it answers `--version`, and else runs `body`, which
+    /// finds the bitcode's name in `$object` and the name of the file to make in `$out`.
+    pub fn compiler(&self, name: &str, body: &str) -> String {
+        self.script(
+            name,
+            &format!(
+                "case \"$*\" in --version) echo 'clang version 22.0.0'; exit;; esac\n\
+                 for object; do [ \"$was\" = -o ] && out=$object; was=$object; done\n{body}"
+            ),
+        )
+    }
+
+    /// A script that passes for ld.lld, and runs `body` instead of a thin link.
+    pub fn linker(&self, name: &str, body: &str) -> String {
+        let version = "case \"$*\" in --version) echo 'LLD 22.0.0'; exit;; esac";
+        self.script(name, &format!("{version}\n{body}"))
     }
 
     /// An executable shell script outside of the tree; returns its path.
@@ -302,6 +428,97 @@ pub fn bad(mut command: Command, code: i32, says: &str) -> Output {
     assert_eq!(out.status.code(), Some(code), "{command:?}\n{}{error}", text(&out.stdout));
     assert!(error.contains(says), "no `{says}` in: {error}");
     out
+}
+
+/// Runs a command that must fail with this code and one sentence, which has all of these
+/// pieces in it; returns the sentence.
+pub fn fails(command: Command, code: i32, pieces: &[&str]) -> String {
+    let sentences = sentences(&bad(command, code, ""));
+    assert_eq!(sentences.len(), 1, "{sentences:?}");
+    assert_holds(&sentences[0], pieces);
+    sentences[0].clone()
+}
+
+/// The outputs are these, byte for byte; names alone are shown where they are not.
+pub fn assert_same(ours: &BTreeMap<String, Vec<u8>>, theirs: &BTreeMap<String, Vec<u8>>) {
+    let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+    let other = names.into_iter().filter(|name| ours.get(*name) != theirs.get(*name));
+    assert_eq!(other.collect::<Vec<_>>(), Vec::<&String>::new(), "these are not the same");
+}
+
+/// All of the pieces are in the text.
+pub fn assert_holds(text: &str, pieces: &[&str]) {
+    for piece in pieces {
+        assert!(text.contains(piece), "no `{piece}` in: {text}");
+    }
+}
+
+/// What kthinlto itself says went wrong, one sentence a line; warnings are not among them.
+pub fn sentences(out: &Output) -> Vec<String> {
+    said(out, false)
+}
+
+/// Kthinlto's warnings.
+pub fn warnings(out: &Output) -> Vec<String> {
+    said(out, true)
+}
+
+fn said(out: &Output, warnings: bool) -> Vec<String> {
+    let error = text(&out.stderr);
+    let ours = error.lines().filter_map(|line| line.strip_prefix("kthinlto: "));
+    ours.filter(|line| line.starts_with("warning: ") == warnings).map(str::to_owned).collect()
+}
+
+/// How long a test waits for what should happen at once on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a condition.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process beside the test. It is killed if the test fails before its end.
+pub struct Beside {
+    child: Child,
+}
+
+impl Beside {
+    /// Starts it, its output kept.
+    pub fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Beside { child: command.spawn().unwrap() }
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Waits for its end. What it wrote must fit into a pipe.
+    pub fn end(mut self) -> Output {
+        until("the end of a process", || self.child.try_wait().unwrap().is_some());
+        let status = self.child.wait().unwrap();
+        let mut out = Output { status, stdout: Vec::new(), stderr: Vec::new() };
+        self.child.stdout.take().unwrap().read_to_end(&mut out.stdout).unwrap();
+        self.child.stderr.take().unwrap().read_to_end(&mut out.stderr).unwrap();
+        out
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// Bytes as text.

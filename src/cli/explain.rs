@@ -1,0 +1,53 @@
+//! `kthinlto explain`: one object's explanation as lines for a person.
+
+use std::io::Write;
+use std::path::Path;
+
+use super::args::Explain;
+use super::given;
+use crate::error::Error;
+use crate::stage::explain::{Compared, Explanation, explain, last_settings};
+use crate::store::Store;
+
+/// Explains one object of the tree.
+pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
+    let store = Store::peek(tree)?;
+    let Some(mut settings) = last_settings(&store) else {
+        let found = "no record of a build by kthinlto";
+        let remedy = "name an object tree with -C, and build it first";
+        return Err(Error::bad_input(tree, found, remedy).into());
+    };
+    settings.compiler = given(&arguments.cc).or(settings.compiler);
+    let found = explain(&settings, store, &arguments.object)?;
+    std::io::stdout().lock().write_all(render(&found).as_bytes())?;
+    Ok(())
+}
+
+fn render(found: &Explanation) -> String {
+    let mut out = format!("{}\n  native object  {}\n", found.object, found.native);
+    out += &format!("  key            {}\n", found.key);
+    out += &match &found.why {
+        Some(why) => format!("  would run      yes, due to {why}\n"),
+        None => "  would run      no\n".to_owned(),
+    };
+    if let Some(why) = &found.relink {
+        out += &format!("  thin link      would run first: {why}\n");
+    }
+    out += &format!("  inputs         {}\n", found.inputs.len());
+    found.inputs.iter().for_each(|input| out += &line(input));
+    for (title, names) in [("imports from", &found.imports), ("imported by", &found.importers)] {
+        out += &format!("  {title:<14} {}\n", names.len());
+        names.iter().for_each(|name| out += &format!("    {name}\n"));
+    }
+    out
+}
+
+/// One input: its digest, and what it was if that is another.
+fn line(input: &Compared) -> String {
+    let none = "none            ";
+    let (was, is) = (input.was.as_deref().unwrap_or(none), input.is.as_deref().unwrap_or(none));
+    match was == is {
+        true => format!("    {is}  {}\n", input.label),
+        false => format!("  ! {is}  {}  (was: {was})\n", input.label.trim_end()),
+    }
+}

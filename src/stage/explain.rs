@@ -1,0 +1,133 @@
+//! What one native object is made from and whether its backend would run: the same walk
+//! as the key's, told to a person. Reads, and changes nothing.
+
+use super::{Settings, Stage, archives, compiler};
+use crate::backend::command::native_name;
+use crate::backend::inputs::Common;
+use crate::error::{Error, Result};
+use crate::plan::{self, Planned};
+use crate::store::{BackendRecord, Indexed, Store};
+use crate::thinlink::{self, ThinLink};
+use crate::toolchain::{self, Role};
+
+/// One input of a backend, now and when it last ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// What it is.
+    pub label: String,
+    /// Start of its digest at the last run; `None` if it was no input then.
+    pub was: Option<String>,
+    /// Start of its digest now; `None` if it is an input no more.
+    pub is: Option<String>,
+}
+
+/// All that can be said about one object.
+#[derive(Debug)]
+pub struct Explanation {
+    /// The bitcode object.
+    pub object: String,
+    /// Its native object.
+    pub native: String,
+    /// Inputs, in the key's order, then those that are gone.
+    pub inputs: Vec<Compared>,
+    /// Modules that it imports from.
+    pub imports: Vec<String>,
+    /// Modules that import from it: their backends run when it changes.
+    pub importers: Vec<String>,
+    /// The key, in hexadecimal.
+    pub key: String,
+    /// Why its backend would run; `None` if it would not.
+    pub why: Option<String>,
+    /// Why the thin link would run first, and might change the imports; `None` if it would not.
+    pub relink: Option<String>,
+}
+
+/// Settings of the last build of a tree, as a start for looking at it.
+pub fn last_settings(store: &Store) -> Option<Settings> {
+    let record = store.settings()?;
+    Some(Settings {
+        tree: store.tree().to_path_buf(),
+        srctree: record.srctree.clone().into(),
+        archives: record.archives.iter().map(Into::into).collect(),
+        compiler: record.compiler.clone(),
+        linker: record.linker.clone(),
+        linker_flags: record.linker_flags.clone(),
+        dry_run: true,
+        keep_going: false,
+        cache: None,
+    })
+}
+
+/// Explains one object of the tree; `name` is the object, its native object or its stem.
+pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Explanation> {
+    let Some(link) = store.link().cloned() else {
+        let found = "no record of a thin link";
+        let remedy = "run `kthinlto build` there first, through make or by hand";
+        return Err(Error::bad_input(&settings.tree, found, remedy));
+    };
+    let module = find(&link.modules, name, settings)?;
+    let relink = why_relink(settings, &mut store)?;
+    let compiler = compiler(settings, &module.object, &mut store)?;
+    let common = Common::new(compiler.identity);
+    let planned = plan::plan_one(&store, &common, module)?;
+    let importers = link.modules.iter().filter(|other| other.imports.contains(&module.object));
+    Ok(Explanation {
+        object: module.object.clone(),
+        native: native_name(&module.object),
+        inputs: compare(&planned, store.backend(&module.object)),
+        imports: module.imports.clone(),
+        importers: importers.map(|other| other.object.clone()).collect(),
+        key: planned.key.to_string(),
+        why: planned.why,
+        relink,
+    })
+}
+
+fn find<'a>(modules: &'a [Indexed], name: &str, settings: &Settings) -> Result<&'a Indexed> {
+    let plain = name.strip_prefix("./").unwrap_or(name);
+    let names = [plain.to_owned(), format!("{plain}.o")];
+    let is_it =
+        |module: &&Indexed| names.contains(&module.object) || native_name(&module.object) == plain;
+    modules.iter().find(is_it).ok_or_else(|| {
+        let end = plain.rsplit('/').next().unwrap_or(plain).trim_end_matches(".o").to_owned();
+        let alike = modules.iter().find(|module| module.object.contains(&end));
+        let hint = alike.map_or("vmlinux.thinlto-index lists them".to_owned(), |module| {
+            format!("perhaps {} is meant", module.object)
+        });
+        Error::bad_input(settings.tree.join(plain), "no module that the thin link indexed", hint)
+    })
+}
+
+/// Why the next build would begin with a thin link.
+fn why_relink(settings: &Settings, store: &mut Store) -> Result<Option<String>> {
+    let names = archives::member_names(settings)?;
+    let members = Stage::look_at_members(store, settings, names, 1)?;
+    let Some(linker) = &settings.linker else {
+        return Ok(None);
+    };
+    let linker = toolchain::resolve(Role::Linker, linker, store)?;
+    let flags = shell_words::split(&settings.linker_flags).unwrap_or_default();
+    let link = ThinLink { linker: &linker, flags: &flags, members: &members };
+    let key = link.key(store)?;
+    if thinlink::is_current(store, key)?.is_some() {
+        return Ok(None);
+    }
+    Ok(Some("members, the linker, its flags or an index changed since the last one".to_owned()))
+}
+
+fn compare(planned: &Planned, record: Option<&BackendRecord>) -> Vec<Compared> {
+    let now = plan::recorded_inputs(&planned.inputs);
+    let before = record.map(|record| record.inputs.as_slice()).unwrap_or_default();
+    let was = |label: &str| before.iter().find(|input| input.0 == label).map(|i| i.1.clone());
+    let mut all: Vec<Compared> = now
+        .iter()
+        .map(|(label, is)| Compared { label: label.clone(), was: was(label), is: Some(is.clone()) })
+        .collect();
+    let gone = before.iter().filter(|input| !now.iter().any(|n| n.0 == input.0));
+    all.extend(gone.map(|(label, was)| Compared {
+        label: label.clone(),
+        was: Some(was.clone()),
+        is: None,
+    }));
+    all
+}
