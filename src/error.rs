@@ -29,7 +29,11 @@ pub enum Error {
     },
 
     /// An archive lists a member that is not there.
-    #[error("{} has {} as a member, which does not exist; build it again with make", archive.display(), member.display())]
+    #[error(
+        "{} does not exist, but is a member of {}; build it again with make",
+        member.display(),
+        archive.display()
+    )]
     MissingMember {
         /// The archive.
         archive: PathBuf,
@@ -39,7 +43,7 @@ pub enum Error {
 
     /// A bitcode object whose front-end flags are not on record.
     #[error(
-        "no recorded compiler flags for the bitcode object {object}: {found} in {}; \
+        "no recorded compiler flags for the bitcode object {object} ({}: {found}); \
          rebuild the object with make (kthinlto never compiles with guessed flags)",
         record.display()
     )]
@@ -80,12 +84,14 @@ pub enum Error {
     },
 
     /// The thin link failed.
-    #[error("the thin link failed: `{command}` {status}; its messages are above")]
+    #[error("the thin link failed: `{command}` {status}; {advice}")]
     ThinLink {
         /// First words of the linker's command.
         command: String,
         /// How it ended, as words.
         status: String,
+        /// What to do about it.
+        advice: &'static str,
     },
 
     /// Backends failed; each was reported when it ended.
@@ -118,6 +124,19 @@ pub enum Error {
         tree: PathBuf,
         /// ` (process N)`, or empty where it is not known.
         holder: String,
+    },
+
+    /// A symvers file is not what the objects say; each symbol was named.
+    #[error(
+        "{} is not what the objects say (differences: {problems}); build it again with make, \
+         and the objects of symbols with no version before it",
+        file.display()
+    )]
+    Symvers {
+        /// The file.
+        file: PathBuf,
+        /// How many symbols.
+        problems: usize,
     },
 
     /// A signal asked us to stop.
@@ -159,6 +178,7 @@ impl Error {
             Error::Io { .. } => 5,
             Error::Locked { .. } => 6,
             Error::Patch(_) => 7,
+            Error::Symvers { .. } => 8,
             Error::Interrupted(signal) => 128u8.saturating_add(*signal as u8),
         }
     }
@@ -188,6 +208,21 @@ pub fn describe_status(status: ExitStatus) -> String {
             None => format!("was killed by signal {signal}"),
         },
         (None, None) => format!("ended with {status}"),
+    }
+}
+
+/// What to do about a compiler or linker that failed, as a clause.
+pub fn advice(status: ExitStatus, output: &[u8]) -> &'static str {
+    use std::os::unix::process::ExitStatusExt;
+    let said = String::from_utf8_lossy(output);
+    if said.contains("No space left on device") {
+        "the disk is full: free some space and run again"
+    } else if status.signal() == Some(signal_hook::consts::SIGKILL) {
+        "if the machine ran out of memory, run fewer jobs with -j"
+    } else if said.is_empty() {
+        "it said nothing; V=1 shows the command"
+    } else {
+        "its messages are above; V=1 shows the command"
     }
 }
 

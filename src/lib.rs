@@ -27,6 +27,8 @@ pub mod plan;
 pub mod exec;
 pub mod parallel;
 
+pub mod modpost;
+
 pub mod report;
 pub mod stage;
 

@@ -5,51 +5,56 @@ use crate::backend::command::native_name;
 use crate::backend::inputs::{self, Common, Inputs};
 use crate::error::Result;
 use crate::parallel;
-use crate::store::{BackendRecord, Digest, Indexed, Store};
+use crate::store::{Digest, Indexed, Store};
 
-/// One backend, and whether it has to run.
+/// A backend that has to run.
 #[derive(Debug)]
 pub struct Planned {
     /// The bitcode object that it compiles.
     pub object: String,
     /// All that its output is made from.
     pub inputs: Inputs,
-    /// Key of the inputs.
-    pub key: Digest,
     /// Size of its bitcode in bytes: the longest go first.
     pub size: u64,
-    /// Why it has to run; `None` if its output is right.
-    pub why: Option<String>,
+    /// Why it has to run.
+    pub why: String,
 }
 
-/// Looks at all modules, on up to `threads` threads.
+/// Looks at all modules, on up to `threads` threads; returns those that have to run.
 pub fn plan(
     store: &Store,
     common: &Common,
     modules: &[Indexed],
     threads: usize,
 ) -> Result<Vec<Planned>> {
-    parallel::map(threads, modules, |module| plan_one(store, common, module)).into_iter().collect()
+    let planned = parallel::map(threads, modules, |module| plan_one(store, common, module));
+    planned.into_iter().filter_map(Result::transpose).collect()
 }
 
-/// Looks at one module.
-pub fn plan_one(store: &Store, common: &Common, module: &Indexed) -> Result<Planned> {
-    let inputs = inputs::walk(store, common, module)?;
-    let key = inputs.key();
+fn plan_one(store: &Store, common: &Common, module: &Indexed) -> Result<Option<Planned>> {
+    let Some(why) = why(store, common, module)? else {
+        return Ok(None);
+    };
+    let inputs = inputs::inputs(store, common, module)?;
     let size = store.files.facts(&module.object)?.size;
-    let why = why(store, &module.object, &inputs, key)?;
-    Ok(Planned { object: module.object.clone(), inputs, key, size, why })
+    Ok(Some(Planned { object: module.object.clone(), inputs, size, why }))
 }
 
-fn why(store: &Store, object: &str, inputs: &Inputs, key: Digest) -> Result<Option<String>> {
+/// Why a module's backend has to run; `None` if its native object is right.
+pub fn why(store: &Store, common: &Common, module: &Indexed) -> Result<Option<String>> {
+    let object = &module.object;
     let Some(record) = store.backend(object) else {
         return Ok(Some("no record of an earlier run".to_owned()));
     };
-    if inputs.unknown {
+    let key = inputs::key(store, common, module)?;
+    if key.unknown {
         return Ok(Some("a file that its assembly includes but does not name".to_owned()));
     }
-    if record.key != key {
-        return Ok(Some(first_change(record, inputs)));
+    if record.key != key.digest() {
+        return Ok(Some(first_change(
+            &record.inputs(),
+            &recorded_inputs(&inputs::inputs(store, common, module)?),
+        )));
     }
     let native = native_name(object);
     Ok(match store.files.find(&native)? {
@@ -66,15 +71,18 @@ const SHORT: usize = 16;
 
 /// What a record keeps of the inputs.
 pub fn recorded_inputs(inputs: &Inputs) -> Vec<(String, String)> {
+    shortened(&inputs.list)
+}
+
+fn shortened(list: &[(String, Digest)]) -> Vec<(String, String)> {
     let short = |digest: &Digest| digest.to_string()[..SHORT].to_owned();
-    inputs.list.iter().map(|input| (input.label.clone(), short(&input.digest))).collect()
+    list.iter().map(|(label, digest)| (label.clone(), short(digest))).collect()
 }
 
 /// The first input that is not as it was.
-fn first_change(record: &BackendRecord, inputs: &Inputs) -> String {
-    let now = recorded_inputs(inputs);
-    let changed = now.iter().find(|input| !record.inputs.contains(input));
-    let gone = || record.inputs.iter().find(|was| !now.iter().any(|is| is.0 == was.0));
+fn first_change(was: &[(String, String)], now: &[(String, String)]) -> String {
+    let changed = now.iter().find(|input| !was.contains(input));
+    let gone = || was.iter().find(|was| !now.iter().any(|is| is.0 == was.0));
     match (changed, gone()) {
         (Some((label, _)), _) => label.clone(),
         (None, Some((label, _))) => format!("{label}, which is an input no more"),
@@ -85,25 +93,20 @@ fn first_change(record: &BackendRecord, inputs: &Inputs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::inputs::Input;
+    use crate::store::BackendRecord;
 
-    fn inputs(list: &[(&str, &str)]) -> Inputs {
-        let input = |(label, text): &(&str, &str)| Input {
-            label: (*label).to_owned(),
-            digest: Digest::of(text.as_bytes()),
-        };
-        Inputs { list: list.iter().map(input).collect(), ..Inputs::default() }
+    type List<'a> = &'a [(&'a str, &'a str)];
+
+    fn listed(list: List<'_>) -> Vec<(String, Digest)> {
+        list.iter().map(|(label, text)| (label.to_string(), Digest::of(text.as_bytes()))).collect()
     }
 
     #[test]
     fn the_first_change_is_named() {
-        let was = inputs(&[("flags", "-O2"), ("import a.o", "1"), ("import b.o", "2")]);
-        let record = BackendRecord {
-            key: was.key(),
-            output: Digest::of(b""),
-            inputs: recorded_inputs(&was),
-        };
-        let why = |list: &[(&str, &str)]| first_change(&record, &inputs(list));
+        let was = listed(&[("flags", "-O2"), ("import a.o", "1"), ("import b.o", "2")]);
+        let none = Digest::of(b"");
+        let record = BackendRecord::new(none, none, &shortened(&was));
+        let why = |list: List<'_>| first_change(&record.inputs(), &shortened(&listed(list)));
         assert_eq!(
             why(&[("flags", "-O2"), ("import a.o", "9"), ("import b.o", "2")]),
             "import a.o"

@@ -1,6 +1,6 @@
 //! The thin link: the linker reads all members and writes one index for each bitcode
 //! object. It writes below a scratch folder; only indexes whose bytes changed are then
-//! renamed into place, so that an interrupted or failed link changes nothing and an equal
+//! put into their places, so that an interrupted or failed link changes nothing and an equal
 //! index keeps its times. Must not know about backends.
 //!
 //! Linker behaviour: lld/ELF/LTO.cpp and `--thinlto-*` options, LLVM 15 to 22.
@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::backend::flags::named_files;
@@ -95,13 +96,25 @@ fn escape(name: &str) -> String {
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
-    /// Its name below the tree, as the linker is told it.
+    /// Its name as the linker is told it.
     pub name: String,
 }
 
+/// A file system in memory that Linux systems have. Thousands of small files that live for a
+/// second cost more than the link itself on a disk with a journal.
+const MEMORY: &str = "/dev/shm";
+/// Free bytes that have to be there: far more than the indexes of the largest kernels.
+const MEMORY_FREE: u64 = 512 << 20;
+/// `TMPFS_MAGIC` of linux/magic.h.
+const TMPFS: u64 = 0x0102_1994;
+
 impl Scratch {
-    /// Makes an empty one.
+    /// Makes an empty one: in memory where there is room, else in the tree. Its name is the
+    /// tree's own, so that the next run removes what a killed one left.
     pub fn new(tree: &Path) -> Result<Self> {
+        if let Some(scratch) = Self::in_memory(tree) {
+            return Ok(scratch);
+        }
         let name = format!("{}/link", store::FOLDER);
         let path = tree.join(&name);
         match fs::remove_dir_all(&path) {
@@ -112,11 +125,34 @@ impl Scratch {
         Ok(Scratch { path, name })
     }
 
-    /// Takes the outputs of a link that succeeded: the indexed modules in link order. An
-    /// index is renamed into place where its bytes are new.
+    fn in_memory(tree: &Path) -> Option<Self> {
+        let found = rustix::fs::statfs(MEMORY).ok()?;
+        let free = found.f_bavail.saturating_mul(found.f_bsize as u64);
+        if found.f_type as u64 != TMPFS || free < MEMORY_FREE {
+            return None;
+        }
+        let user = rustix::process::geteuid().as_raw();
+        let tree = Digest::of(fs::canonicalize(tree).ok()?.as_os_str().as_encoded_bytes());
+        let name = format!("{MEMORY}/kthinlto-{user}-{}", &tree.to_string()[..16]);
+        let path = PathBuf::from(&name);
+        // Anyone can write there: only a folder of our own, closed to others, will do.
+        let make = || fs::DirBuilder::new().mode(0o700).create(&path);
+        if make().is_err() {
+            let old = fs::symlink_metadata(&path).ok()?;
+            if !old.is_dir() || old.uid() != user || old.mode() & 0o077 != 0 {
+                return None;
+            }
+            fs::remove_dir_all(&path).ok()?;
+            make().ok()?;
+        }
+        Some(Scratch { path, name })
+    }
+
+    /// Takes the outputs of a link that succeeded: the indexed modules in link order. When
+    /// all of them are good, an index is put into its place where its bytes are new.
     pub fn take(&self, store: &Store, members: &[(String, Facts)]) -> Result<Vec<Indexed>> {
         let list = self.path.join(LIST);
-        let text = fs::read_to_string(&list).map_err(|e| Error::io("read", &list, e))?;
+        let text = fs::read_to_string(&list).map_err(|e| unmade(&list, e))?;
         let known: HashSet<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
         let prefix = format!("{}/objects/", self.name);
         let mut modules = Vec::new();
@@ -127,34 +163,57 @@ impl Scratch {
                     format!("the linker indexed {line}, which is no member of the archives");
                 Error::bad_input(&list, found, "report this with the linker's version")
             })?;
-            modules.push(self.take_index(store, object)?);
+            modules.push(self.read_index(object)?);
+        }
+        for module in &modules {
+            self.place(store, module)?;
         }
         Ok(modules)
     }
 
-    fn take_index(&self, store: &Store, object: &str) -> Result<Indexed> {
-        let made = self.path.join("objects").join(object);
-        let with = |end: &str| PathBuf::from(format!("{}{end}", made.display()));
-        let (fresh, imports) = (with(".thinlto.bc"), with(".imports"));
-        let bytes = fs::read(&fresh).map_err(|e| Error::io("read", &fresh, e))?;
+    /// Where the linker wrote a file about an object.
+    fn made(&self, object: &str, ending: &str) -> PathBuf {
+        self.path.join("objects").join(format!("{object}{ending}"))
+    }
+
+    fn read_index(&self, object: &str) -> Result<Indexed> {
+        let (fresh, imports) = (self.made(object, ".thinlto.bc"), self.made(object, ".imports"));
+        let bytes = fs::read(&fresh).map_err(|e| unmade(&fresh, e))?;
         if bytes.is_empty() {
             // clang would take it, and import nothing, without a word.
             let remedy = "look for the linker's messages, or free some space";
             return Err(Error::bad_input(&fresh, "an empty index", remedy));
         }
-        let imports = fs::read_to_string(&imports).map_err(|e| Error::io("read", &imports, e))?;
-        let name = index_name(object);
-        let index = Digest::of(&bytes);
-        if store.files.find(&name)?.is_none_or(|old| old.digest != index) {
-            let place = store.files.path(&name);
-            fs::rename(&fresh, &place).map_err(|e| Error::io("rename into", &place, e))?;
-            store.files.find_again(&name)?;
-        }
+        let imports = fs::read_to_string(&imports).map_err(|e| unmade(&imports, e))?;
         Ok(Indexed {
             object: object.to_owned(),
-            index,
-            imports: imports.lines().map(str::to_owned).collect(),
+            index: Digest::of(&bytes),
+            imports: imports.lines().map(Into::into).collect(),
         })
+    }
+
+    fn place(&self, store: &Store, module: &Indexed) -> Result<()> {
+        let name = index_name(&module.object);
+        if store.files.find(&name)?.is_some_and(|old| old.digest == module.index) {
+            return Ok(());
+        }
+        let place = store.files.path(&name);
+        let made = self.made(&module.object, ".thinlto.bc");
+        let bytes = fs::read(&made).map_err(|e| Error::io("read", &made, e))?;
+        store::write_aside(&place, &bytes)?;
+        store.files.find_again(&name)?;
+        Ok(())
+    }
+}
+
+/// The linker said that all is well, and did not write what it was asked for.
+fn unmade(path: &Path, error: std::io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => {
+            let remedy = "look for the linker's messages, or free some space";
+            Error::bad_input(path, "the linker exited with 0 but did not write it", remedy)
+        }
+        _ => Error::io("read", path, error),
     }
 }
 

@@ -6,6 +6,7 @@
 //! `computeArchiveRelativePath` (lib/Object/ArchiveWriter.cpp, LLVM 22) makes them.
 
 use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use object::read::archive::ArchiveFile;
@@ -47,11 +48,15 @@ fn flatten_one(
         let found = format!("archives nested more than {MAX_DEPTH} deep");
         return Err(Error::bad_input(shown, found, "build it again with make"));
     }
-    let bytes = fs::read(file).map_err(|e| Error::io("read the archive", shown, e))?;
+    let bytes = fs::read(file).map_err(|e| unreadable(base, shown, e))?;
     let folder = file.parent().unwrap_or(Path::new("/"));
     for name in member_names(&bytes, shown)? {
         let member = normalize(&folder.join(&name));
         let relative = relative_to(&member, base);
+        if relative.starts_with("../") {
+            let found = format!("the member {relative}, which is outside of the object tree");
+            return Err(Error::bad_input(shown, found, "name archives of the tree itself"));
+        }
         if !relative.ends_with(".a") {
             members.push(relative);
         } else if member.is_file() {
@@ -75,6 +80,9 @@ pub fn member_names(bytes: &[u8], shown: &Path) -> Result<Vec<String>> {
     if bytes == REGULAR || bytes == THIN {
         return Ok(Vec::new());
     }
+    if bytes.is_empty() {
+        return Err(corrupt("an empty file".into()));
+    }
     if !bytes.starts_with(THIN) {
         return Err(corrupt("no thin archive (its first bytes are others)".into()));
     }
@@ -91,6 +99,19 @@ pub fn member_names(bytes: &[u8], shown: &Path) -> Result<Vec<String>> {
         names.push(name.to_owned());
     }
     Ok(names)
+}
+
+fn unreadable(base: &Path, shown: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            let found = format!("there is no such archive in {}", base.display());
+            Error::bad_input(shown, found, "build it with make, or name the object tree with -C")
+        }
+        io::ErrorKind::IsADirectory => {
+            Error::bad_input(shown, "a folder", "name the archives that kbuild makes")
+        }
+        _ => Error::io("read the archive", shown, error),
+    }
 }
 
 fn regular(shown: &Path) -> Error {

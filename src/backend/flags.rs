@@ -21,7 +21,7 @@ pub fn recorded(tree: &Path, object: &str) -> Result<Flags> {
     let record = cmd_file::path_for(Path::new(object));
     let fail =
         |found: String| Error::NoFlags { object: object.to_owned(), record: record.clone(), found };
-    let file = CmdFile::read(&tree.join(&record)).map_err(|e| fail(format!("`{e}`")))?;
+    let file = CmdFile::read(&tree.join(&record)).map_err(|e| fail(e.to_string()))?;
     if let Some(text) = file.saved_c_flags {
         let words = cmd_file::first_command(&text).map_err(fail)?;
         return Ok(Flags { words, text });
@@ -39,7 +39,7 @@ pub fn recorded_compiler(tree: &Path, object: &str) -> Result<String> {
     let record = cmd_file::path_for(Path::new(object));
     let fail =
         |found: String| Error::NoFlags { object: object.to_owned(), record: record.clone(), found };
-    let file = CmdFile::read(&tree.join(&record)).map_err(|e| fail(format!("`{e}`")))?;
+    let file = CmdFile::read(&tree.join(&record)).map_err(|e| fail(e.to_string()))?;
     let command = file.command.ok_or_else(|| fail("no command".into()))?;
     let words = cmd_file::first_command(&command).map_err(fail)?;
     let compiler: Vec<&String> = words.iter().take_while(|word| !word.starts_with('-')).collect();
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(recorded(dir.path(), "x.o").unwrap().text, "-O3");
         std::fs::write(&record, "deps_x.o := x.c\n").unwrap();
         let error = recorded(dir.path(), "x.o").unwrap_err().to_string();
-        assert!(error.contains("no command in .x.o.cmd"), "{error}");
+        assert!(error.contains(".x.o.cmd: no command"), "{error}");
         std::fs::remove_file(&record).unwrap();
         let error = recorded(dir.path(), "x.o").unwrap_err();
         assert_eq!(error.exit_code(), 3);

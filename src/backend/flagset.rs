@@ -64,7 +64,7 @@ impl FlagSets {
         let facts = store.files.find(&record)?.ok_or_else(|| Error::NoFlags {
             object: object.to_owned(),
             record: record.into(),
-            found: "there is no such file:".to_owned(),
+            found: "no such file".to_owned(),
         })?;
         let set = match store.flag_set(object, facts.digest) {
             Some(set) => set,

@@ -27,44 +27,71 @@ impl Common {
     }
 }
 
-/// One input: what it is, and a digest of its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Input {
-    /// For people: `import kernel/cpu.o`, `flags`.
-    pub label: String,
-    /// Content.
-    pub digest: Digest,
+/// Takes the inputs of a walk, in a fixed order.
+trait Sink {
+    /// An input: what it is to the backend, its name (or none), its content.
+    fn input(&mut self, kind: &'static str, name: &str, digest: &Digest);
+    /// A file that was looked at: to see, later, that it did not change meanwhile.
+    fn file(&mut self, name: &str);
+    /// Something is included that could not be named: the backend has to run every time.
+    fn unknown(&mut self);
 }
 
-/// All inputs of a backend.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Inputs {
-    /// In a fixed order.
-    pub list: Vec<Input>,
-    /// Files among them, by name below the tree: to see that they did not change meanwhile.
-    pub files: Vec<String>,
-    /// Something is included that could not be named: the backend has to run every time.
+/// The key of a backend, and nothing more: what most walks are for.
+#[derive(Debug)]
+pub struct Key {
+    builder: KeyBuilder,
+    /// The backend has to run every time, whatever its key.
     pub unknown: bool,
 }
 
-impl Inputs {
-    fn add(&mut self, label: impl Into<String>, digest: Digest) {
-        let label = label.into();
-        self.list.push(Input { label, digest });
+impl Key {
+    fn new() -> Self {
+        Key { builder: KeyBuilder::new("kthinlto backend 2"), unknown: false }
     }
 
-    fn add_file(&mut self, kind: &str, name: &str, digest: Digest) {
-        self.add(format!("{kind} {name}"), digest);
+    /// Equal keys mean equal output.
+    pub fn digest(&self) -> Digest {
+        self.builder.finish()
+    }
+}
+
+impl Sink for Key {
+    fn input(&mut self, kind: &'static str, name: &str, digest: &Digest) {
+        self.builder.field(kind.as_bytes()).field(name.as_bytes()).digest(digest);
+    }
+
+    fn file(&mut self, _: &str) {}
+
+    fn unknown(&mut self) {
+        self.unknown = true;
+    }
+}
+
+/// All inputs of a backend, and their key.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Labels for people (`import kernel/cpu.o`) and contents, in the key's order.
+    pub list: Vec<(String, Digest)>,
+    /// Files among them, by name below the tree.
+    pub files: Vec<String>,
+    /// The key.
+    pub key: Key,
+}
+
+impl Sink for Inputs {
+    fn input(&mut self, kind: &'static str, name: &str, digest: &Digest) {
+        let label = if name.is_empty() { kind.to_owned() } else { format!("{kind} {name}") };
+        self.list.push((label, *digest));
+        self.key.input(kind, name, digest);
+    }
+
+    fn file(&mut self, name: &str) {
         self.files.push(name.to_owned());
     }
 
-    /// The key: equal keys mean equal output.
-    pub fn key(&self) -> Digest {
-        let mut key = KeyBuilder::new("kthinlto backend 1");
-        for input in &self.list {
-            key.field(input.label.as_bytes()).digest(&input.digest);
-        }
-        key.finish()
+    fn unknown(&mut self) {
+        self.key.unknown();
     }
 }
 
@@ -96,8 +123,22 @@ fn environment() -> Digest {
     key.finish()
 }
 
-/// Walks all inputs of one backend.
-pub fn walk(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> {
+/// The key of one backend.
+pub fn key(store: &Store, common: &Common, module: &Indexed) -> Result<Key> {
+    let mut key = Key::new();
+    walk(store, common, module, &mut key)?;
+    Ok(key)
+}
+
+/// All inputs of one backend.
+pub fn inputs(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> {
+    let mut inputs = Inputs { list: Vec::new(), files: Vec::new(), key: Key::new() };
+    walk(store, common, module, &mut inputs)?;
+    Ok(inputs)
+}
+
+/// Walks all inputs of one backend: what the key is made of, and what `explain` prints.
+fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -> Result<()> {
     let object = &module.object;
     let bitcode = store.files.facts(object)?;
     if bitcode.format != Format::Bitcode {
@@ -106,24 +147,23 @@ pub fn walk(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> 
     }
     let included = store.asm_includes(bitcode.digest, || asm_record(store, object))?;
     let flags = common.sets.of(store, object)?;
-
-    let mut inputs =
-        Inputs { unknown: included.unknown || flags.other_assembler, ..Inputs::default() };
-    inputs.add("compiler", common.compiler);
-    inputs.add("environment", common.environment);
-    inputs.add("flags", flags.digest);
-    inputs.files.push(flagset::record_of(object));
-    inputs.add_file("bitcode", object, bitcode.digest);
-    let index = index_name(object);
-    inputs.add_file("index", &index, store.files.facts(&index)?.digest);
-    for import in &module.imports {
-        inputs.add_file("import", import, store.files.facts(import)?.digest);
+    if included.unknown || flags.other_assembler {
+        sink.unknown();
     }
-    for name in &flags.named {
-        inputs.add_file("file named by a flag", name, store.files.facts(name)?.digest);
-    }
-    add_asm_files(store, &included.files, 0, &mut inputs)?;
-    Ok(inputs)
+    let mut file = |kind: &'static str, name: &str| -> Result<()> {
+        sink.input(kind, name, &store.files.facts(name)?.digest);
+        sink.file(name);
+        Ok(())
+    };
+    file("bitcode", object)?;
+    file("index", &index_name(object))?;
+    module.imports.iter().try_for_each(|import| file("import", import))?;
+    flags.named.iter().try_for_each(|name| file("file named by a flag", name))?;
+    sink.file(&flagset::record_of(object));
+    sink.input("compiler", "", &common.compiler);
+    sink.input("environment", "", &common.environment);
+    sink.input("flags", "", &flags.digest);
+    add_asm_files(store, &included.files, &mut Vec::new(), sink)
 }
 
 /// Name of the index beside a bitcode object (lld's, LLVM 7 and later).
@@ -141,32 +181,35 @@ fn asm_record(store: &Store, object: &str) -> Result<AsmRecord> {
     Ok(AsmRecord { files, unknown })
 }
 
-/// Included files may include others: deeper than this is a loop.
-const MAX_DEPTH: usize = 16;
-
 /// Adds files that assembly includes: LLVM looks for them in the folder where clang runs. One
 /// that is not there might be found in a way that is not known here, so that its module is
-/// compiled each time.
-fn add_asm_files(store: &Store, names: &[String], depth: usize, inputs: &mut Inputs) -> Result<()> {
+/// compiled each time. Text may include more; `seen` keeps a loop from going on.
+fn add_asm_files(
+    store: &Store,
+    names: &[String],
+    seen: &mut Vec<String>,
+    sink: &mut dyn Sink,
+) -> Result<()> {
+    const KIND: &str = "file included by assembly";
     for name in names {
-        let label = format!("file included by assembly {name}");
-        if inputs.list.iter().any(|input| input.label == label) {
+        if seen.contains(name) {
             continue;
         }
+        seen.push(name.clone());
         let Some(facts) = store.files.find(name)? else {
-            inputs.add(label, Digest::of(b"absent"));
-            inputs.unknown = true;
+            sink.input(KIND, name, &Digest::of(b"absent"));
+            sink.unknown();
             continue;
         };
-        inputs.add(label, facts.digest);
-        inputs.files.push(name.clone());
-        if depth < MAX_DEPTH {
-            let text = fs::read(store.files.path(name)).map_err(|e| Error::io("read", name, e))?;
-            let mut nested = Includes::default();
-            asm::scan(&text, &mut nested);
-            inputs.unknown |= nested.unknown && is_text(&text);
-            add_asm_files(store, &nested.files, depth + 1, inputs)?;
+        sink.input(KIND, name, &facts.digest);
+        sink.file(name);
+        let text = fs::read(store.files.path(name)).map_err(|e| Error::io("read", name, e))?;
+        let mut nested = Includes::default();
+        asm::scan(&text, &mut nested);
+        if nested.unknown && is_text(&text) {
+            sink.unknown();
         }
+        add_asm_files(store, &nested.files, seen, sink)?;
     }
     Ok(())
 }

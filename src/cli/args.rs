@@ -15,6 +15,7 @@ Exit codes:
   5    a file could not be read or written (full disk, read-only tree)
   6    another kthinlto is running in the tree
   7    no patch series fits the kernel tree
+  8    `symvers --check` found a difference
   130  interrupted (SIGINT); 143: terminated (SIGTERM)";
 
 /// Distributed ThinLTO for Linux kernels: archive, thin link, backends, vmlinux.a.
@@ -83,6 +84,14 @@ Examples:
   kthinlto explain kernel/panic.o
   kthinlto explain -C ~/build/x86 kernel/sched/core.o")]
     Explain(Explain),
+    /// Write vmlinux.symvers as modpost does, or compare it with what the objects say
+    #[command(after_help = "\
+Examples:
+  kthinlto symvers                  write vmlinux.symvers, from vmlinux.o and .vmlinux.objs
+  kthinlto symvers --check          name each symbol with no version, or a different one
+  kthinlto symvers --modules -o -   print Module.symvers
+  kthinlto symvers vmlinux.a        write .vmlinux.objs from vmlinux.a as well")]
+    Symvers(Symvers),
     /// Look at or tidy the shared cache of native objects ($KTHINLTO_CACHE_DIR)
     Cache(CacheArgs),
     /// Remove what `build` made in an object tree
@@ -98,6 +107,32 @@ pub struct Explain {
     /// The compiler; without it, the one of the last build
     #[arg(long, env = "CC", value_name = "COMMAND")]
     pub cc: Option<String>,
+}
+
+/// Options of `symvers`.
+#[derive(Debug, Args)]
+pub struct Symvers {
+    /// The archives of vmlinux, to take its objects from instead of .vmlinux.objs
+    #[arg(value_name = "ARCHIVE")]
+    pub archives: Vec<PathBuf>,
+    /// Compare the file with what the objects say, and write nothing
+    #[arg(long)]
+    pub check: bool,
+    /// Print the symbols, or with --check the differences, as JSON, and write nothing
+    #[arg(long)]
+    pub json: bool,
+    /// Read the modules of modules.order too: the file is Module.symvers
+    #[arg(short, long)]
+    pub modules: bool,
+    /// Write a .vmlinux.objs in which a modpost without the patch finds all versions
+    #[arg(long, requires = "archives")]
+    pub any_modpost: bool,
+    /// The file, relative to the object tree; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The source tree, as seen from the object tree
+    #[arg(long, env = "srctree", value_name = "DIR", default_value = "source")]
+    pub srctree: PathBuf,
 }
 
 /// Options of `cache`.

@@ -5,6 +5,7 @@
 pub mod args;
 mod clean;
 mod explain;
+mod symvers;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::exec::interrupt::Interrupts;
 use crate::exec::slots::Slots;
 use crate::kbuild::makeflags::MakeFlags;
 use crate::kbuild::patches::{self, State};
+use crate::modpost;
 use crate::report::console::{Console, Verbosity};
 use crate::report::{Event, Listener};
 use crate::stage::{self, Settings};
@@ -65,6 +67,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Build(build) => run_build(&cli.common, build),
         Command::Patch(patch) => run_patch(&cli.common, patch),
         Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
+        Command::Symvers(symvers) => run_symvers(&cli.common, symvers),
         Command::Cache(cache) => run_cache(cache),
         Command::Clean => clean::clean(&tree(&cli.common), cli.common.dry_run),
     }
@@ -148,6 +151,19 @@ fn run_cache(arguments: &CacheArgs) -> anyhow::Result<()> {
         mebibytes(limit)
     )?;
     Ok(())
+}
+
+fn run_symvers(common: &Common, arguments: &args::Symvers) -> anyhow::Result<()> {
+    let make = make_flags().unwrap_or_default();
+    let settings = modpost::Settings {
+        tree: tree(common),
+        srctree: arguments.srctree.clone(),
+        modules: arguments.modules,
+        archives: arguments.archives.clone(),
+        threads: common.jobs.map_or_else(stage::cores, usize::from),
+    };
+    let dry_run = common.dry_run || make.dry_run;
+    symvers::run(&settings, arguments, verbosity(common, &make), dry_run)
 }
 
 /// An empty variable is an unset one, as in make.

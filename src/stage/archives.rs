@@ -34,7 +34,10 @@ pub fn member_names(settings: &Settings) -> Result<Vec<String>> {
     let members = flatten(&settings.tree, &settings.archives)?;
     let list = settings.srctree.join(HEAD_LIST);
     let place = settings.tree.join(&list);
-    let text = fs::read_to_string(place).map_err(|e| Error::io("read", &list, e))?;
+    let text = fs::read_to_string(place).map_err(|e| {
+        let remedy = "set srctree (or --srctree) to the kernel's source tree";
+        Error::bad_input(&list, format!("it cannot be read ({e})"), remedy)
+    })?;
     Ok(head_objects_first(members, &text))
 }
 

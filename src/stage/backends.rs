@@ -9,7 +9,7 @@ use std::path::Path;
 use super::{Settings, Stage};
 use crate::backend::command::{aside_name, check_native, invocation, native_name, recorded_text};
 use crate::backend::flags::{self, Flags};
-use crate::error::{Error, Result, describe_status};
+use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::interrupt::Interrupts;
 use crate::exec::process::{Invocation, Outcome};
 use crate::exec::run::{Runner, Work};
@@ -31,7 +31,7 @@ impl Stage<'_> {
     /// Makes those that have to be made: from the cache where it has them, else by the compiler.
     pub(super) fn run_backends(&mut self, compiler: &Tool, planned: Vec<Planned>) -> Result<Ran> {
         let tree = &self.settings.tree;
-        let jobs = planned.into_iter().filter(|planned| planned.why.is_some()).map(|planned| {
+        let jobs = planned.into_iter().map(|planned| {
             let flags = flags::recorded(tree, &planned.object)?;
             Ok(Job { planned, flags })
         });
@@ -92,7 +92,7 @@ fn announce(listener: &mut dyn Listener, compiler: &Tool, job: &Job) {
         verb: "CC",
         target: &native_name(object),
         command: &recorded_text(&compiler.text, &job.flags, object),
-        why: job.planned.why.as_deref().unwrap_or_default(),
+        why: &job.planned.why,
     });
 }
 
@@ -173,8 +173,8 @@ impl Backends<'_> {
     fn fetch(&mut self, cache: &Cache, number: usize) -> Result<bool> {
         let job = &self.jobs[number];
         let aside = self.settings.tree.join(aside_name(&native_name(&job.planned.object)));
-        let unknown = job.planned.inputs.unknown;
-        if unknown || !cache.fetch(job.planned.key, &aside) {
+        let unknown = job.planned.inputs.key.unknown;
+        if unknown || !cache.fetch(job.planned.inputs.key.digest(), &aside) {
             return Ok(false);
         }
         // The entry is what was once accepted; that it is an object is checked all the same.
@@ -189,10 +189,10 @@ impl Backends<'_> {
     fn give_to_cache(&mut self, number: usize) {
         let planned = &self.jobs[number].planned;
         let native = self.settings.tree.join(native_name(&planned.object));
-        let Some(cache) = self.cache.as_mut().filter(|_| !planned.inputs.unknown) else {
+        let Some(cache) = self.cache.as_mut().filter(|_| !planned.inputs.key.unknown) else {
             return;
         };
-        if let Err(error) = cache.add(planned.key, &native) {
+        if let Err(error) = cache.add(planned.inputs.key.digest(), &native) {
             let text = format!("{error}; going on without the cache");
             self.listener.on(&Event::Warning(&text));
             self.cache = None;
@@ -205,19 +205,16 @@ impl Backends<'_> {
         let compiler = &self.compiler.text;
         let outcome = outcome
             .map_err(|e| format!("cannot run the compiler `{compiler}` for {object}: {e}"))?;
+        let advice = advice(outcome.status, &outcome.output);
         if !outcome.status.success() {
             let how = describe_status(outcome.status);
-            let full = match is_full(&outcome.output) {
-                true => "the disk is full: free some space and run again",
-                false => "its messages are above; V=1 shows the command",
-            };
-            return Err(format!("the backend of {object} failed: `{compiler}` {how}; {full}"));
+            return Err(format!("the backend of {object} failed: `{compiler}` {how}; {advice}"));
         }
         let aside = aside_name(&native_name(object));
         check_native(&self.settings.tree.join(aside)).map_err(|found| {
             format!(
                 "the backend of {object} failed: `{compiler}` exited with 0 but left {found}; \
-                 its messages are above, and the old native object was kept"
+                 {advice}"
             )
         })?;
         match job.planned.inputs.files.iter().find(|name| !self.store.files.is_unchanged(name)) {
@@ -239,11 +236,9 @@ impl Backends<'_> {
         let record = tree.join(cmd_file::path_for(Path::new(&native)));
         write_if_changed(&record, cmd_file::render(&native, &text).as_bytes())?;
         self.store.files.find_again(&native)?;
-        let record = BackendRecord {
-            key: job.planned.key,
-            output: self.store.files.facts(&native)?.digest,
-            inputs: recorded_inputs(&job.planned.inputs),
-        };
+        let output = self.store.files.facts(&native)?.digest;
+        let inputs = &job.planned.inputs;
+        let record = BackendRecord::new(inputs.key.digest(), output, &recorded_inputs(inputs));
         self.store.set_backend(object, record)
     }
 }
@@ -256,10 +251,6 @@ impl Drop for Backends<'_> {
             remove_aside(&self.settings.tree, &aside_name(&native_name(object)));
         }
     }
-}
-
-fn is_full(output: &[u8]) -> bool {
-    String::from_utf8_lossy(output).contains("No space left on device")
 }
 
 fn remove_file(tree: &Path, name: &str) {

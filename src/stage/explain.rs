@@ -3,9 +3,9 @@
 
 use super::{Settings, Stage, archives, compiler};
 use crate::backend::command::native_name;
-use crate::backend::inputs::Common;
+use crate::backend::inputs::{self, Common, Inputs};
 use crate::error::{Error, Result};
-use crate::plan::{self, Planned};
+use crate::plan;
 use crate::store::{BackendRecord, Indexed, Store};
 use crate::thinlink::{self, ThinLink};
 use crate::toolchain::{self, Role};
@@ -69,16 +69,19 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     let relink = why_relink(settings, &mut store)?;
     let compiler = compiler(settings, &module.object, &mut store)?;
     let common = Common::new(compiler.identity);
-    let planned = plan::plan_one(&store, &common, module)?;
-    let importers = link.modules.iter().filter(|other| other.imports.contains(&module.object));
+    let inputs = inputs::inputs(&store, &common, module)?;
+    let importers = link
+        .modules
+        .iter()
+        .filter(|other| other.imports.iter().any(|name| **name == module.object));
     Ok(Explanation {
         object: module.object.clone(),
         native: native_name(&module.object),
-        inputs: compare(&planned, store.backend(&module.object)),
-        imports: module.imports.clone(),
+        inputs: compare(&inputs, store.backend(&module.object)),
+        imports: module.imports.iter().map(|name| name.to_string()).collect(),
         importers: importers.map(|other| other.object.clone()).collect(),
-        key: planned.key.to_string(),
-        why: planned.why,
+        key: inputs.key.digest().to_string(),
+        why: plan::why(&store, &common, module)?,
         relink,
     })
 }
@@ -115,9 +118,9 @@ fn why_relink(settings: &Settings, store: &mut Store) -> Result<Option<String>> 
     Ok(Some("members, the linker, its flags or an index changed since the last one".to_owned()))
 }
 
-fn compare(planned: &Planned, record: Option<&BackendRecord>) -> Vec<Compared> {
-    let now = plan::recorded_inputs(&planned.inputs);
-    let before = record.map(|record| record.inputs.as_slice()).unwrap_or_default();
+fn compare(inputs: &Inputs, record: Option<&BackendRecord>) -> Vec<Compared> {
+    let now = plan::recorded_inputs(inputs);
+    let before = record.map(BackendRecord::inputs).unwrap_or_default();
     let was = |label: &str| before.iter().find(|input| input.0 == label).map(|i| i.1.clone());
     let mut all: Vec<Compared> = now
         .iter()

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 
 use super::{Member, Stage, cores};
-use crate::error::{Error, Result, describe_status};
+use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::process::{Invocation, Outcome};
 use crate::exec::run::Work;
 use crate::report::Event;
@@ -52,7 +52,9 @@ impl Stage<'_> {
         let response = self.response(link.members)?;
         let mut held = self.slots.try_acquire_up_to(cores());
         let threads = held.len().max(1);
-        held.pop(); // for the runner to take
+        // For the runner to take. The first is the implicit one: a token would go back to
+        // make, and another job might be quicker.
+        held.drain(..held.len().min(1));
         let what = link.invocation(&self.settings.tree, &scratch.name, &response, threads);
         self.step("LD", LIST, &what.shell_text(), "changed members or flags");
         let mut job = OneJob { what: Some(what), ended: None };
@@ -89,6 +91,7 @@ impl Stage<'_> {
             false => Err(Error::ThinLink {
                 command: command.to_owned(),
                 status: describe_status(outcome.status),
+                advice: advice(outcome.status, &outcome.output),
             }),
         }
     }

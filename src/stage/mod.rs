@@ -158,7 +158,7 @@ impl Stage<'_> {
             Some(facts) => Ok((name, facts)),
             None => {
                 let archives = settings.archives.iter().map(|a| a.to_string_lossy());
-                let archive = archives.collect::<Vec<_>>().join(", ").into();
+                let archive = archives.collect::<Vec<_>>().join(" or ").into();
                 Err(Error::MissingMember { archive, member: name.into() })
             }
         });

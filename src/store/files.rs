@@ -2,7 +2,6 @@
 //! was hashed before; a file too young for its times to tell is read again. Must not know
 //! what a file is for.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -10,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustc_hash::FxHashMap as HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
@@ -249,7 +249,7 @@ mod tests {
         fs::write(&path, "one").unwrap();
         age(&path, 100);
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
-        let files = Files::new(dir.path(), HashMap::new());
+        let files = Files::new(dir.path(), HashMap::default());
         let one = files.facts("a").unwrap();
         for round in 0..50 {
             let text = format!("{round:03}");
@@ -267,7 +267,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "BC\u{0}").unwrap();
-        let files = Files::new(dir.path(), HashMap::new());
+        let files = Files::new(dir.path(), HashMap::default());
         files.facts("a").unwrap();
         assert!(files.take_unrecorded().is_empty(), "too young");
         std::thread::sleep(Duration::from_millis(80));
@@ -276,7 +276,7 @@ mod tests {
         assert!(files.take_unrecorded().is_empty(), "once");
         let (name, stamp, facts) = recorded[0].clone();
         let lie = Facts { digest: Digest::of(b"a lie"), ..facts };
-        let next = Files::new(dir.path(), HashMap::from([(name, (stamp, lie))]));
+        let next = Files::new(dir.path(), HashMap::from_iter([(name, (stamp, lie))]));
         assert_eq!(next.facts("a").unwrap(), lie, "a recorded stamp saves the read");
         fs::write(&path, "other").unwrap();
         assert_eq!(next.facts("a").unwrap(), lie, "looked at once in a run");
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn absence_is_not_an_error_until_the_file_is_needed() {
-        let files = Files::new(Path::new("/nonexistent"), HashMap::new());
+        let files = Files::new(Path::new("/nonexistent"), HashMap::default());
         assert_eq!(files.find("a").unwrap(), None);
         assert!(files.facts("a").unwrap_err().to_string().starts_with("cannot read a: "));
     }

@@ -3,13 +3,14 @@
 //! version counts as none. Must not know what the records mean to whom.
 //!
 //! Format: a magic line with the version; then records, each a length (u32, little-endian),
-//! the first four bytes of the BLAKE3 of its payload, and the payload (postcard).
+//! the CRC-32 of its payload, and the payload (postcard).
 
-use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rustc_hash::FxHashMap as HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
@@ -20,23 +21,64 @@ use crate::error::{Error, Result};
 const MAGIC: &[u8] = b"kthinlto state 1\n";
 
 /// What was learnt from a thin link about one module.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Indexed {
     /// The bitcode object, as the archive and the linker name it.
     pub object: String,
     /// Digest of its index (`X.o.thinlto.bc`).
     pub index: Digest,
     /// Objects that it imports from.
-    pub imports: Vec<String>,
+    pub imports: Vec<Arc<str>>,
 }
 
 /// A thin link that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "PackedLink", from = "PackedLink")]
 pub struct LinkRecord {
     /// Key of all that went into it.
     pub key: Digest,
     /// The indexed modules, in link order.
     pub modules: Vec<Indexed>,
+}
+
+/// A thin link on disk: each name once, imports as numbers of names.
+#[derive(Serialize, Deserialize)]
+struct PackedLink {
+    key: Digest,
+    names: Vec<String>,
+    modules: Vec<(u32, Digest, Vec<u32>)>,
+}
+
+impl From<LinkRecord> for PackedLink {
+    fn from(link: LinkRecord) -> Self {
+        let mut names = Vec::new();
+        let mut numbers: HashMap<String, u32> = HashMap::default();
+        let mut number = |name: &str| {
+            *numbers.entry(name.to_owned()).or_insert_with(|| {
+                names.push(name.to_owned());
+                names.len() as u32 - 1
+            })
+        };
+        let modules = link.modules.iter().map(|module| {
+            let object = number(&module.object);
+            (object, module.index, module.imports.iter().map(|name| number(name)).collect())
+        });
+        let modules = modules.collect();
+        PackedLink { key: link.key, names, modules }
+    }
+}
+
+impl From<PackedLink> for LinkRecord {
+    fn from(packed: PackedLink) -> Self {
+        let names: Vec<Arc<str>> = packed.names.into_iter().map(Arc::from).collect();
+        let name = |number: u32| names.get(number as usize).cloned().unwrap_or_else(|| "".into());
+        let modules = packed.modules.into_iter().map(|(object, index, imports)| Indexed {
+            object: name(object).to_string(),
+            index,
+            imports: imports.into_iter().map(name).collect(),
+        });
+        LinkRecord { key: packed.key, modules: modules.collect() }
+    }
 }
 
 /// A backend that succeeded.
@@ -46,8 +88,22 @@ pub struct BackendRecord {
     pub key: Digest,
     /// Digest of the native object.
     pub output: Digest,
-    /// Each input's label and the start of its digest, to say later what changed.
-    pub inputs: Vec<(String, String)>,
+    /// Each input's label and the start of its digest, packed: read only to say what changed.
+    #[serde(with = "serde_bytes")]
+    inputs: Vec<u8>,
+}
+
+impl BackendRecord {
+    /// A record of a backend with these inputs: labels and the start of their digests.
+    pub fn new(key: Digest, output: Digest, inputs: &[(String, String)]) -> Self {
+        // Plain data into memory: there is nothing that could fail.
+        BackendRecord { key, output, inputs: postcard::to_stdvec(inputs).unwrap_or_default() }
+    }
+
+    /// Labels of the inputs and the start of their digests.
+    pub fn inputs(&self) -> Vec<(String, String)> {
+        postcard::from_bytes(&self.inputs).unwrap_or_default()
+    }
 }
 
 /// What was learnt about a compiler or linker.
@@ -189,7 +245,7 @@ impl Log {
         let bytes = read_or_empty(path)?;
         let read = Read::from(&bytes);
         let warning = read.warning(path);
-        let stale = read.lines > 2 * read.records.count() + 1000;
+        let stale = read.lines > read.records.count() * 3 / 2 + 1000;
         if bytes.is_empty() || warning.is_some() || stale {
             rewrite(path, &read.records)?;
         }
@@ -206,7 +262,12 @@ impl Log {
         let Some(file) = &mut self.file else {
             return Ok(());
         };
-        file.write_all(&encode(line)).map_err(|e| Error::io("write the state file", &self.path, e))
+        let length = file.metadata().map(|found| found.len());
+        file.write_all(&encode(line)).map_err(|e| {
+            // Half a record, on a full disk, would hide all that are appended after it.
+            let _ = length.and_then(|length| file.set_len(length));
+            Error::io("write the state file", &self.path, e)
+        })
     }
 
     /// Appends the stamp and facts of a file.
@@ -278,9 +339,7 @@ fn encode(line: &Line) -> Vec<u8> {
 }
 
 fn check(payload: &[u8]) -> [u8; 4] {
-    let hash = blake3::hash(payload);
-    let bytes = hash.as_bytes();
-    [bytes[0], bytes[1], bytes[2], bytes[3]]
+    crc32fast::hash(payload).to_le_bytes()
 }
 
 /// Takes the first record off `bytes`; `None` where there is no whole and right one.
@@ -343,11 +402,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn backend(n: u8) -> BackendRecord {
-        BackendRecord {
-            key: Digest::of(&[n]),
-            output: Digest::of(&[n, n]),
-            inputs: vec![("bitcode a.o".into(), "00".into())],
-        }
+        let inputs = [("bitcode a.o".to_owned(), "00".to_owned())];
+        BackendRecord::new(Digest::of(&[n]), Digest::of(&[n, n]), &inputs)
     }
 
     fn filled(dir: &Path) -> PathBuf {
@@ -358,6 +414,20 @@ mod tests {
         log.backend("b.o", &backend(2)).unwrap();
         log.backend("a.o", &backend(3)).unwrap();
         path
+    }
+
+    #[test]
+    fn a_thin_link_reads_back() {
+        let module = |object: &str, imports: &[&str]| Indexed {
+            object: object.to_owned(),
+            index: Digest::of(object.as_bytes()),
+            imports: imports.iter().map(|name| Arc::from(*name)).collect(),
+        };
+        let modules =
+            vec![module("a.o", &["b.o", "c.o"]), module("b.o", &[]), module("c.o", &["b.o"])];
+        let link = LinkRecord { key: Digest::of(b"link"), modules };
+        let bytes = postcard::to_stdvec(&link).unwrap();
+        assert_eq!(postcard::from_bytes::<LinkRecord>(&bytes).unwrap(), link);
     }
 
     #[test]

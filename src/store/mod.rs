@@ -6,13 +6,14 @@ pub mod digest;
 pub mod files;
 mod log;
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+
+use rustc_hash::FxHashMap as HashMap;
 
 pub use self::digest::{Digest, KeyBuilder};
 pub use self::files::{Facts, Files, Format};
@@ -250,8 +251,8 @@ pub fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
         .prefix(".tmp_kthinlto")
         .permissions(fs::Permissions::from_mode(0o666))
         .tempfile_in(folder.unwrap_or(Path::new(".")))
-        .map_err(fail)?;
-    aside.write_all(bytes).map_err(fail)?;
+        .map_err(|e| fail(e.kind().into()))?; // its own words name the file aside
+    aside.as_file_mut().write_all(bytes).map_err(fail)?;
     aside.persist(path).map_err(|e| fail(e.error))?;
     Ok(())
 }

@@ -516,6 +516,15 @@ impl Beside {
 
 impl Drop for Beside {
     fn drop(&mut self) {
+        let ended = |child: &mut Child| child.try_wait().is_ok_and(|status| status.is_some());
+        if !ended(&mut self.child) {
+            // Make has to tell its own children.
+            let _ = rustix::process::kill_process(self.pid(), Signal::TERM);
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_secs(5) && !ended(&mut self.child) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

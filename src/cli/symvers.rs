@@ -1,0 +1,183 @@
+//! `kthinlto symvers`: writes the symbol versions as modpost does, compares them with a file
+//! of the tree, or prints them for scripts.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::args::Symvers as Arguments;
+use crate::error::{Error, Result};
+use crate::modpost::check::{self, Problem};
+use crate::modpost::dump::{self, Line};
+use crate::modpost::{self, Settings, Symbol, Symvers, objects};
+use crate::report::console::{Console, Verbosity};
+use crate::report::{Event, Listener};
+
+/// Runs the command.
+pub fn run(
+    settings: &Settings,
+    arguments: &Arguments,
+    verbosity: Verbosity,
+    dry_run: bool,
+) -> anyhow::Result<()> {
+    let found = modpost::read(settings)?;
+    let mut console = Console::new(verbosity);
+    warn(&found, &mut console);
+    if arguments.check {
+        return check(settings, arguments, found);
+    }
+    warn_of_unversioned(&found, &mut console);
+    if arguments.json {
+        let symbols = found.symbols.iter().map(JsonSymbol::of).collect();
+        return print_json(&Json { file: None, symbols: Some(symbols), ..Json::of(&found) });
+    }
+    if dry_run {
+        return Ok(());
+    }
+    if !settings.archives.is_empty() {
+        let mut text = objects::list_archives(&settings.tree, &settings.archives)?.into_bytes();
+        if arguments.any_modpost {
+            text = objects::for_any_modpost(&objects::parse_list(&text));
+        }
+        write_if_changed(&settings.tree, Path::new(objects::VMLINUX_OBJS), &text)?;
+    }
+    let output = arguments.output.clone().unwrap_or_else(|| default_file(settings).into());
+    if output == Path::new("-") {
+        io::stdout().lock().write_all(found.render().as_bytes())?;
+        return Ok(());
+    }
+    Ok(write_if_changed(&settings.tree, &output, found.render().as_bytes())?)
+}
+
+/// What modpost warns of, and what it skips.
+fn warn(found: &Symvers, console: &mut Console) {
+    found.warnings.iter().for_each(|warning| console.on(&Event::Warning(warning)));
+    for (path, count) in &found.skipped {
+        let text = format!("{}: {count} broken #SYMVER lines are skipped", path.display());
+        console.on(&Event::Warning(&text));
+    }
+}
+
+/// modpost warns of them too; for `--check` they are differences.
+fn warn_of_unversioned(found: &Symvers, console: &mut Console) {
+    for Symbol { line: Line { name, module, .. }, .. } in found.unversioned() {
+        let text = format!(
+            "{module}: no version is on record for '{name}', which will not be versioned; \
+             is it prototyped in <asm/asm-prototypes.h>?"
+        );
+        console.on(&Event::Warning(&text));
+    }
+}
+
+/// The file that kbuild would have modpost write.
+fn default_file(settings: &Settings) -> &'static str {
+    if settings.modules { "Module.symvers" } else { "vmlinux.symvers" }
+}
+
+fn check(settings: &Settings, arguments: &Arguments, found: Symvers) -> anyhow::Result<()> {
+    let name = file_to_check(settings, arguments);
+    let path = settings.tree.join(&name);
+    let remedy = "build it with make, or name another with --output";
+    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Error::bad_input(&name, "there is no such file", remedy),
+        io::ErrorKind::InvalidData => Error::bad_input(&name, "it is not UTF-8", remedy),
+        _ => Error::io("read", &name, error),
+    })?;
+    let mut lines = dump::parse(&text).map_err(|why| Error::bad_input(&name, why, remedy))?;
+    if !settings.modules {
+        lines.retain(|line| line.module == "vmlinux");
+    }
+    let problems = check::compare(&found, &lines);
+    let count = problems.len();
+    if arguments.json {
+        let file = Some(name.to_string_lossy().into_owned());
+        print_json(&Json { file, problems: Some(problems), ..Json::of(&found) })?;
+    } else {
+        let mut out = io::stdout().lock();
+        for Problem { symbol, module, wrong } in &problems {
+            writeln!(out, "{symbol} ({module}): {}", wrong.describe())?;
+        }
+    }
+    if count > 0 {
+        return Err(Error::Symvers { file: name, problems: count }.into());
+    }
+    Ok(())
+}
+
+/// The one that was named, or the one that is there.
+fn file_to_check(settings: &Settings, arguments: &Arguments) -> PathBuf {
+    let usual = default_file(settings);
+    let there = [usual, "Module.symvers"].into_iter().find(|n| settings.tree.join(n).is_file());
+    arguments.output.clone().unwrap_or_else(|| there.unwrap_or(usual).into())
+}
+
+/// Writes a file aside and renames it; one that is right already is not touched.
+fn write_if_changed(tree: &Path, name: &Path, text: &[u8]) -> Result<()> {
+    let path = tree.join(name);
+    if fs::read(&path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    let mut aside = path.clone().into_os_string();
+    aside.push(format!(".kthinlto-{}", std::process::id()));
+    let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&aside);
+        Error::io("write", name, error)
+    })
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Json {
+    /// The file that was compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    /// `CONFIG_MODVERSIONS`.
+    modversions: bool,
+    /// Broken `#SYMVER` lines.
+    skipped_lines: usize,
+    warnings: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    symbols: Option<Vec<JsonSymbol>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problems: Option<Vec<Problem>>,
+}
+
+#[derive(Serialize)]
+struct JsonSymbol {
+    symbol: String,
+    /// `null` for a symbol with no version.
+    version: Option<String>,
+    module: String,
+    gpl_only: bool,
+    namespace: String,
+}
+
+impl Json {
+    fn of(found: &Symvers) -> Self {
+        Json {
+            file: None,
+            modversions: found.with_versions,
+            skipped_lines: found.skipped.iter().map(|(_, count)| count).sum(),
+            warnings: found.warnings.clone(),
+            symbols: None,
+            problems: None,
+        }
+    }
+}
+
+impl JsonSymbol {
+    fn of(symbol: &Symbol) -> Self {
+        let Line { crc, name, module, gpl_only, namespace } = symbol.line.clone();
+        let version = symbol.versioned.then(|| format!("0x{crc:08x}"));
+        JsonSymbol { symbol: name, version, module, gpl_only, namespace }
+    }
+}
+
+fn print_json(json: &Json) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, json)?;
+    Ok(writeln!(out)?)
+}
