@@ -109,10 +109,11 @@ const MEMORY_FREE: u64 = 512 << 20;
 const TMPFS: u64 = 0x0102_1994;
 
 impl Scratch {
-    /// Makes an empty one: in memory where there is room, else in the tree. Its name is the
-    /// tree's own, so that the next run removes what a killed one left.
-    pub fn new(tree: &Path) -> Result<Self> {
-        if let Some(scratch) = Self::in_memory(tree) {
+    /// Makes an empty one: in memory, if it may be there and there is room, else in the tree.
+    /// Its name is the tree's own, so that the next run removes what a killed one left.
+    pub fn new(tree: &Path, may_be_in_memory: bool) -> Result<Self> {
+        let in_memory = may_be_in_memory.then(|| Self::in_memory(tree)).flatten();
+        if let Some(scratch) = in_memory {
             return Ok(scratch);
         }
         let name = format!("{}/link", store::FOLDER);

@@ -240,3 +240,15 @@ fn names_with_blanks_and_quotes_work() {
     assert!(tree.objects.join(format!("{odd}.thinlto-native.o")).exists());
     assert!(tree.build().contains("13 up to date"));
 }
+
+#[test]
+fn a_thin_link_in_memory_gives_the_same_and_leaves_nothing_there() {
+    let tree = Tree::new();
+    let mut command = tree.kthinlto();
+    command.env("KTHINLTO_SCRATCH", "memory").env("KBUILD_VERBOSE", "1");
+    let lines = good(command);
+    let folder = lines.split("--thinlto-prefix-replace=;").nth(1).unwrap();
+    let folder = folder.split("/objects/").next().unwrap();
+    assert!(!std::path::Path::new(folder).exists(), "{folder}");
+    assert_eq!(tree.outputs(), tree.mainline());
+}

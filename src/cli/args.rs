@@ -204,9 +204,21 @@ pub struct Build {
     /// The source tree, as seen from the object tree
     #[arg(long, env = "srctree", value_name = "DIR", default_value = ".")]
     pub srctree: PathBuf,
+    /// Where the thin link writes first: in memory, if there is room, or in the tree
+    #[arg(long, env = "KTHINLTO_SCRATCH", value_name = "WHERE", default_value = "memory")]
+    pub scratch: Scratch,
     /// The shared cache
     #[command(flatten)]
     pub cache: CachePlace,
+}
+
+/// Where the thin link writes its indexes before they are compared and put into place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Scratch {
+    /// In /dev/shm, if it is in memory and has 512 MiB free, else in the tree
+    Memory,
+    /// In .kthinlto of the object tree
+    Tree,
 }
 
 /// Options of `patch`.

@@ -6,6 +6,8 @@
 //! `__kstrtabns_X` (Linux 6.4 and earlier) and `handle_symbol()`; `.no_trim_symbol`
 //! (Linux 7.3), `keep_no_trim_symbols()`. All of it in `scripts/mod/modpost.c`.
 
+use std::collections::HashMap;
+
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{FileHeader, Sym};
 use object::{Endianness, ReadRef};
@@ -76,9 +78,9 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Exports<'d, Elf, 
         exports.walk_symbols()?;
         if let Some(section) = exports.tables.section_named(b".export_symbol") {
             exports.found.has_export_section = true;
-            exports.from_section(section)?;
+            exports.read_section(section)?;
         } else {
-            exports.from_entries()?;
+            exports.read_entries()?;
         }
         if let Some(section) = exports.tables.section_named(b".no_trim_symbol") {
             let names = exports.tables.content(section)?.split(|byte| *byte == 0);
@@ -107,7 +109,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Exports<'d, Elf, 
     }
 
     /// The exports of Linux 6.5 and later: one relocation each, in their order.
-    fn from_section(&mut self, section: usize) -> Result<(), Malformed> {
+    fn read_section(&mut self, section: usize) -> Result<(), Malformed> {
         let content = self.tables.content(section)?;
         let labels = self.labels(section)?;
         for (place, symbol) in self.tables.relocations(section)? {
@@ -196,7 +198,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Exports<'d, Elf, 
     }
 
     /// The exports of Linux 6.4 and earlier: one symbol each, in the symbol table's order.
-    fn from_entries(&mut self) -> Result<(), Malformed> {
+    fn read_entries(&mut self) -> Result<(), Malformed> {
         let mut namespaces = Vec::new();
         for (at, symbol) in self.tables.symbols.iter().enumerate() {
             let name = self.tables.name(symbol)?;
@@ -220,9 +222,9 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Exports<'d, Elf, 
         &mut self,
         namespaces: &[(&[u8], Option<usize>, u64)],
     ) -> Result<(), Malformed> {
-        // Where a name is exported twice, modpost stops.
         let exports = self.found.exports.iter().enumerate();
-        let places: std::collections::HashMap<Vec<u8>, usize> =
+        // Two exports of one name are an error for those who join them.
+        let places: HashMap<Vec<u8>, usize> =
             exports.map(|(at, export)| (export.name.clone().into_bytes(), at)).collect();
         for (name, section, place) in namespaces {
             let Some(at) = places.get(*name) else {

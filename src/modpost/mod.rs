@@ -114,7 +114,7 @@ pub fn read(settings: &Settings) -> Result<Symvers> {
         parts.iter_mut().flatten().for_each(|part| part.object.exports.clear());
     }
     let keep = if trims { Some(white_list(settings, &conf)?) } else { None };
-    let versions = records.iter().zip(versions?).map(|(record, found)| (record, found));
+    let versions = records.iter().zip(versions?);
     let mut symvers = resolve::resolve(&parts, versions.collect(), keep, with_versions)?;
     symvers.with_modules = settings.modules;
     if !settings.modules {

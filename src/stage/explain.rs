@@ -54,6 +54,7 @@ pub fn last_settings(store: &Store) -> Option<Settings> {
         linker_flags: record.linker_flags.clone(),
         dry_run: true,
         keep_going: false,
+        scratch_in_memory: false,
         cache: None,
     })
 }

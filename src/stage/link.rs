@@ -48,7 +48,7 @@ impl Stage<'_> {
 
     /// Runs the linker with as many threads as slots are free now.
     fn run_link(&mut self, link: &ThinLink<'_>) -> Result<Vec<Indexed>> {
-        let scratch = Scratch::new(&self.settings.tree)?;
+        let scratch = Scratch::new(&self.settings.tree, self.settings.scratch_in_memory)?;
         let response = self.response(link.members)?;
         let mut held = self.slots.try_acquire_up_to(cores());
         let threads = held.len().max(1);

@@ -41,6 +41,8 @@ pub struct Settings {
     pub dry_run: bool,
     /// `-k`: go on after a failed backend.
     pub keep_going: bool,
+    /// The thin link may write in memory first; else it writes in the tree.
+    pub scratch_in_memory: bool,
     /// Folder and size in bytes of the shared cache, if one is to be used.
     pub cache: Option<(PathBuf, u64)>,
 }

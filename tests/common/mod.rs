@@ -255,6 +255,8 @@ impl Tree {
         }
         command
             .env("CC", tool("clang"))
+            // Where a test can see it, and a small disk can be too small for it.
+            .env("KTHINLTO_SCRATCH", "tree")
             .env("LD", tool("ld.lld"))
             .env("KBUILD_LDFLAGS", LDFLAGS)
             .env("srctree", self.srctree());
