@@ -15,6 +15,7 @@ use crate::backend::flags::named_files;
 use crate::backend::inputs::index_name;
 use crate::error::{Error, Result};
 use crate::exec::process::Invocation;
+use crate::parallel;
 use crate::store::{self, Digest, Facts, Indexed, KeyBuilder, LinkRecord, Store};
 use crate::toolchain::Tool;
 
@@ -226,18 +227,18 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether the last thin link still holds: the same key, and each index as it was.
-pub fn is_current(store: &Store, key: Digest) -> Result<Option<&LinkRecord>> {
+/// The last thin link, if it still holds: the same key, and each index as it was. Looks at
+/// the indexes on up to `threads` threads.
+pub fn is_current(store: &Store, key: Digest, threads: usize) -> Result<Option<&LinkRecord>> {
     let Some(record) = store.link().filter(|record| record.key == key) else {
         return Ok(None);
     };
-    for module in &record.modules {
-        let name = index_name(&module.object);
-        if store.files.find(&name)?.is_none_or(|found| found.digest != module.index) {
-            return Ok(None);
-        }
-    }
-    Ok(Some(record))
+    let holds = parallel::map(threads, &record.modules, |module| {
+        let found = store.files.find(&index_name(&module.object))?;
+        Ok(found.is_some_and(|found| found.digest == module.index))
+    });
+    let holds: Vec<bool> = holds.into_iter().collect::<Result<_>>()?;
+    Ok(holds.into_iter().all(|holds| holds).then_some(record))
 }
 
 /// The text of `vmlinux.thinlto-index`: one indexed object a line.

@@ -34,7 +34,8 @@ pub fn render<'a>(lines: impl IntoIterator<Item = &'a Line>) -> String {
 
 /// The lines of a file. An `Err` says, as a clause, which line is broken and how.
 pub fn parse(text: &str) -> Result<Vec<Line>, String> {
-    let numbered = text.lines().enumerate();
+    // Not `lines()`: a carriage return would be a difference.
+    let numbered = text.split_terminator('\n').enumerate();
     numbered
         .map(|(at, line)| parse_line(line).map_err(|why| format!("line {} has {why}", at + 1)))
         .collect()
@@ -68,6 +69,8 @@ mod tests {
     fn broken_lines_are_named() {
         let good = "0x00000001\ta\tvmlinux\tEXPORT_SYMBOL\t\n";
         assert_eq!(parse(good).unwrap().len(), 1);
+        let returned = parse(&good.replace('\n', "\r\n")).unwrap();
+        assert_eq!(returned[0].namespace, "\r");
         for (line, says) in [
             ("0x1\ta\tvmlinux\tEXPORT_SYMBOL", "line 2 has less than five"),
             ("0xg\ta\tvmlinux\tEXPORT_SYMBOL\t", "`0xg` for a version"),

@@ -129,7 +129,7 @@ fn object_names(settings: &Settings, trims: bool) -> Result<Vec<String>> {
     if settings.modules || trims {
         let text = read_file(&settings.tree, "modules.order", "build the modules with make")?;
         // Up to Linux 6.2 it names the modules, later their objects.
-        names.extend(String::from_utf8_lossy(&text).lines().map(|line| {
+        names.extend(String::from_utf8_lossy(&text).split_terminator('\n').map(|line| {
             let stem = line.strip_suffix(".ko").or(line.strip_suffix(".o")).unwrap_or(line);
             format!("{stem}.o")
         }));

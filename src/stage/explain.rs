@@ -113,7 +113,7 @@ fn why_relink(settings: &Settings, store: &mut Store) -> Result<Option<String>> 
     let flags = shell_words::split(&settings.linker_flags).unwrap_or_default();
     let link = ThinLink { linker: &linker, flags: &flags, members: &members };
     let key = link.key(store)?;
-    if thinlink::is_current(store, key)?.is_some() {
+    if thinlink::is_current(store, key, 1)?.is_some() {
         return Ok(None);
     }
     Ok(Some("members, the linker, its flags or an index changed since the last one".to_owned()))

@@ -25,7 +25,10 @@ impl Stage<'_> {
             .map_err(|e| Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}")))?;
         let link = ThinLink { linker: &linker, flags: &flags, members };
         let key = link.key(&self.store)?;
-        if let Some(record) = thinlink::is_current(&self.store, key)? {
+        let held = self.slots.try_acquire_up_to(cores());
+        let current = thinlink::is_current(&self.store, key, held.len().max(1))?;
+        drop(held);
+        if let Some(record) = current {
             let modules = record.modules.clone();
             if !self.settings.dry_run {
                 self.write_list(&modules)?;
