@@ -255,6 +255,7 @@ fn our_own_j_lowers_what_make_grants_and_never_raises_it() {
         let out = watched.make(&pipe_make(), make, "+", ours);
         assert_good(&out);
         assert_eq!(watched.most("cc"), want as i32, "make {make}, kthinlto {ours}");
+        assert!(watched.most("") <= make[2..].parse().unwrap());
     }
 }
 

@@ -11,7 +11,8 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
@@ -489,8 +490,10 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// Starts it, its output kept.
+    /// Starts it, its output kept, with no signal ignored.
     pub fn start(mut command: Command) -> Self {
+        static HANDLERS: Once = Once::new();
+        HANDLERS.call_once(heed_signals);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Beside { child: command.spawn().unwrap() }
     }
@@ -513,6 +516,15 @@ impl Beside {
         self.child.stdout.take().unwrap().read_to_end(&mut out.stdout).unwrap();
         self.child.stderr.take().unwrap().read_to_end(&mut out.stderr).unwrap();
         out
+    }
+}
+
+/// What is ignored stays ignored in children, under nohup for one; what is handled does not.
+fn heed_signals() {
+    use signal_hook::{consts::signal, flag};
+    for signal in [signal::SIGINT, signal::SIGTERM, signal::SIGHUP, signal::SIGQUIT] {
+        let always = Arc::new(AtomicBool::new(true));
+        flag::register_conditional_shutdown(signal, 128 + signal, always).unwrap();
     }
 }
 
