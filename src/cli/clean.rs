@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::say;
 use crate::backend::command::outputs;
 use crate::error::{Error, Result};
 use crate::store::{FOLDER, Store};
@@ -16,7 +17,7 @@ const TOP: [&str; 5] = ["built-in-fixup.a", ORDER, LIST, "vmlinux.a", ".vmlinux.
 /// Removes everything, or with `dry_run` lists it.
 pub fn clean(tree: &Path, dry_run: bool) -> anyhow::Result<()> {
     if !tree.join(FOLDER).is_dir() {
-        writeln!(std::io::stdout(), "{}: no {FOLDER}, nothing to clean", tree.display())?;
+        say(&format!("{}: no {FOLDER}, nothing to clean", tree.display()));
         return Ok(());
     }
     // Held until the end, so that no build starts in between.
@@ -37,7 +38,7 @@ fn remove(tree: &Path, name: &Path, dry_run: bool) -> Result<()> {
     let place = tree.join(name);
     if dry_run {
         if place.exists() {
-            let _ = writeln!(std::io::stdout(), "would remove {}", name.display());
+            say(&format!("would remove {}", name.display()));
         }
         return Ok(());
     }

@@ -1,10 +1,9 @@
 //! `kthinlto explain`: one object's explanation as lines for a person.
 
-use std::io::Write;
 use std::path::Path;
 
 use super::args::Explain;
-use super::given;
+use super::{given, say};
 use crate::error::Error;
 use crate::stage::explain::{Compared, Explanation, explain, last_settings};
 use crate::store::Store;
@@ -19,7 +18,7 @@ pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
     };
     settings.compiler = given(&arguments.cc).or(settings.compiler);
     let found = explain(&settings, store, &arguments.object)?;
-    std::io::stdout().lock().write_all(render(&found).as_bytes())?;
+    say(render(&found).trim_end());
     Ok(())
 }
 

@@ -143,14 +143,13 @@ fn run_cache(arguments: &CacheArgs) -> anyhow::Result<()> {
         }
     };
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    writeln!(
-        std::io::stdout(),
+    say(&format!(
         "{}: {} objects, {:.1} MiB of {:.1} MiB",
         folder.display(),
         stats.entries,
         mebibytes(stats.bytes),
         mebibytes(limit)
-    )?;
+    ));
     Ok(())
 }
 
@@ -172,11 +171,15 @@ fn given(value: &Option<String>) -> Option<String> {
     value.clone().filter(|value| !value.trim().is_empty())
 }
 
+/// A line for the user. Nobody may be reading any more, which is no failure of ours.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 fn run_patch(common: &Common, patch: &Patch) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
     if patch.list {
         for series in patches::all() {
-            writeln!(out, "Linux {}: {} patches", series.version, series.patches.len())?;
+            say(&format!("Linux {}: {} patches", series.version, series.patches.len()));
         }
     }
     let Some(tree) = &patch.tree else {
@@ -185,25 +188,25 @@ fn run_patch(common: &Common, patch: &Patch) -> anyhow::Result<()> {
     let series = patches::for_tree(tree)?;
     let (shown, version) = (tree.display(), &series.version);
     match patches::check(tree, &series)? {
-        State::Applied => writeln!(out, "{shown} has the series for Linux {version} already")?,
+        State::Applied => say(&format!("{shown} has the series for Linux {version} already")),
         State::Applies if patch.check || common.dry_run => {
             let count = series.patches.len();
-            writeln!(out, "all {count} patches for Linux {version} apply to {shown}")?;
+            say(&format!("all {count} patches for Linux {version} apply to {shown}"));
         }
         State::Applies => {
-            apply(&mut out, tree, &series)?;
+            apply(tree, &series)?;
         }
     }
     Ok(())
 }
 
-fn apply(out: &mut dyn Write, tree: &Path, series: &patches::Series) -> anyhow::Result<()> {
+fn apply(tree: &Path, series: &patches::Series) -> anyhow::Result<()> {
     let changed = patches::apply(tree, series)?;
     for (name, _) in &series.patches {
-        writeln!(out, "applied {name}")?;
+        say(&format!("applied {name}"));
     }
     for file in changed {
-        writeln!(out, "changed {}", file.display())?;
+        say(&format!("changed {}", file.display()));
     }
     Ok(())
 }

@@ -218,6 +218,20 @@ mod tests {
         assert!(all().iter().all(|series| !series.patches.is_empty()));
     }
 
+    #[test]
+    fn the_option_of_the_older_series_is_the_one_in_kconfig() {
+        let option = include_str!("../../kconfig/Kconfig.thin_dist");
+        let lines: Vec<&str> =
+            option.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        assert!(lines.len() > 5);
+        for series in all().iter().filter(|series| series.version.starts_with('6')) {
+            let text: String = series.patches.iter().map(|(_, text)| *text).collect();
+            for line in &lines {
+                assert!(text.contains(&format!("\n+{line}\n")), "{}: {line}", series.version);
+            }
+        }
+    }
+
     fn tree(text: &str) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("Makefile"), text).unwrap();

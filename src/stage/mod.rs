@@ -103,7 +103,9 @@ pub fn build(
     let mut summary = result?;
     flushed?;
     summary.time = started.elapsed();
-    stage.listener.on(&Event::Done(&summary));
+    if !settings.dry_run {
+        stage.listener.on(&Event::Done(&summary));
+    }
     Ok(summary)
 }
 
