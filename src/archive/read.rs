@@ -2,7 +2,7 @@
 //! with the names that `llvm-ar` gives them in an archive at the tree's top.
 //! Must not know what a member contains.
 //!
-//! Format: "!<thin>" archives, GNU flavour; names as LLVM's
+//! Format: thin archives (`!<thin>`), GNU flavour; names as LLVM's
 //! `computeArchiveRelativePath` (lib/Object/ArchiveWriter.cpp, LLVM 22) makes them.
 
 use std::fs;
