@@ -1,7 +1,7 @@
 //! Which backends have to run, and why: the key of each is compared with the record of its
 //! last run, and its output with what that run wrote. Must not know processes.
 
-use crate::backend::command::native_name;
+use crate::backend::command::{dwo_name, native_name};
 use crate::backend::inputs::{self, Common, Inputs};
 use crate::error::Result;
 use crate::parallel;
@@ -61,6 +61,10 @@ pub fn why(store: &Store, common: &Common, module: &Indexed) -> Result<Option<St
         None => Some(format!("{native}, which is gone")),
         Some(found) if found.digest != record.output => {
             Some(format!("{native}, which was changed by others"))
+        }
+        Some(_) if inputs::splits_dwarf(store, common, object)? => {
+            let dwo = dwo_name(&native);
+            (!store.files.path(&dwo).is_file()).then(|| format!("{dwo}, which is gone"))
         }
         Some(_) => None,
     })

@@ -68,12 +68,17 @@ impl Watched {
     /// A shell command that waits until `count` backends have begun. When one has waited in
     /// vain for long, none waits any more: the test has failed, and is to end.
     fn barrier(&self, count: usize) -> String {
-        let (log, vain) = (self.log.display(), self.tree.dir().join("vain"));
+        let (log, vain) = (self.log.display(), self.vain());
         let vain = vain.display();
         format!(
             "tries=0; while [ $(grep -c '^+1 cc' {log}) -lt {count} ] && ! [ -e {vain} ]; do \
              sleep 0.05; tries=$((tries + 1)); [ $tries -lt 600 ] || : > {vain}; done"
         )
+    }
+
+    /// Is there when a job has waited in vain.
+    fn vain(&self) -> PathBuf {
+        self.tree.dir().join("vain")
     }
 
     /// A compiler that waits for `at_once` of its like, and then runs `then`.
@@ -132,6 +137,7 @@ impl Watched {
             most = most.max(now);
         }
         assert_eq!(now, 0, "all that began has ended");
+        assert!(!self.vain().exists(), "fewer than should be ran at once");
         most
     }
 

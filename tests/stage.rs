@@ -252,3 +252,21 @@ fn a_thin_link_in_memory_gives_the_same_and_leaves_nothing_there() {
     assert!(!std::path::Path::new(folder).exists(), "{folder}");
     assert_eq!(tree.outputs(), tree.mainline());
 }
+
+#[test]
+fn split_debug_information_has_its_final_name() {
+    // The object names its .dwo: compiled into a temporary file it would name another.
+    let tree = Tree::new();
+    for name in ["lib/w0", "lib/w1"] {
+        tree.compile(name, "-g -gsplit-dwarf");
+    }
+    tree.archive();
+    tree.build();
+    assert_eq!(tree.outputs(), tree.mainline());
+    let dwo = tree.objects.join("lib/w0.thinlto-native.dwo");
+    assert!(fs::read(&dwo).unwrap().starts_with(b"\x7fELF"));
+    assert_eq!(tree.shell("find . -name '.tmp_*'"), "");
+    fs::remove_file(&dwo).unwrap();
+    assert!(tree.build().contains("11 up to date, 0 from cache, 1 rebuilt"));
+    assert_eq!(tree.outputs(), tree.mainline());
+}

@@ -26,6 +26,20 @@ pub fn aside_name(native: &str) -> String {
     path.with_file_name(format!(".tmp_{name}")).to_string_lossy().into_owned()
 }
 
+/// Name of the debug information that `-gsplit-dwarf` puts beside a native object.
+pub fn dwo_name(native: &str) -> String {
+    let stem = native.strip_suffix(".o").unwrap_or(native);
+    format!("{stem}.dwo")
+}
+
+/// Whether a backend with these flags writes a `.dwo` file: the last option decides.
+pub fn splits_dwarf<S: AsRef<str>>(flags: &[S]) -> bool {
+    let options =
+        ["-gsplit-dwarf", "-gsplit-dwarf=split", "-gno-split-dwarf", "-gsplit-dwarf=single"];
+    let last = flags.iter().rev().find(|word| options.contains(&word.as_ref()));
+    last.is_some_and(|word| options[..2].contains(&word.as_ref()))
+}
+
 /// Flags that every backend gets after its own, as `scripts/Makefile.thinlto` of Linux 7.2
 /// has them.
 const FIXED: [&str; 4] = ["-x", "ir", "-fno-lto", "-Wno-unused-command-line-argument"];
@@ -38,7 +52,12 @@ pub fn invocation(
     output: &str,
     tree: &Path,
 ) -> Invocation {
-    let fixed = FIXED.iter().map(|word| word.to_string());
+    let mut fixed: Vec<String> = FIXED.iter().map(|word| word.to_string()).collect();
+    if splits_dwarf(&flags.words) {
+        // The object names its .dwo: not the one beside the temporary output.
+        let name = dwo_name(&native_name(object));
+        fixed.extend(["-Xclang", "-split-dwarf-file", "-Xclang", &name].map(str::to_owned));
+    }
     let index = format!("-fthinlto-index={}", index_name(object));
     let rest = [index, "-c".into(), "-o".into(), output.into(), object.into()];
     let argv = compiler.iter().cloned().chain(flags.words.iter().cloned()).chain(fixed).chain(rest);
@@ -81,11 +100,12 @@ pub fn check_native(path: &Path) -> Result<(), String> {
 }
 
 /// The files that one backend leaves beside its object, and its temporary one.
-pub fn outputs(object: &str) -> [PathBuf; 4] {
+pub fn outputs(object: &str) -> [PathBuf; 6] {
     let native = native_name(object);
     let record = crate::kbuild::cmd_file::path_for(Path::new(&native));
     let aside = aside_name(&native);
-    [index_name(object).into(), record, native.into(), aside.into()]
+    let (dwo, dwo_aside) = (dwo_name(&native), dwo_name(&aside));
+    [index_name(object).into(), record, native.into(), aside.into(), dwo.into(), dwo_aside.into()]
 }
 
 #[cfg(test)]
@@ -98,6 +118,15 @@ mod tests {
         assert_eq!(native_name("a/b.pi.o"), "a/b.pi.thinlto-native.o");
         assert_eq!(aside_name("a/b.thinlto-native.o"), "a/.tmp_b.thinlto-native.o");
         assert_eq!(outputs("a/b.o")[1], Path::new("a/.b.thinlto-native.o.cmd"));
+    }
+
+    #[test]
+    fn the_last_option_about_split_dwarf_decides() {
+        assert!(splits_dwarf(&["-g", "-gsplit-dwarf", "-O2"]));
+        assert!(splits_dwarf(&["-gno-split-dwarf", "-gsplit-dwarf=split"]));
+        assert!(!splits_dwarf(&["-gsplit-dwarf", "-gno-split-dwarf"]));
+        assert!(!splits_dwarf(&["-gsplit-dwarf=single"]));
+        assert!(!splits_dwarf::<&str>(&[]));
     }
 
     #[test]

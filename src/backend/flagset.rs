@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::flags;
+use super::{command, flags};
 use crate::error::{Error, Result};
 use crate::kbuild::cmd_file;
 use crate::store::{Digest, KeyBuilder, Store};
@@ -17,6 +17,8 @@ pub struct FlagSet {
     pub digest: Digest,
     /// Files that the flags name.
     pub named: Vec<String>,
+    /// The backend leaves a `.dwo` file beside its object.
+    pub splits_dwarf: bool,
     /// The assembler is a program outside clang, which no key covers.
     pub other_assembler: bool,
 }
@@ -27,6 +29,7 @@ impl FlagSet {
         FlagSet {
             digest: digest(&words),
             named: flags::named_files(&words, is_file),
+            splits_dwarf: command::splits_dwarf(&words),
             other_assembler: uses_other_assembler(&words),
         }
     }

@@ -130,6 +130,11 @@ pub fn key(store: &Store, common: &Common, module: &Indexed) -> Result<Key> {
     Ok(key)
 }
 
+/// Whether a module's backend leaves a `.dwo` file beside its object.
+pub fn splits_dwarf(store: &Store, common: &Common, object: &str) -> Result<bool> {
+    Ok(common.sets.of(store, object)?.splits_dwarf)
+}
+
 /// All inputs of one backend.
 pub fn inputs(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> {
     let mut inputs = Inputs { list: Vec::new(), files: Vec::new(), key: Key::new() };

@@ -7,7 +7,9 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use super::{Settings, Stage};
-use crate::backend::command::{aside_name, check_native, invocation, native_name, recorded_text};
+use crate::backend::command::{
+    aside_name, check_native, dwo_name, invocation, native_name, recorded_text, splits_dwarf,
+};
 use crate::backend::flags::{self, Flags};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::interrupt::Interrupts;
@@ -173,7 +175,8 @@ impl Backends<'_> {
     fn fetch(&mut self, cache: &Cache, number: usize) -> Result<bool> {
         let job = &self.jobs[number];
         let aside = self.settings.tree.join(aside_name(&native_name(&job.planned.object)));
-        let unknown = job.planned.inputs.key.unknown;
+        // An entry is one file: an object with its debug information in another is not kept.
+        let unknown = job.planned.inputs.key.unknown || splits_dwarf(&job.flags.words);
         if unknown || !cache.fetch(job.planned.inputs.key.digest(), &aside) {
             return Ok(false);
         }
@@ -187,9 +190,10 @@ impl Backends<'_> {
 
     /// Adds a fresh object to the cache. A cache that cannot be written is a warning, once.
     fn give_to_cache(&mut self, number: usize) {
-        let planned = &self.jobs[number].planned;
+        let Job { planned, flags } = &self.jobs[number];
+        let unfit = planned.inputs.key.unknown || splits_dwarf(&flags.words);
         let native = self.settings.tree.join(native_name(&planned.object));
-        let Some(cache) = self.cache.as_mut().filter(|_| !planned.inputs.key.unknown) else {
+        let Some(cache) = self.cache.as_mut().filter(|_| !unfit) else {
             return;
         };
         if let Err(error) = cache.add(planned.inputs.key.digest(), &native) {
@@ -230,6 +234,16 @@ impl Backends<'_> {
         let job = &self.jobs[number];
         let (tree, object) = (&self.settings.tree, &job.planned.object);
         let native = native_name(object);
+        if splits_dwarf(&job.flags.words) {
+            let (aside, dwo) = (dwo_name(&aside_name(&native)), dwo_name(&native));
+            match fs::rename(tree.join(aside), tree.join(&dwo)) {
+                // Without -g there is none.
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    return Err(Error::io("rename into", &dwo, e));
+                }
+                _ => {}
+            }
+        }
         let (aside, place) = (tree.join(aside_name(&native)), tree.join(&native));
         fs::rename(&aside, &place).map_err(|e| Error::io("rename into", &native, e))?;
         let text = recorded_text(&self.compiler.text, &job.flags, object);
@@ -266,6 +280,7 @@ fn remove_file(tree: &Path, name: &str) {
 /// (`STEM-RANDOM.o.tmp`) and leaves when it is killed.
 fn remove_aside(tree: &Path, aside: &str) {
     remove_file(tree, aside);
+    remove_file(tree, &dwo_name(aside));
     let place = tree.join(aside);
     let stem = place.file_stem().unwrap_or_default().to_string_lossy().into_owned() + "-";
     let folder = place.parent().unwrap_or(tree);
