@@ -109,7 +109,7 @@ mod tests {
     fn the_first_change_is_named() {
         let was = listed(&[("flags", "-O2"), ("import a.o", "1"), ("import b.o", "2")]);
         let none = Digest::of(b"");
-        let record = BackendRecord::new(none, none, &shortened(&was));
+        let record = BackendRecord::new(none, none, None, &shortened(&was));
         let why = |list: List<'_>| first_change(&record.inputs(), &shortened(&listed(list)));
         assert_eq!(
             why(&[("flags", "-O2"), ("import a.o", "9"), ("import b.o", "2")]),

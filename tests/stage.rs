@@ -6,6 +6,7 @@ mod common;
 use std::fs;
 
 use common::{Tree, good, text, tool};
+use kthinlto::store::Store;
 
 #[test]
 fn all_bytes_are_mainlines() {
@@ -45,6 +46,19 @@ fn flags_derived_from_the_command_give_the_same_objects() {
         ));
         tree.build();
         assert_eq!(tree.outputs(), want);
+    }
+}
+
+#[test]
+fn what_each_backend_took_is_on_record() {
+    let tree = Tree::new();
+    tree.build();
+    let store = Store::peek(&tree.objects).unwrap();
+    let list = fs::read_to_string(tree.objects.join("vmlinux.thinlto-index")).unwrap();
+    for object in list.lines() {
+        let cost = store.backend(object).unwrap().cost.unwrap();
+        // clang alone is larger than that, and takes longer.
+        assert!(cost.peak > 10_000 && cost.wall > 0 && cost.cpu > 0, "{object}: {cost:?}");
     }
 }
 

@@ -4,9 +4,10 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
@@ -28,11 +29,24 @@ impl Invocation {
     }
 }
 
+/// What a process took, with all that it started and waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// From its start to its end.
+    pub wall: Duration,
+    /// Of processors, in user and kernel mode.
+    pub cpu: Duration,
+    /// The most memory that it, or one of those, held at a time, in KiB.
+    pub peak: u64,
+}
+
 /// How a process ended.
 #[derive(Debug)]
 pub struct Outcome {
     /// Exit code or signal.
     pub status: ExitStatus,
+    /// What it took.
+    pub usage: Usage,
     /// Everything it wrote to its standard output and error, in order.
     pub output: Vec<u8>,
 }
@@ -40,7 +54,8 @@ pub struct Outcome {
 /// A running child. Dropping it kills and reaps it.
 #[derive(Debug)]
 pub struct Running {
-    child: Child,
+    pid: Pid,
+    started: Instant,
     pidfd: OwnedFd,
     output: File,
     reaped: bool,
@@ -66,22 +81,15 @@ impl Running {
         unsafe {
             command.pre_exec(move || die_with(parent));
         }
-        let child = command.spawn()?;
-        let pid = Pid::from_child(&child);
+        let started = Instant::now();
+        let pid = Pid::from_child(&command.spawn()?);
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Running { child, pidfd, output, reaped: false })
+        Ok(Running { pid, started, pidfd, output, reaped: false })
     }
 
     /// The outcome, if it has ended.
     pub fn try_finish(&mut self) -> io::Result<Option<Outcome>> {
-        let Some(status) = self.child.try_wait()? else {
-            return Ok(None);
-        };
-        self.reaped = true;
-        let mut output = Vec::new();
-        self.output.rewind()?;
-        self.output.read_to_end(&mut output)?;
-        Ok(Some(Outcome { status, output }))
+        self.reap(libc::WNOHANG)
     }
 
     /// Whether the child has ended. It is not reaped here: its number stays its group's.
@@ -93,19 +101,29 @@ impl Running {
     /// Waits for the end.
     pub fn finish(mut self) -> io::Result<Outcome> {
         loop {
-            if let Some(outcome) = self.try_finish()? {
+            if let Some(outcome) = self.reap(0)? {
                 return Ok(outcome);
             }
-            self.child.wait()?;
         }
+    }
+
+    fn reap(&mut self, options: libc::c_int) -> io::Result<Option<Outcome>> {
+        let Some((status, mut usage)) = wait(self.pid, options)? else {
+            return Ok(None);
+        };
+        self.reaped = true;
+        usage.wall = self.started.elapsed();
+        let mut output = Vec::new();
+        self.output.rewind()?;
+        self.output.read_to_end(&mut output)?;
+        Ok(Some(Outcome { status, usage, output }))
     }
 
     /// Sends a signal to the child and all that it started.
     pub fn signal(&self, signal: Signal) {
         if !self.reaped {
-            let group = Pid::from_child(&self.child);
             // It may have ended already: then there is nobody to tell.
-            let _ = rustix::process::kill_process_group(group, signal);
+            let _ = rustix::process::kill_process_group(self.pid, signal);
         }
     }
 }
@@ -121,9 +139,36 @@ impl Drop for Running {
     fn drop(&mut self) {
         if !self.reaped {
             self.signal(Signal::KILL);
-            let _ = self.child.wait();
+            let _ = wait(self.pid, 0);
         }
     }
+}
+
+/// Reaps a child, as wait4(2) does; `None` if it has not ended, with `WNOHANG`.
+fn wait(pid: Pid, options: libc::c_int) -> io::Result<Option<(ExitStatus, Usage)>> {
+    let mut status = 0;
+    // SAFETY: a rusage is plain numbers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    loop {
+        // SAFETY: both pointers are to locals of the right types, which outlive the call.
+        match unsafe { libc::wait4(pid.as_raw_pid(), &mut status, options, &mut usage) } {
+            0 => return Ok(None),
+            1.. => return Ok(Some((ExitStatus::from_raw(status), used(&usage)))),
+            _ => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+}
+
+/// What getrusage(2) says, but for the wall time.
+fn used(usage: &libc::rusage) -> Usage {
+    let time = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+    };
+    let cpu = time(usage.ru_utime) + time(usage.ru_stime);
+    Usage { wall: Duration::ZERO, cpu, peak: usage.ru_maxrss as u64 }
 }
 
 fn split_first(argv: &[String]) -> io::Result<(&String, &[String])> {
@@ -177,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_took_is_known() {
+        let script = "exec 3</dev/zero; sleep 0.2; head -c 40000000 <&3 | tail -c 40000000 | wc -c";
+        let usage = Running::start(&shell(script)).unwrap().finish().unwrap().usage;
+        assert!(usage.wall >= Duration::from_millis(200), "{usage:?}");
+        assert!(usage.cpu > Duration::ZERO && usage.cpu < usage.wall * 64, "{usage:?}");
+        assert!((40_000..4_000_000).contains(&usage.peak), "tail held 40 MB: {usage:?}");
+    }
+
+    #[test]
     fn a_dropped_child_and_its_children_are_gone() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
@@ -184,7 +238,7 @@ mod tests {
             format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", file.display());
         let running = Running::start(&shell(&script)).unwrap();
         while !file.exists() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
         drop(running);
         let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
@@ -193,7 +247,7 @@ mod tests {
             Err(_) => true,
         };
         let waited = (0..200).any(|_| {
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10));
             gone()
         });
         assert!(waited, "process {pid} outlived its group");

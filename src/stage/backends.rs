@@ -13,13 +13,13 @@ use crate::backend::command::{
 use crate::backend::flags::{self, Flags};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::interrupt::Interrupts;
-use crate::exec::process::{Invocation, Outcome};
+use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::run::{Runner, Work};
 use crate::kbuild::cmd_file;
 use crate::plan::{Planned, recorded_inputs};
 use crate::report::{Event, Listener};
 use crate::store::cache::Cache;
-use crate::store::{BackendRecord, Store, write_if_changed};
+use crate::store::{BackendRecord, Cost, Store, write_if_changed};
 use crate::toolchain::Tool;
 
 /// How many native objects were made, and how.
@@ -130,9 +130,10 @@ impl Work for Backends<'_> {
             self.listener.on(&Event::Output(&outcome.output));
         }
         let job = &self.jobs[number];
+        let cost = outcome.as_ref().ok().map(|outcome| cost(&outcome.usage));
         match self.judge(job, outcome) {
             Ok(()) => {
-                self.accept(number)?;
+                self.accept(number, cost)?;
                 self.give_to_cache(number);
                 Ok(true)
             }
@@ -185,7 +186,8 @@ impl Backends<'_> {
             remove_file(&self.settings.tree, &aside.to_string_lossy());
             return Ok(false);
         }
-        self.accept(number).map(|()| true)
+        let cost = self.store.backend(&self.jobs[number].planned.object).and_then(|was| was.cost);
+        self.accept(number, cost).map(|()| true)
     }
 
     /// Adds a fresh object to the cache. A cache that cannot be written is a warning, once.
@@ -229,8 +231,8 @@ impl Backends<'_> {
         }
     }
 
-    /// Puts a good result in its place and on record.
-    fn accept(&mut self, number: usize) -> Result<()> {
+    /// Puts a good result in its place and on record, with what it took.
+    fn accept(&mut self, number: usize, cost: Option<Cost>) -> Result<()> {
         let job = &self.jobs[number];
         let (tree, object) = (&self.settings.tree, &job.planned.object);
         let native = native_name(object);
@@ -252,7 +254,8 @@ impl Backends<'_> {
         self.store.files.find_again(&native)?;
         let output = self.store.files.facts(&native)?.digest;
         let inputs = &job.planned.inputs;
-        let record = BackendRecord::new(inputs.key.digest(), output, &recorded_inputs(inputs));
+        let key = inputs.key.digest();
+        let record = BackendRecord::new(key, output, cost, &recorded_inputs(inputs));
         self.store.set_backend(object, record)
     }
 }
@@ -264,6 +267,16 @@ impl Drop for Backends<'_> {
             let object = &self.jobs[*number].planned.object;
             remove_aside(&self.settings.tree, &aside_name(&native_name(object)));
         }
+    }
+}
+
+/// What a backend took, as it is recorded.
+fn cost(usage: &Usage) -> Cost {
+    let number = |count: u128| count.try_into().unwrap_or(u32::MAX);
+    Cost {
+        wall: number(usage.wall.as_millis()),
+        cpu: number(usage.cpu.as_millis()),
+        peak: number(usage.peak.into()),
     }
 }
 

@@ -18,7 +18,7 @@ use super::files::{Facts, Stamp};
 use crate::error::{Error, Result};
 
 /// First line of the file. It changes with the records below: another's file is not read.
-const MAGIC: &[u8] = b"kthinlto state 1\n";
+const MAGIC: &[u8] = b"kthinlto state 2\n";
 
 /// What was learnt from a thin link about one module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +81,17 @@ impl From<PackedLink> for LinkRecord {
     }
 }
 
+/// What a backend took when it ran: what the next run plans and estimates with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Wall time in milliseconds.
+    pub wall: u32,
+    /// CPU time in milliseconds.
+    pub cpu: u32,
+    /// The most memory that it held, in KiB.
+    pub peak: u32,
+}
+
 /// A backend that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendRecord {
@@ -88,6 +99,9 @@ pub struct BackendRecord {
     pub key: Digest,
     /// Digest of the native object.
     pub output: Digest,
+    /// What it took; unknown where the object came from the shared cache, and was not made
+    /// here before.
+    pub cost: Option<Cost>,
     /// Each input's label and the start of its digest, packed: read only to say what changed.
     #[serde(with = "serde_bytes")]
     inputs: Vec<u8>,
@@ -95,9 +109,15 @@ pub struct BackendRecord {
 
 impl BackendRecord {
     /// A record of a backend with these inputs: labels and the start of their digests.
-    pub fn new(key: Digest, output: Digest, inputs: &[(String, String)]) -> Self {
+    pub fn new(
+        key: Digest,
+        output: Digest,
+        cost: Option<Cost>,
+        inputs: &[(String, String)],
+    ) -> Self {
         // Plain data into memory: there is nothing that could fail.
-        BackendRecord { key, output, inputs: postcard::to_stdvec(inputs).unwrap_or_default() }
+        let inputs = postcard::to_stdvec(inputs).unwrap_or_default();
+        BackendRecord { key, output, cost, inputs }
     }
 
     /// Labels of the inputs and the start of their digests.
@@ -403,7 +423,8 @@ mod tests {
 
     fn backend(n: u8) -> BackendRecord {
         let inputs = [("bitcode a.o".to_owned(), "00".to_owned())];
-        BackendRecord::new(Digest::of(&[n]), Digest::of(&[n, n]), &inputs)
+        let cost = Cost { wall: n.into(), cpu: 2, peak: 3 };
+        BackendRecord::new(Digest::of(&[n]), Digest::of(&[n, n]), Some(cost), &inputs)
     }
 
     fn filled(dir: &Path) -> PathBuf {

@@ -17,7 +17,9 @@ use rustc_hash::FxHashMap as HashMap;
 
 pub use self::digest::{Digest, KeyBuilder};
 pub use self::files::{Facts, Files, Format};
-pub use self::log::{AsmRecord, BackendRecord, Indexed, LinkRecord, SettingsRecord, ToolRecord};
+pub use self::log::{
+    AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord,
+};
 use self::log::{FlagsRecord, Log, Records};
 use crate::error::{Error, Result};
 
