@@ -6,15 +6,22 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 bindir := $(DESTDIR)$(PREFIX)/bin
-sharedir := $(DESTDIR)$(PREFIX)/share/kthinlto
-docdir := $(DESTDIR)$(PREFIX)/share/doc/kthinlto
-docs := $(wildcard *.md COPYING* LICENSE*)
+share := $(DESTDIR)$(PREFIX)/share
+made := $(TARGET)/release/share
+completions := bash-completion/completions/kthinlto zsh/site-functions/_kthinlto \
+	fish/vendor_completions.d/kthinlto.fish
 
 .PHONY: all build demo check bench install uninstall clean help
 all: build
 
 build:
 	$(CARGO) build --release --locked
+	rm -rf $(made)
+	mkdir -p $(dir $(completions:%=$(made)/%))
+	$(TARGET)/release/kthinlto generate man $(made)/man/man1
+	$(TARGET)/release/kthinlto generate bash >$(made)/bash-completion/completions/kthinlto
+	$(TARGET)/release/kthinlto generate zsh >$(made)/zsh/site-functions/_kthinlto
+	$(TARGET)/release/kthinlto generate fish >$(made)/fish/vendor_completions.d/kthinlto.fish
 
 demo:
 	scripts/demo
@@ -27,15 +34,20 @@ bench: build
 
 # Does not build: "sudo make install" must not compile as root.  The program holds the patches.
 install:
-	@test -x $(TARGET)/release/kthinlto || { echo "run make first" >&2; exit 1; }
-	install -d $(bindir) $(sharedir) $(docdir)
-	install -m 755 $(TARGET)/release/kthinlto $(bindir)/
-	install -m 644 kconfig/*.config $(sharedir)/
-	$(if $(docs),install -m 644 $(docs) $(docdir)/)
+	@test -d $(made) || { echo "run make first" >&2; exit 1; }
+	install -D -m 755 $(TARGET)/release/kthinlto $(bindir)/kthinlto
+	install -d $(share)/man/man1
+	install -m 644 $(made)/man/man1/*.1 $(share)/man/man1/
+	for file in $(completions); do install -D -m 644 $(made)/$$file $(share)/$$file || exit; done
+	install -d $(share)/kthinlto $(share)/doc/kthinlto/docs
+	install -m 644 kconfig/*.config $(share)/kthinlto/
+	install -m 644 README.md DESIGN.md CHANGELOG.md $(share)/doc/kthinlto/
+	install -m 644 docs/*.md $(share)/doc/kthinlto/docs/
 
 uninstall:
-	rm -f $(bindir)/kthinlto
-	rm -rf $(sharedir) $(docdir)
+	rm -f $(bindir)/kthinlto $(share)/man/man1/kthinlto.1 $(share)/man/man1/kthinlto-*.1
+	rm -f $(completions:%=$(share)/%)
+	rm -rf $(share)/kthinlto $(share)/doc/kthinlto
 
 clean:
 	$(CARGO) clean

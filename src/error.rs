@@ -95,7 +95,10 @@ pub enum Error {
     },
 
     /// Backends failed; each was reported when it ended.
-    #[error("{failed} of {total} backends failed; vmlinux.a was not written")]
+    #[error(
+        "{failed} of {total} backends failed; vmlinux.a was not written; correct what is named \
+         above and run again: what is finished is kept"
+    )]
     Backends {
         /// How many failed.
         failed: usize,
@@ -140,7 +143,7 @@ pub enum Error {
     },
 
     /// A signal asked us to stop.
-    #[error("interrupted by signal {0}; finished objects are kept")]
+    #[error("interrupted by signal {0}; run again to go on: finished objects are kept")]
     Interrupted(i32),
 
     /// A kernel tree that no patch series is for.
@@ -193,6 +196,16 @@ fn io_remedy(source: &io::Error) -> &'static str {
         io::ErrorKind::ReadOnlyFilesystem => "; use an object tree that can be written (O=)",
         io::ErrorKind::PermissionDenied => {
             "; check the owner and the mode, or use another object tree (O=)"
+        }
+        io::ErrorKind::NotFound => "; see that the path is right, and that nothing removes it",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "; a file stands where a folder should be: remove it"
+        }
+        _ if source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+            "; allow more open files (ulimit -n), or run fewer jobs with -j"
+        }
+        _ if source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            "; the disk may be failing: see dmesg"
         }
         _ => "",
     }

@@ -4,23 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// Exit codes, for `--help` and the README.
-const EXIT_CODES: &str = "\
-Exit codes:
-  0    all is done
-  1    the linker or a backend failed
-  2    the command line or a setting cannot be used
-  3    a file of the tree cannot be used (archive, member, .cmd file)
-  4    CC or LD is missing or too old
-  5    a file could not be read or written (full disk, read-only tree)
-  6    another kthinlto is running in the tree
-  7    no patch series fits the kernel tree
-  8    `symvers --check` found a difference
-  130  interrupted (SIGINT); 143: terminated (SIGTERM)";
+use super::help;
 
 /// Distributed ThinLTO for Linux kernels: archive, thin link, backends, vmlinux.a.
 #[derive(Debug, Parser)]
-#[command(name = "kthinlto", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "kthinlto", version, after_help = help::MAIN, max_term_width = 100)]
 #[command(
     args_override_self = true,
     propagate_version = true,
@@ -38,6 +26,7 @@ pub struct Cli {
 
 /// Options that all commands take.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of all commands")]
 pub struct Common {
     /// Work in this object tree
     #[arg(short = 'C', long = "directory", value_name = "OBJTREE", global = true)]
@@ -63,39 +52,50 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make vmlinux.a from kbuild's archives, as kbuild calls it in the object tree
-    #[command(after_help = "\
-Examples:
-  In a patched kernel tree, kbuild calls it:
-    make LLVM=1 KTHINLTO=kthinlto -j8
-  By hand, in an object tree that was built once:
-    CC=clang-22 LD=ld.lld-22 KBUILD_LDFLAGS='-m elf_x86_64 -z noexecstack' \\
-      srctree=../linux kthinlto build built-in.a lib/lib.a arch/x86/lib/lib.a")]
+    #[command(after_help = help::BUILD)]
     Build(Build),
     /// Apply the patch series for a kernel tree's version, all of it or nothing
-    #[command(after_help = "\
-Examples:
-  kthinlto patch ~/linux            apply the series for that tree's version
-  kthinlto patch --check ~/linux    only say whether it fits
-  kthinlto patch --list             the kernel versions that there are series for")]
+    #[command(after_help = help::PATCH)]
     Patch(Patch),
     /// Say what an object is made from, who imports it, and whether its backend would run
-    #[command(after_help = "\
-Examples:
-  kthinlto explain kernel/panic.o
-  kthinlto explain -C ~/build/x86 kernel/sched/core.o")]
+    #[command(after_help = help::EXPLAIN)]
     Explain(Explain),
     /// Write vmlinux.symvers as modpost does, or compare it with what the objects say
-    #[command(after_help = "\
-Examples:
-  kthinlto symvers                  write vmlinux.symvers, from vmlinux.o and .vmlinux.objs
-  kthinlto symvers --check          name each symbol with no version, or a different one
-  kthinlto symvers --modules -o -   print Module.symvers
-  kthinlto symvers vmlinux.a        write .vmlinux.objs from vmlinux.a as well")]
+    #[command(after_help = help::SYMVERS)]
     Symvers(Symvers),
     /// Look at or tidy the shared cache of native objects ($KTHINLTO_CACHE_DIR)
+    #[command(after_help = help::CACHE)]
     Cache(CacheArgs),
     /// Remove what `build` made in an object tree
+    #[command(after_help = help::CLEAN)]
     Clean,
+    /// Print a shell's completions, or write the man pages, for those who package kthinlto
+    #[command(hide = true, after_help = help::GENERATE)]
+    Generate(Generate),
+}
+
+/// Options of `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// What to make
+    #[arg(value_name = "WHAT")]
+    pub what: Generated,
+    /// The folder that the man pages go to, made if it is not there
+    #[arg(value_name = "DIR", required_if_eq("what", "man"))]
+    pub folder: Option<PathBuf>,
+}
+
+/// What is made from the definitions in this file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Generated {
+    /// Completions for bash, on standard output
+    Bash,
+    /// Completions for zsh, on standard output
+    Zsh,
+    /// Completions for fish, on standard output
+    Fish,
+    /// A man page for each command, in DIR
+    Man,
 }
 
 /// Options of `explain`.
@@ -198,6 +198,7 @@ pub struct Build {
         env = "KBUILD_LDFLAGS",
         value_name = "FLAGS",
         default_value = "",
+        hide_default_value = true,
         allow_hyphen_values = true
     )]
     pub ldflags: String,

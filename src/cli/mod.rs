@@ -5,6 +5,8 @@
 pub mod args;
 mod clean;
 mod explain;
+mod generate;
+mod help;
 mod symvers;
 
 use std::io::Write;
@@ -69,6 +71,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
         Command::Symvers(symvers) => run_symvers(&cli.common, symvers),
         Command::Cache(cache) => run_cache(cache),
+        Command::Generate(generate) => Ok(generate::run(generate)?),
         Command::Clean => clean::clean(&tree(&cli.common), cli.common.dry_run),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use diffy::patch_set::{FileOperation, ParseOptions, PatchSet};
@@ -59,7 +59,8 @@ pub fn for_tree(tree: &Path) -> Result<Series> {
     all.into_iter().find(|series| series.version == version).ok_or_else(|| {
         let (tree, known) = (tree.display(), known.join(", "));
         Error::Patch(format!(
-            "{tree} is Linux {version}, for which there is no patch series; there are series for {known}"
+            "{tree} is Linux {version}, for which there is no patch series; there are series for \
+             {known}: use one of these, or apply the nearest by hand"
         ))
     })
 }
@@ -67,7 +68,13 @@ pub fn for_tree(tree: &Path) -> Result<Series> {
 /// `VERSION.PATCHLEVEL` out of a kernel's top Makefile.
 pub fn kernel_version(tree: &Path) -> Result<String> {
     let makefile = tree.join("Makefile");
-    let text = fs::read_to_string(&makefile).map_err(|e| Error::io("read", &makefile, e))?;
+    let text = fs::read_to_string(&makefile).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => Error::Patch(format!(
+            "{} is no kernel source tree: it has no Makefile; name the top folder of one",
+            tree.display()
+        )),
+        _ => Error::io("read", &makefile, e),
+    })?;
     let value = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_prefix('='));
         line.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
@@ -75,7 +82,8 @@ pub fn kernel_version(tree: &Path) -> Result<String> {
     match (value("VERSION "), value("PATCHLEVEL ")) {
         (Some(version), Some(level)) => Ok(format!("{version}.{level}")),
         _ => Err(Error::Patch(format!(
-            "{} is no kernel source tree: its Makefile has no VERSION and PATCHLEVEL",
+            "{} is no kernel source tree: its Makefile has no VERSION and PATCHLEVEL; name the \
+             top folder of one",
             tree.display()
         ))),
     }
@@ -152,8 +160,9 @@ fn apply_one(
     back: bool,
     changes: &mut Changes,
 ) -> Result<()> {
-    let broken =
-        |e: &dyn std::fmt::Display| Error::Patch(format!("the patch {name} is damaged: {e}"));
+    let broken = |e: &dyn std::fmt::Display| {
+        Error::Patch(format!("the patch {name} of this program is damaged: {e}; install it again"))
+    };
     for file in PatchSet::parse(patch, ParseOptions::gitdiff()) {
         let file = file.map_err(|e| broken(&e))?;
         let Some(text) = file.patch().as_text() else {
@@ -184,12 +193,24 @@ fn apply_one(
 
 /// A file as the patches before have left it.
 fn current(tree: &Path, name: &Path, changes: &Changes) -> Result<String> {
-    let absent = || Error::Patch(format!("{} was removed by an earlier patch", name.display()));
+    let absent = || {
+        Error::Patch(format!(
+            "{} was removed by an earlier patch of the series; report this",
+            name.display()
+        ))
+    };
     match changes.get(name) {
         Some(text) => text.clone().ok_or_else(absent),
         None => {
             let path = tree.join(name);
-            fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))
+            fs::read_to_string(&path).map_err(|e| match e.kind() {
+                ErrorKind::NotFound => Error::Patch(format!(
+                    "{} is not there, but the series changes it; nothing was changed: use a \
+                     complete, clean tree",
+                    path.display()
+                )),
+                _ => Error::io("read", &path, e),
+            })
         }
     }
 }

@@ -209,8 +209,9 @@ impl Backends<'_> {
     fn judge(&self, job: &Job, outcome: io::Result<Outcome>) -> Result<(), String> {
         let object = &job.planned.object;
         let compiler = &self.compiler.text;
-        let outcome = outcome
-            .map_err(|e| format!("cannot run the compiler `{compiler}` for {object}: {e}"))?;
+        let outcome = outcome.map_err(|e| {
+            format!("cannot run the compiler `{compiler}` for {object}: {e}; see that CC is right")
+        })?;
         let advice = advice(outcome.status, &outcome.output);
         if !outcome.status.success() {
             let how = describe_status(outcome.status);

@@ -93,13 +93,39 @@ fn find<'a>(modules: &'a [Indexed], name: &str, settings: &Settings) -> Result<&
     let is_it =
         |module: &&Indexed| names.contains(&module.object) || native_name(&module.object) == plain;
     modules.iter().find(is_it).ok_or_else(|| {
-        let end = plain.rsplit('/').next().unwrap_or(plain).trim_end_matches(".o").to_owned();
-        let alike = modules.iter().find(|module| module.object.contains(&end));
-        let hint = alike.map_or("vmlinux.thinlto-index lists them".to_owned(), |module| {
-            format!("perhaps {} is meant", module.object)
-        });
+        let objects = modules.iter().map(|module| module.object.as_str());
+        let hint = match alike(plain, objects).as_slice() {
+            [] => format!("{} lists those that there are", thinlink::LIST),
+            [one] => format!("did you mean {one}?"),
+            [others @ .., last] => format!("did you mean {} or {last}?", others.join(", ")),
+        };
         Error::bad_input(settings.tree.join(plain), "no module that the thin link indexed", hint)
     })
+}
+
+/// How many names a hint gives.
+const HINTS: usize = 3;
+
+/// The objects that a mistyped name may stand for, the likeliest first: those of the same
+/// file name in whatever folder, else those that differ in a few letters.
+fn alike<'a>(name: &str, objects: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let stem = |name: &str| {
+        let plain = name.strip_suffix(".c").or(name.strip_suffix(".o")).unwrap_or(name);
+        plain.strip_suffix(".thinlto-native").unwrap_or(plain).to_owned()
+    };
+    let wanted = stem(name);
+    let few = wanted.len() / 4 + 1;
+    let file = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let mut found: Vec<(bool, usize, &str)> = objects
+        .map(|object| (stem(object), object))
+        .map(|(path, object)| {
+            let distance = strsim::damerau_levenshtein(&wanted, &path);
+            (file(&path) != file(&wanted), distance, object)
+        })
+        .filter(|(other_file, distance, _)| !other_file || *distance <= few)
+        .collect();
+    found.sort_unstable();
+    found.into_iter().take(HINTS).map(|(_, _, object)| object).collect()
 }
 
 /// Why the next build would begin with a thin link.
@@ -134,4 +160,21 @@ fn compare(inputs: &Inputs, record: Option<&BackendRecord>) -> Vec<Compared> {
         is: None,
     }));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::alike;
+
+    #[test]
+    fn a_mistyped_name_finds_what_was_meant() {
+        let all = ["kernel/panic.o", "kernel/sched/core.o", "drivers/base/core.o", "mm/slub.o"];
+        let hints = |name| alike(name, all.into_iter());
+        assert_eq!(hints("kernel/panik.o"), ["kernel/panic.o"]);
+        assert_eq!(hints("panic"), ["kernel/panic.o"]);
+        assert_eq!(hints("panic.c"), ["kernel/panic.o"]);
+        assert_eq!(hints("kernel/core.o"), ["kernel/sched/core.o", "drivers/base/core.o"]);
+        assert_eq!(hints("mm/slab.thinlto-native.o"), ["mm/slub.o"]);
+        assert!(hints("fs/ext4/inode.o").is_empty());
+    }
 }

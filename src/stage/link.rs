@@ -21,8 +21,9 @@ impl Stage<'_> {
             return Err(Error::Usage(text.to_owned()));
         };
         let linker = toolchain::resolve(Role::Linker, linker, &mut self.store)?;
-        let flags = shell_words::split(&self.settings.linker_flags)
-            .map_err(|e| Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}")))?;
+        let flags = shell_words::split(&self.settings.linker_flags).map_err(|e| {
+            Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}; close the quote"))
+        })?;
         let link = ThinLink { linker: &linker, flags: &flags, members };
         let key = link.key(&self.store)?;
         let held = self.slots.try_acquire_up_to(cores());

@@ -1,0 +1,113 @@
+//! What stands below the options in `--help` and in the man pages: examples, exit codes,
+//! environment. Text only. A heading begins at the left margin and ends with a colon; the
+//! man pages make sections of them.
+
+/// Below the list of commands. The README has the same exit codes.
+pub const MAIN: &str = "\
+Examples:
+  kthinlto patch ~/linux                            once, before the first build
+  make LLVM=1 KTHINLTO=kthinlto -j8                 in that tree: the kernel's make calls `build`
+  kthinlto explain kernel/panic.o                   what would this edit cost, and why
+  kthinlto COMMAND --help                           options and examples of one command
+
+Environment:
+  CC, LD, KBUILD_LDFLAGS, srctree, MAKEFLAGS, KBUILD_VERBOSE
+                       what kbuild exports; each is the default of an option of `build`
+  KTHINLTO_CACHE_DIR   share native objects between trees in this folder
+  KTHINLTO_CACHE_SIZE  what that folder keeps to, such as 500M; 5G without it
+  KTHINLTO_SCRATCH     `tree`: the thin link writes in the object tree, not in memory
+  KTHINLTO_LOG         what developers want to know: `debug`, `trace`
+
+Exit codes:
+  0    all is done
+  1    the linker or a backend failed
+  2    the command line or a setting cannot be used
+  3    a file of the tree cannot be used (archive, member, .cmd file)
+  4    CC or LD is missing or too old
+  5    a file could not be read or written (full disk, read-only tree)
+  6    another kthinlto is running in the tree
+  7    no patch series fits the kernel tree
+  8    `symvers --check` found a difference
+  130  interrupted (SIGINT); 143: terminated (SIGTERM)";
+
+/// Below the options of `build`.
+pub const BUILD: &str = "\
+Examples:
+  In a patched kernel tree, kbuild calls it:
+    make LLVM=1 KTHINLTO=kthinlto -j8
+  By hand, in an object tree that was built once:
+    CC=clang-22 LD=ld.lld-22 KBUILD_LDFLAGS='-m elf_x86_64 -z noexecstack' \\
+      srctree=../linux kthinlto build built-in.a lib/lib.a arch/x86/lib/lib.a
+  What would run, and why, without running it:
+    make LLVM=1 KTHINLTO='kthinlto -n -vv' vmlinux_a";
+
+/// Below the options of `patch`.
+pub const PATCH: &str = "\
+Examples:
+  kthinlto patch ~/linux            apply the series for that tree's version
+  kthinlto patch --check ~/linux    only say whether it fits
+  kthinlto patch --list             the kernel versions that there are series for";
+
+/// Below the options of `explain`.
+pub const EXPLAIN: &str = "\
+Examples:
+  kthinlto explain kernel/panic.o
+  kthinlto explain -C ~/build/x86 kernel/sched/core.o";
+
+/// Below the options of `symvers`.
+pub const SYMVERS: &str = "\
+Examples:
+  kthinlto symvers                  write vmlinux.symvers, from vmlinux.o and .vmlinux.objs
+  kthinlto symvers --check          name each symbol with no version, or a different one
+  kthinlto symvers --modules -o -   print Module.symvers
+  kthinlto symvers vmlinux.a        write .vmlinux.objs from vmlinux.a as well";
+
+/// Below the options of `cache`.
+pub const CACHE: &str = "\
+Examples:
+  kthinlto cache stats                              that of $KTHINLTO_CACHE_DIR
+  kthinlto cache prune --cache-size 2G              down to 2 GiB, the longest unused first
+  kthinlto cache clear --cache-dir ~/.cache/native  another one, all of it";
+
+/// Below the options of `clean`.
+pub const CLEAN: &str = "\
+Examples:
+  kthinlto clean -n                 list what would go
+  kthinlto clean -C ~/build/x86     and the next build makes all of it again";
+
+/// Below the options of `generate`.
+pub const GENERATE: &str = "\
+Examples:
+  kthinlto generate man /usr/local/share/man/man1
+  kthinlto generate bash > ~/.local/share/bash-completion/completions/kthinlto
+  kthinlto generate zsh > /usr/local/share/zsh/site-functions/_kthinlto
+  kthinlto generate fish > ~/.config/fish/completions/kthinlto.fish";
+
+/// A text's sections: each heading without its colon, and the lines below it.
+pub fn sections(text: &str) -> Vec<(&str, Vec<&str>)> {
+    let mut found: Vec<(&str, Vec<&str>)> = Vec::new();
+    for line in text.lines() {
+        let heading = line.strip_suffix(':').filter(|line| !line.starts_with(' '));
+        match (heading, found.last_mut()) {
+            (Some(heading), _) => found.push((heading, Vec::new())),
+            (None, Some((_, lines))) => lines.push(line),
+            (None, None) => found.push(("", vec![line])),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_text_is_made_of_sections() {
+        let all = [MAIN, BUILD, PATCH, EXPLAIN, SYMVERS, CACHE, CLEAN, GENERATE];
+        for (heading, lines) in all.into_iter().flat_map(sections) {
+            assert!(["Examples", "Environment", "Exit codes"].contains(&heading), "{heading}");
+            assert!(lines.iter().any(|line| line.starts_with("  ")), "{heading}");
+        }
+        assert_eq!(sections(MAIN).len(), 3);
+    }
+}
