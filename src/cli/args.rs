@@ -180,6 +180,23 @@ fn parse_size(text: &str) -> Result<u64, String> {
     crate::store::cache::parse_size(text).ok_or_else(|| format!("no size; {remedy}"))
 }
 
+/// What a run shows of itself.
+#[derive(Debug, Args)]
+pub struct Reports {
+    /// Show progress below kbuild's lines: on a terminal that can, or never
+    #[arg(long, env = "KTHINLTO_PROGRESS", value_name = "WHEN", default_value = "auto")]
+    pub progress: When,
+}
+
+/// When to show progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum When {
+    /// If standard error is a terminal, but for -q, -s, -n, TERM=dumb and make's -O
+    Auto,
+    /// Not at all
+    Never,
+}
+
 /// Options of `build`.
 #[derive(Debug, Args)]
 pub struct Build {
@@ -211,6 +228,9 @@ pub struct Build {
     /// The shared cache
     #[command(flatten)]
     pub cache: CachePlace,
+    /// Progress and reports
+    #[command(flatten)]
+    pub reports: Reports,
 }
 
 /// Where the thin link writes its indexes before they are compared and put into place.

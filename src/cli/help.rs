@@ -16,6 +16,7 @@ Environment:
   KTHINLTO_CACHE_DIR   share native objects between trees in this folder
   KTHINLTO_CACHE_SIZE  what that folder keeps to, such as 500M; 5G without it
   KTHINLTO_SCRATCH     `tree`: the thin link writes in the object tree, not in memory
+  KTHINLTO_PROGRESS    `never`: no progress on a terminal; NO_COLOR takes its colour
   KTHINLTO_LOG         what developers want to know: `debug`, `trace`
 
 Exit codes:

@@ -24,10 +24,11 @@ use crate::kbuild::makeflags::MakeFlags;
 use crate::kbuild::patches::{self, State};
 use crate::modpost;
 use crate::report::console::{Console, Verbosity};
+use crate::report::progress::{self, Progress};
 use crate::report::{Event, Listener};
 use crate::stage::{self, Settings};
 use crate::store::cache::Cache;
-use args::{Build, CacheAction, CacheArgs, CachePlace, Cli, Command, Common, Patch};
+use args::{Build, CacheAction, CacheArgs, CachePlace, Cli, Command, Common, Patch, Reports, When};
 
 /// Runs the program on this process's arguments.
 pub fn main() -> ExitCode {
@@ -100,10 +101,25 @@ fn verbosity(common: &Common, make: &MakeFlags) -> Verbosity {
     }
 }
 
+/// Who tells the user: kbuild's lines, with progress below them where that can be shown.
+fn listener(
+    verbosity: Verbosity,
+    reports: &Reports,
+    make: &MakeFlags,
+    dry_run: bool,
+) -> Box<dyn Listener> {
+    let wanted = reports.progress == When::Auto && !verbosity.silent && !dry_run;
+    match wanted && !make.output_sync && progress::is_possible() {
+        true => Box::new(Progress::new(verbosity)),
+        false => Box::new(Console::new(verbosity)),
+    }
+}
+
 fn run_build(common: &Common, build: &Build) -> anyhow::Result<()> {
     let make = make_flags();
     let flags = make.clone().unwrap_or_default();
-    let mut console = Console::new(verbosity(common, &flags));
+    let dry_run = common.dry_run || flags.dry_run;
+    let mut console = listener(verbosity(common, &flags), &build.reports, &flags, dry_run);
     let asked = common.jobs.map(usize::from);
     let granted = Slots::granted(make.as_ref(), asked, stage::cores());
     if let Some(warning) = granted.warning {
@@ -116,13 +132,13 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<()> {
         compiler: given(&build.cc),
         linker: given(&build.ld),
         linker_flags: build.ldflags.clone(),
-        dry_run: common.dry_run || flags.dry_run,
+        dry_run,
         keep_going: common.keep_going || flags.keep_going,
         scratch_in_memory: build.scratch == args::Scratch::Memory,
         cache: place(&build.cache).map(|folder| (folder, build.cache.cache_size)),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
-    stage::build(&settings, &granted.slots, &interrupts, &mut console)?;
+    stage::build(&settings, &granted.slots, &interrupts, &mut *console)?;
     Ok(())
 }
 

@@ -42,6 +42,9 @@ pub struct MakeFlags {
     pub keep_going: bool,
     /// `-s`: say nothing.
     pub silent: bool,
+    /// `-O` in any form but `-Onone`: make collects the output of recipes. It lets those that
+    /// begin with `+` write to the terminal all the same, unless it is `-Orecurse`.
+    pub output_sync: bool,
     /// `-j`, if given.
     pub jobs: Option<Jobs>,
     /// The jobserver; the last one named wins.
@@ -80,6 +83,10 @@ impl MakeFlags {
             .or_else(|| word.strip_prefix("--jobserver-fds="));
         if let Some(auth) = auth {
             self.auth = Some(parse_auth(auth));
+        } else if let Some(how) =
+            word.strip_prefix("-O").or_else(|| word.strip_prefix("--output-sync="))
+        {
+            self.output_sync = how != "none";
         } else if let Some(number) = word.strip_prefix("-j") {
             self.jobs = match number.parse() {
                 Ok(limit) if limit > 0 => Some(Jobs::Limit(limit)),
@@ -143,6 +150,15 @@ mod tests {
         assert_eq!(MakeFlags::parse(" --jobserver-auth=-2,-2").auth, Some(Auth::Disabled));
         let odd = MakeFlags::parse(" --jobserver-auth=sem:x").auth;
         assert_eq!(odd, Some(Auth::Unknown("sem:x".into())));
+    }
+
+    #[test]
+    fn collected_output_is_noticed() {
+        let sync = |text| MakeFlags::parse(text).output_sync;
+        assert!(sync(" -j2 -Otarget --jobserver-auth=3,4"));
+        assert!(sync("k --output-sync=line") && sync(" -O"));
+        assert!(!sync(" -j2 -Onone") && !sync(" -Oline -Onone"));
+        assert!(!sync("O -j2 -- X=-Oline"));
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Listener for Console {
 }
 
 /// What an event looks like on standard output and on standard error.
-fn render(verbosity: Verbosity, event: &Event<'_>) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn render(verbosity: Verbosity, event: &Event<'_>) -> (Vec<u8>, Vec<u8>) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     match event {
         Event::Step { .. } | Event::Done(_) if verbosity.silent => {}
@@ -64,6 +64,7 @@ fn render(verbosity: Verbosity, event: &Event<'_>) -> (Vec<u8>, Vec<u8>) {
         Event::Warning(text) => err = format!("kthinlto: warning: {text}\n").into_bytes(),
         Event::Failure(text) => err = format!("kthinlto: {text}\n").into_bytes(),
         Event::Done(summary) => out = done(summary).into_bytes(),
+        _ => {}
     }
     (out, err)
 }

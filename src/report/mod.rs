@@ -1,12 +1,21 @@
 //! What the user sees, as one stream of events to listeners. Nothing here decides anything.
 
 pub mod console;
+mod estimate;
+pub mod progress;
+mod screen;
+mod status;
 
 use std::time::Duration;
+
+use crate::exec::process::Usage;
+use crate::store::Indexed;
 
 /// Something that happened, or is about to.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// A phase begins, and with it the one before has ended: `thin link`, `plan`, `backends`.
+    Phase(&'static str),
     /// A file is made: kbuild's short line, the full command, and why.
     Step {
         /// Kbuild's verb: `AR`, `GEN`, `LD`, `CC`.
@@ -18,6 +27,31 @@ pub enum Event<'a> {
         /// Why it is made (`V=2`).
         why: &'a str,
     },
+    /// What the thin link found, and which backends have to run: all others are up to date.
+    Planned {
+        /// The indexed modules in link order, with their imports.
+        modules: &'a [Indexed],
+        /// Those whose native object has to be made.
+        backends: &'a [Backend<'a>],
+    },
+    /// A native object came from the shared cache.
+    FromCache {
+        /// The bitcode object.
+        object: &'a str,
+        /// How long that took.
+        wall: Duration,
+    },
+    /// A process was started.
+    Started(Job<'a>),
+    /// The process on a slot has ended, and its result was looked at.
+    Ended {
+        /// The slot, free from now on.
+        slot: usize,
+        /// What came of it.
+        ending: Ending,
+        /// What it took; nothing, if it could not be started.
+        usage: Option<Usage>,
+    },
     /// What a compiler or linker printed, whole.
     Output(&'a [u8]),
     /// One sentence that the user should read.
@@ -26,6 +60,39 @@ pub enum Event<'a> {
     Failure(&'a str),
     /// The stage has ended well.
     Done(&'a Summary),
+}
+
+/// A backend that has to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Backend<'a> {
+    /// The bitcode object.
+    pub object: &'a str,
+    /// Size of its bitcode in bytes.
+    pub size: u64,
+    /// Why it has to run.
+    pub why: &'a str,
+    /// Wall time of its last run, if that is on record.
+    pub expected: Option<Duration>,
+}
+
+/// A process that was started.
+#[derive(Debug, Clone, Copy)]
+pub struct Job<'a> {
+    /// Number of the slot that it runs on, from 0. A slot runs one job at a time.
+    pub slot: usize,
+    /// Kbuild's verb: `CC` for a backend, `LD` for the thin link.
+    pub verb: &'static str,
+    /// What it is about: a backend's bitcode object, else the file that it makes.
+    pub object: &'a str,
+}
+
+/// What came of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Its output is good.
+    Good,
+    /// It failed, or its output is not good.
+    Failed,
 }
 
 /// What a stage did.
@@ -49,4 +116,11 @@ pub struct Summary {
 pub trait Listener {
     /// Something happened.
     fn on(&mut self, event: &Event<'_>);
+}
+
+/// Several listeners as one: each hears every event, in their order.
+impl Listener for Vec<Box<dyn Listener>> {
+    fn on(&mut self, event: &Event<'_>) {
+        self.iter_mut().for_each(|listener| listener.on(event));
+    }
 }

@@ -1,10 +1,11 @@
 //! The backends of the stage: give them to the runner, longest first, and take each
 //! result only when it is right. What a backend is made from is the backend phase's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::time::Instant;
 
 use super::{Settings, Stage};
 use crate::backend::command::{
@@ -17,7 +18,7 @@ use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::run::{Runner, Work};
 use crate::kbuild::cmd_file;
 use crate::plan::{Planned, recorded_inputs};
-use crate::report::{Event, Listener};
+use crate::report::{Ending, Event, Job as Started, Listener};
 use crate::store::cache::Cache;
 use crate::store::{BackendRecord, Cost, Store, write_if_changed};
 use crate::toolchain::Tool;
@@ -44,6 +45,7 @@ impl Stage<'_> {
             return Ok(Ran { rebuilt: jobs.len(), from_cache: 0 });
         }
         sweep(tree, &jobs);
+        self.phase("cache");
         let cache = if jobs.is_empty() { None } else { self.open_cache() };
         let runner = Runner {
             slots: self.slots,
@@ -57,10 +59,11 @@ impl Stage<'_> {
             compiler,
             jobs,
             next: 0,
-            in_flight: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
             cache,
         };
         let from_cache = backends.take_cached(self.interrupts)?;
+        backends.listener.on(&Event::Phase("backends"));
         let total = backends.jobs.len();
         match runner.run(&mut backends)? {
             0 => Ok(Ran { rebuilt: total, from_cache }),
@@ -105,7 +108,8 @@ struct Backends<'a> {
     compiler: &'a Tool,
     jobs: Vec<Job>,
     next: usize,
-    in_flight: BTreeSet<usize>,
+    /// The slots of the jobs that run.
+    in_flight: BTreeMap<usize, usize>,
     cache: Option<Cache>,
 }
 
@@ -114,31 +118,37 @@ impl Work for Backends<'_> {
         let number = self.next;
         let job = self.jobs.get(number)?;
         self.next += 1;
-        self.in_flight.insert(number);
         announce(self.listener, self.compiler, job);
         let object = &job.planned.object;
+        let slot = free_slot(self.in_flight.values().copied());
+        self.in_flight.insert(number, slot);
+        self.listener.on(&Event::Started(Started { slot, verb: "CC", object }));
         let aside = aside_name(&native_name(object));
         let (argv, flags) = (&self.compiler.argv, &job.flags);
         Some((number, invocation(argv, flags, object, &aside, &self.settings.tree)))
     }
 
     fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
-        self.in_flight.remove(&number);
+        let slot = self.in_flight.remove(&number);
         if let Ok(outcome) = &outcome
             && !outcome.output.is_empty()
         {
             self.listener.on(&Event::Output(&outcome.output));
         }
-        let job = &self.jobs[number];
-        let cost = outcome.as_ref().ok().map(|outcome| cost(&outcome.usage));
-        match self.judge(job, outcome) {
+        let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
+        let judged = self.judge(&self.jobs[number], outcome);
+        if let Some(slot) = slot {
+            let ending = if judged.is_ok() { Ending::Good } else { Ending::Failed };
+            self.listener.on(&Event::Ended { slot, ending, usage });
+        }
+        match judged {
             Ok(()) => {
-                self.accept(number, cost)?;
+                self.accept(number, usage.as_ref().map(cost))?;
                 self.give_to_cache(number);
                 Ok(true)
             }
             Err(sentence) => {
-                let object = &job.planned.object;
+                let object = &self.jobs[number].planned.object;
                 remove_aside(&self.settings.tree, &aside_name(&native_name(object)));
                 self.listener.on(&Event::Failure(&sentence));
                 Ok(false)
@@ -174,6 +184,7 @@ impl Backends<'_> {
 
     /// Puts one object from the cache into its place.
     fn fetch(&mut self, cache: &Cache, number: usize) -> Result<bool> {
+        let began = Instant::now();
         let job = &self.jobs[number];
         let aside = self.settings.tree.join(aside_name(&native_name(&job.planned.object)));
         // An entry is one file: an object with its debug information in another is not kept.
@@ -186,8 +197,12 @@ impl Backends<'_> {
             remove_file(&self.settings.tree, &aside.to_string_lossy());
             return Ok(false);
         }
-        let cost = self.store.backend(&self.jobs[number].planned.object).and_then(|was| was.cost);
-        self.accept(number, cost).map(|()| true)
+        let object = &self.jobs[number].planned.object;
+        let cost = self.store.backend(object).and_then(|was| was.cost);
+        self.accept(number, cost)?;
+        let object = &self.jobs[number].planned.object;
+        self.listener.on(&Event::FromCache { object, wall: began.elapsed() });
+        Ok(true)
     }
 
     /// Adds a fresh object to the cache. A cache that cannot be written is a warning, once.
@@ -264,7 +279,7 @@ impl Backends<'_> {
 impl Drop for Backends<'_> {
     /// What was cut short leaves nothing behind.
     fn drop(&mut self) {
-        for number in &self.in_flight {
+        for number in self.in_flight.keys() {
             let object = &self.jobs[*number].planned.object;
             remove_aside(&self.settings.tree, &aside_name(&native_name(object)));
         }
@@ -279,6 +294,12 @@ fn cost(usage: &Usage) -> Cost {
         cpu: number(usage.cpu.as_millis()),
         peak: number(usage.peak.into()),
     }
+}
+
+/// The lowest number that no running job has.
+fn free_slot(taken: impl Iterator<Item = usize>) -> usize {
+    let taken: BTreeSet<usize> = taken.collect();
+    (0..).find(|slot| !taken.contains(slot)).unwrap_or_default()
 }
 
 fn remove_file(tree: &Path, name: &str) {

@@ -8,7 +8,7 @@ use super::{Member, Stage, cores};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::process::{Invocation, Outcome};
 use crate::exec::run::Work;
-use crate::report::Event;
+use crate::report::{Ending, Event, Job};
 use crate::store::{FOLDER, Indexed, LinkRecord, write_if_changed};
 use crate::thinlink::{self, LIST, ORDER, Scratch, ThinLink};
 use crate::toolchain::{self, Role};
@@ -62,9 +62,14 @@ impl Stage<'_> {
         let what = link.invocation(&self.settings.tree, &scratch.name, &response, threads);
         self.step("LD", LIST, &what.shell_text(), "changed members or flags");
         let mut job = OneJob { what: Some(what), ended: None };
+        self.listener.on(&Event::Started(Job { slot: 0, verb: "LD", object: LIST }));
         self.runner().run(&mut job)?;
         drop(held);
-        self.judge(&link.linker.text, job.ended)?;
+        let usage = job.ended.as_ref().and_then(|ended| Some(ended.as_ref().ok()?.usage));
+        let judged = self.judge(&link.linker.text, job.ended);
+        let ending = if judged.is_ok() { Ending::Good } else { Ending::Failed };
+        self.listener.on(&Event::Ended { slot: 0, ending, usage });
+        judged?;
         if let Some((name, _)) =
             link.members.iter().find(|(name, _)| !self.store.files.is_unchanged(name))
         {

@@ -7,7 +7,7 @@ pub mod explain;
 mod link;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::flags;
 use crate::backend::inputs::Common;
@@ -16,8 +16,8 @@ use crate::exec::interrupt::Interrupts;
 use crate::exec::run::Runner;
 use crate::exec::slots::Slots;
 use crate::parallel;
-use crate::plan;
-use crate::report::{Event, Listener, Summary};
+use crate::plan::{self, Planned};
+use crate::report::{Backend, Event, Listener, Summary};
 use crate::store::{Facts, Format, Indexed, SettingsRecord, Store};
 use crate::toolchain::{self, Role, Tool};
 use backends::Ran;
@@ -86,6 +86,7 @@ pub fn build(
     listener: &mut dyn Listener,
 ) -> Result<Summary> {
     let started = Instant::now();
+    listener.on(&Event::Phase("members"));
     let names = archives::member_names(settings)?;
     let store = match settings.dry_run {
         true => Store::peek(&settings.tree)?,
@@ -119,9 +120,11 @@ impl Stage<'_> {
         let members = self.members(names)?;
         self.store.set_settings(self.settings.record())?;
         self.check_interrupt()?;
+        self.phase("archive");
         self.write_order(&members)?;
         drop(held);
         let bitcode = members.iter().any(|(_, facts)| facts.format == Format::Bitcode);
+        self.phase("thin link");
         let (indexed, linked) = match bitcode {
             true => self.thin_link(&members)?,
             false => {
@@ -138,8 +141,27 @@ impl Stage<'_> {
         let Ran { rebuilt, from_cache } = self.compile(&indexed)?;
         (summary.rebuilt, summary.from_cache) = (rebuilt, from_cache);
         summary.up_to_date = summary.modules - rebuilt - from_cache;
+        self.phase(archives::VMLINUX);
         self.write_vmlinux(&members, &indexed)?;
         Ok(summary)
+    }
+
+    /// Tells the listener that a phase begins.
+    fn phase(&mut self, name: &'static str) {
+        self.listener.on(&Event::Phase(name));
+    }
+
+    /// Tells the listener what has to be made.
+    fn announce_plan(&mut self, modules: &[Indexed], planned: &[Planned]) {
+        let cost = |object| self.store.backend(object).and_then(|record| record.cost);
+        let backends = planned.iter().map(|one| Backend {
+            object: &one.object,
+            size: one.size,
+            why: &one.why,
+            expected: cost(&one.object).map(|cost| Duration::from_millis(cost.wall.into())),
+        });
+        let backends: Vec<Backend<'_>> = backends.collect();
+        self.listener.on(&Event::Planned { modules, backends: &backends });
     }
 
     /// Reads what every member holds.
@@ -174,6 +196,7 @@ impl Stage<'_> {
         let Some(first) = indexed.first() else {
             return Ok(Ran::default());
         };
+        self.phase("plan");
         let compiler = compiler(self.settings, &first.object, &mut self.store)?;
         let common = Common::new(compiler.identity);
         let held = self.slots.try_acquire_up_to(cores());
@@ -181,6 +204,7 @@ impl Stage<'_> {
         let planned = plan::plan(&self.store, &common, indexed, self.threads)?;
         drop(held);
         self.check_interrupt()?;
+        self.announce_plan(indexed, &planned);
         self.run_backends(&compiler, planned)
     }
 
