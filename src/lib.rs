@@ -28,6 +28,7 @@ pub mod exec;
 pub mod parallel;
 
 pub mod modpost;
+pub mod relink;
 
 pub mod report;
 pub mod stage;

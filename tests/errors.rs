@@ -156,6 +156,12 @@ const CASES: &[(&str, &str)] = &[
         "a symbol that no object exports",
         "symvers; printf '0x00000001\\tx\\tvmlinux\\tEXPORT_SYMBOL\\t\\n' > vmlinux.symvers; $K symvers --check",
     ),
+    // initcalls. An initcall that cannot be ordered is tested in `initcalls`.
+    ("nothing to take initcalls from", "rm vmlinux.a; $K initcalls"),
+    ("no initcall", "$K initcalls built-in.a lib/lib.a"),
+    ("a member that is no object", "echo hello > kernel/b.o; $K initcalls built-in.a"),
+    ("a member cut short", "truncate -s -70 kernel/head.o; $K initcalls built-in.a"),
+    ("bitcode with initcalls cut short", "truncate -s 2000 kernel/a.o; $K initcalls built-in.a"),
 ];
 
 #[test]

@@ -27,10 +27,23 @@ const FORMAT_SPECIFIC: u32 = 1 << 11;
 /// Names of the defined global symbols, in the table's order: those that an archive's
 /// symbol table lists. Empty where the file has no table.
 pub fn defined(bitcode: &[u8]) -> Result<Vec<String>, Malformed> {
+    let names = names(bitcode, |flags| flags & (GLOBAL | UNDEFINED | FORMAT_SPECIFIC) == GLOBAL)?;
+    let text = |name: &&[u8]| String::from_utf8_lossy(name).into_owned();
+    Ok(names.unwrap_or_default().iter().map(text).collect())
+}
+
+/// Names of the defined symbols that no other file sees, those of inline assembly among them,
+/// in the table's order. `None` where the file has no table.
+pub fn defined_locals(bitcode: &[u8]) -> Result<Option<Vec<&[u8]>>, Malformed> {
+    names(bitcode, |flags| flags & (GLOBAL | UNDEFINED | FORMAT_SPECIFIC) == 0)
+}
+
+/// Names of the symbols whose flags are wanted; `None` where there is no table.
+fn names(bitcode: &[u8], wanted: impl Fn(u32) -> bool) -> Result<Option<Vec<&[u8]>>, Malformed> {
     let mut blobs = Blobs::default();
     bitstream::walk(bitcode, &mut blobs)?;
     let (Some(table), Some(strings)) = (blobs.symtab, blobs.strtab) else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let offset = word(table, SYMBOLS)? as usize;
     let count = word(table, SYMBOLS + 4)? as usize;
@@ -40,12 +53,11 @@ pub fn defined(bitcode: &[u8]) -> Result<Vec<String>, Malformed> {
             .checked_mul(SYMBOL_SIZE)
             .and_then(|start| start.checked_add(offset))
             .ok_or(Malformed("a symbol outside its table"))?;
-        let flags = word(table, at.saturating_add(FLAGS))?;
-        if flags & (GLOBAL | UNDEFINED | FORMAT_SPECIFIC) == GLOBAL {
+        if wanted(word(table, at.saturating_add(FLAGS))?) {
             names.push(string(strings, word(table, at)?, word(table, at + 4)?)?);
         }
     }
-    Ok(names)
+    Ok(Some(names))
 }
 
 #[derive(Default)]
@@ -74,9 +86,8 @@ fn word(blob: &[u8], at: usize) -> Result<u32, Malformed> {
     Ok(u32::from_le_bytes(*bytes))
 }
 
-fn string(strings: &[u8], offset: u32, size: u32) -> Result<String, Malformed> {
+fn string(strings: &[u8], offset: u32, size: u32) -> Result<&[u8], Malformed> {
     let (start, size) = (offset as usize, size as usize);
     let bytes = start.checked_add(size).and_then(|end| strings.get(start..end));
-    let bytes = bytes.ok_or(Malformed("a symbol's name outside the string table"))?;
-    Ok(String::from_utf8_lossy(bytes).into_owned())
+    bytes.ok_or(Malformed("a symbol's name outside the string table"))
 }

@@ -63,6 +63,9 @@ pub enum Command {
     /// Write vmlinux.symvers as modpost does, or compare it with what the objects say
     #[command(after_help = help::SYMVERS)]
     Symvers(Symvers),
+    /// Write the linker script that keeps initcalls in link order
+    #[command(after_help = help::INITCALLS)]
+    Initcalls(Initcalls),
     /// Look at or tidy the shared cache of native objects ($KTHINLTO_CACHE_DIR)
     #[command(after_help = help::CACHE)]
     Cache(CacheArgs),
@@ -133,6 +136,17 @@ pub struct Symvers {
     /// The source tree, as seen from the object tree
     #[arg(long, env = "srctree", value_name = "DIR", default_value = "source")]
     pub srctree: PathBuf,
+}
+
+/// Options of `initcalls`.
+#[derive(Debug, Args)]
+pub struct Initcalls {
+    /// Archives or objects, in link order
+    #[arg(value_name = "ARCHIVE", default_value = "vmlinux.a")]
+    pub archives: Vec<PathBuf>,
+    /// The file, relative to the object tree; `-` is standard output
+    #[arg(short, long, value_name = "FILE", default_value = ".tmp_initcalls.lds")]
+    pub output: PathBuf,
 }
 
 /// Options of `cache`.

@@ -63,6 +63,13 @@ Examples:
   kthinlto symvers --modules -o -   print Module.symvers
   kthinlto symvers vmlinux.a        write .vmlinux.objs from vmlinux.a as well";
 
+/// Below the options of `initcalls`.
+pub const INITCALLS: &str = "\
+Examples:
+  kthinlto initcalls                write .tmp_initcalls.lds, from vmlinux.a
+  kthinlto initcalls -o - vmlinux.a lib/lib.a
+                                    print it, as scripts/generate_initcall_order.pl does";
+
 /// Below the options of `cache`.
 pub const CACHE: &str = "\
 Examples:
@@ -104,7 +111,7 @@ mod tests {
 
     #[test]
     fn each_text_is_made_of_sections() {
-        let all = [MAIN, BUILD, PATCH, EXPLAIN, SYMVERS, CACHE, CLEAN, GENERATE];
+        let all = [MAIN, BUILD, PATCH, EXPLAIN, SYMVERS, INITCALLS, CACHE, CLEAN, GENERATE];
         for (heading, lines) in all.into_iter().flat_map(sections) {
             assert!(["Examples", "Environment", "Exit codes"].contains(&heading), "{heading}");
             assert!(lines.iter().any(|line| line.starts_with("  ")), "{heading}");

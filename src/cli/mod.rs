@@ -7,6 +7,7 @@ mod clean;
 mod explain;
 mod generate;
 mod help;
+mod initcalls;
 mod symvers;
 
 use std::io::Write;
@@ -71,6 +72,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Patch(patch) => run_patch(&cli.common, patch),
         Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
         Command::Symvers(symvers) => run_symvers(&cli.common, symvers),
+        Command::Initcalls(initcalls) => run_initcalls(&cli.common, initcalls),
         Command::Cache(cache) => run_cache(cache),
         Command::Generate(generate) => Ok(generate::run(generate)?),
         Command::Clean => clean::clean(&tree(&cli.common), cli.common.dry_run),
@@ -183,6 +185,16 @@ fn run_symvers(common: &Common, arguments: &args::Symvers) -> anyhow::Result<()>
     };
     let dry_run = common.dry_run || make.dry_run;
     symvers::run(&settings, arguments, verbosity(common, &make), dry_run)
+}
+
+fn run_initcalls(common: &Common, arguments: &args::Initcalls) -> anyhow::Result<()> {
+    let make = make_flags();
+    let flags = make.clone().unwrap_or_default();
+    let mut console = Console::new(verbosity(common, &flags));
+    // No warning where the jobserver is out of reach: one thread is quick enough.
+    let slots = Slots::granted(make.as_ref(), common.jobs.map(usize::from), stage::cores()).slots;
+    let dry_run = common.dry_run || flags.dry_run;
+    initcalls::run(&tree(common), arguments, &slots, &mut console, dry_run)
 }
 
 /// An empty variable is an unset one, as in make.
