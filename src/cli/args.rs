@@ -265,6 +265,9 @@ pub struct Patch {
     /// Only say whether the series applies
     #[arg(long)]
     pub check: bool,
+    /// Take the series out again
+    #[arg(short = 'R', long)]
+    pub reverse: bool,
     /// List the kernel versions that there are series for
     #[arg(long)]
     pub list: bool,

@@ -40,13 +40,16 @@ Examples:
     CC=clang-22 LD=ld.lld-22 KBUILD_LDFLAGS='-m elf_x86_64 -z noexecstack' \\
       srctree=../linux kthinlto build built-in.a lib/lib.a arch/x86/lib/lib.a
   What would run, and why, without running it:
-    make LLVM=1 KTHINLTO='kthinlto -n -vv' vmlinux_a";
+    make LLVM=1 KTHINLTO='kthinlto -n -vv' vmlinux.a
+  The next build, on four processors, with a cache that other trees share:
+    KTHINLTO_CACHE_DIR=~/.cache/native make LLVM=1 KTHINLTO=kthinlto -j4";
 
 /// Below the options of `patch`.
 pub const PATCH: &str = "\
 Examples:
   kthinlto patch ~/linux            apply the series for that tree's version
   kthinlto patch --check ~/linux    only say whether it fits
+  kthinlto patch --reverse ~/linux  take it out again
   kthinlto patch --list             the kernel versions that there are series for";
 
 /// Below the options of `explain`.

@@ -11,7 +11,7 @@ mod initcalls;
 mod symvers;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -218,26 +218,29 @@ fn run_patch(common: &Common, patch: &Patch) -> anyhow::Result<()> {
     };
     let series = patches::for_tree(tree)?;
     let (shown, version) = (tree.display(), &series.version);
-    match patches::check(tree, &series)? {
-        State::Applied => say(&format!("{shown} has the series for Linux {version} already")),
-        State::Applies if patch.check || common.dry_run => {
-            let count = series.patches.len();
+    let (count, only_look) = (series.patches.len(), patch.check || common.dry_run);
+    match (patches::check(tree, &series)?, patch.reverse) {
+        (State::Applied, false) => {
+            say(&format!("{shown} has the series for Linux {version} already"))
+        }
+        (State::Applies, true) => say(&format!("{shown} has no patch of ours")),
+        (State::Applies, false) if only_look => {
             say(&format!("all {count} patches for Linux {version} apply to {shown}"));
         }
-        State::Applies => {
-            apply(tree, &series)?;
+        (State::Applied, true) if only_look => {
+            say(&format!("all {count} patches for Linux {version} can be taken out of {shown}"));
         }
+        (State::Applies, false) => report("applied", &series, patches::apply(tree, &series)?),
+        (State::Applied, true) => report("took out", &series, patches::revert(tree, &series)?),
     }
     Ok(())
 }
 
-fn apply(tree: &Path, series: &patches::Series) -> anyhow::Result<()> {
-    let changed = patches::apply(tree, series)?;
+fn report(done: &str, series: &patches::Series, changed: Vec<PathBuf>) {
     for (name, _) in &series.patches {
-        say(&format!("applied {name}"));
+        say(&format!("{done} {name}"));
     }
     for file in changed {
         say(&format!("changed {}", file.display()));
     }
-    Ok(())
 }

@@ -102,7 +102,16 @@ pub fn check(tree: &Path, series: &Series) -> Result<State> {
 
 /// Applies a series: all files, or none. Returns the names of the changed files.
 pub fn apply(tree: &Path, series: &Series) -> Result<Vec<PathBuf>> {
-    let changes = changes(tree, series)?;
+    write(tree, changes(tree, series)?)
+}
+
+/// Takes a series out of a tree that has it: all files, or none. Returns the names of the
+/// changed files.
+pub fn revert(tree: &Path, series: &Series) -> Result<Vec<PathBuf>> {
+    write(tree, undo(tree, series)?)
+}
+
+fn write(tree: &Path, changes: Changes) -> Result<Vec<PathBuf>> {
     let mut aside = Vec::new();
     for (name, text) in &changes {
         let place = tree.join(name);
@@ -297,5 +306,12 @@ mod tests {
         assert_eq!(apply(dir.path(), &series()).unwrap().len(), 2);
         assert_eq!(fs::read_to_string(file("f")).unwrap(), "one\nnew\ntwo\n");
         assert_eq!(check(dir.path(), &series()).unwrap(), State::Applied);
+        fs::write(file("f"), "one\nnew\ntwo\nand three\n").unwrap();
+        assert!(revert(dir.path(), &series()).is_err());
+        assert_eq!(fs::read_to_string(file("g")).unwrap(), "other\n");
+        fs::write(file("f"), "one\nnew\ntwo\n").unwrap();
+        assert_eq!(revert(dir.path(), &series()).unwrap().len(), 2);
+        assert_eq!(fs::read_to_string(file("f")).unwrap(), "one\ntwo\n");
+        assert_eq!(check(dir.path(), &series()).unwrap(), State::Applies);
     }
 }
