@@ -1,4 +1,5 @@
-//! Distributed ThinLTO for Linux kernels.
+//! Distributed ThinLTO for Linux kernels, as a library: each phase of the stage is a function
+//! on plain data, and the program `kthinlto` is a thin edge around them.
 //!
 //! One object's way, and the modules in the order in which it meets them:
 //!
@@ -7,8 +8,31 @@
 //!                  bitcode                backend
 //! ```
 //!
-//! [`stage::build`] runs all of it; each phase is a function on plain data of its own.
-//! [`store`] remembers what was built from what, [`report`] tells the user.
+//! | to do this | call |
+//! |---|---|
+//! | all of it | [`stage::build`] |
+//! | members of nested thin archives, in link order | [`archive::read::flatten`], [`archive::order::head_objects_first`] |
+//! | indexes and imports | [`thinlink::ThinLink`], [`thinlink::Scratch::take`] |
+//! | which backends have to run, and why | [`plan::plan`] |
+//! | one backend's flags and command | [`backend::flags::recorded`], [`backend::command::invocation`] |
+//! | processes under make's jobserver | [`exec::run::Runner`] |
+//! | a thin archive as llvm-ar writes it | [`archive::write::thin_archive`] |
+//! | what an object is made from | [`stage::explain::explain`] |
+//! | exported symbols and their versions | [`modpost::read`] |
+//!
+//! [`store`] remembers what was built from what; [`report`] is what a listener hears. Each
+//! module has an example, and `examples/phases.rs` is a whole program that calls the phases
+//! one by one. Errors are [`error::Error`]: a sentence, a variant to match, an exit code.
+//!
+//! # What stays the same
+//!
+//! Versions follow semver. While they begin with 0, a change of the middle number may change
+//! any function here, and a change of the last does not. What is stable already, and changes
+//! with a word in CHANGELOG.md only: the program's commands and options, its exit codes, the names and
+//! bytes of its outputs. No promise covers [`cli`] as a library, the texts of messages, or what
+//! is below `.kthinlto/`: of another version, it is made anew.
+//!
+//! Linux only: jobs are ended and reaped through process descriptors.
 
 pub mod error;
 pub mod kbuild;
@@ -25,7 +49,7 @@ pub mod backend;
 pub mod plan;
 
 pub mod exec;
-pub mod parallel;
+mod parallel;
 
 pub mod modpost;
 pub mod relink;

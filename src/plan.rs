@@ -1,5 +1,19 @@
 //! Which backends have to run, and why: the key of each is compared with the record of its
 //! last run, and its output with what that run wrote. Must not know processes.
+//!
+//! ```
+//! use kthinlto::backend::inputs::Common;
+//! use kthinlto::store::{Digest, Indexed, Store};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tree = tempfile::tempdir()?;
+//! let store = Store::open(tree.path())?;
+//! let common = Common::new(Digest::of(b"what the compiler is made of"));
+//! let index = Digest::of(b"the bytes of panic.o.thinlto.bc");
+//! let module = Indexed { object: "panic.o".into(), index, imports: vec!["printk.o".into()] };
+//! let why = kthinlto::plan::why(&store, &common, &module)?;
+//! assert_eq!(why.as_deref(), Some("no record of an earlier run"));
+//! # Ok(()) }
+//! ```
 
 use crate::backend::command::{dwo_name, native_name};
 use crate::backend::inputs::{self, Common, Inputs};

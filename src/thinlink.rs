@@ -4,6 +4,25 @@
 //! index keeps its times. Must not know about backends.
 //!
 //! Linker behaviour: lld/ELF/LTO.cpp and `--thinlto-*` options, LLVM 15 to 22.
+//!
+//! ```
+//! use kthinlto::store::{Digest, Facts, Format};
+//! use kthinlto::thinlink::{ThinLink, response_file};
+//! use kthinlto::toolchain::Tool;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let argv = vec!["ld.lld".to_owned()];
+//! let linker = Tool { text: argv.concat(), argv, identity: Digest::of(b""), release: 22 };
+//! let facts = Facts { digest: Digest::of(b""), format: Format::Bitcode, size: 0 };
+//! let members = [("kernel/panic.o".to_owned(), facts), ("lib/odd name.o".to_owned(), facts)];
+//! assert_eq!(response_file(&members), "kernel/panic.o\nlib/odd\\ name.o\n");
+//!
+//! let link = ThinLink { linker: &linker, flags: &[], members: &members };
+//! let command = link.invocation("/obj".as_ref(), "scratch", "builtin.order", 2);
+//! assert_eq!(command.argv[..3], ["ld.lld", "-r", "--threads=2"]);
+//! # Ok(()) }
+//! ```
+//!
+//! A run of the linker and the taking of its outputs ([`Scratch`]) is in `examples/phases.rs`.
 
 use std::collections::HashSet;
 use std::fs;

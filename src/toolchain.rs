@@ -1,6 +1,17 @@
 //! The compiler and the linker: find them, see that they can do distributed ThinLTO, and
 //! identify them by content (the program, the libraries that it loads, its configuration
 //! files), not by what `--version` says. Must not know what they are asked to do.
+//!
+//! ```
+//! use kthinlto::error::Error;
+//! use kthinlto::{store::Store, toolchain::{Role, resolve}};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tree = tempfile::tempdir()?;
+//! let mut store = Store::open(tree.path())?;
+//! let missing = resolve(Role::Linker, "ld.lld-none", &mut store).unwrap_err();
+//! assert!(matches!(missing, Error::ToolMissing { .. }));
+//! # Ok(()) }
+//! ```
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,17 @@
 //! What the stage has to know of a bitcode file without LLVM: whether it is one, which
 //! symbols it defines, which files its inline assembly includes. Must not know of jobs,
 //! flags or the tree.
+//!
+//! ```
+//! use kthinlto::bitcode::{asm, is_bitcode};
+//! assert!(is_bitcode(b"BC\xC0\xDE and so on"));
+//! assert!(!is_bitcode(b"\x7fELF"));
+//!
+//! let mut found = asm::Includes::default();
+//! asm::scan(b".incbin \"kernel/config_data.gz\"\n.include x", &mut found);
+//! assert_eq!(found.files, ["kernel/config_data.gz"]);
+//! assert!(found.unknown, "the second is no literal name: such a module is compiled each time");
+//! ```
 
 pub mod asm;
 pub mod bitstream;

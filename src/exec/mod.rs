@@ -1,5 +1,37 @@
 //! Processes under make's job control: tokens, slots, children, signals. Must not know
 //! what is compiled.
+//!
+//! ```
+//! use std::io;
+//! use kthinlto::error::Result;
+//! use kthinlto::exec::{interrupt::Interrupts, process::{Invocation, Outcome}};
+//! use kthinlto::exec::{run::{Runner, Work}, slots::Slots};
+//!
+//! /// Three jobs, of which the last fails.
+//! struct Three { given: usize, good: usize }
+//!
+//! impl Work for Three {
+//!     fn next(&mut self) -> Option<(usize, Invocation)> {
+//!         let program = ["true", "true", "false"].get(self.given)?.to_string();
+//!         self.given += 1;
+//!         Some((self.given, Invocation { argv: vec![program], folder: "/".into() }))
+//!     }
+//!
+//!     fn done(&mut self, _job: usize, outcome: io::Result<Outcome>) -> Result<bool> {
+//!         let good = outcome.is_ok_and(|outcome| outcome.status.success());
+//!         self.good += usize::from(good);
+//!         Ok(good)
+//!     }
+//! }
+//!
+//! # fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+//! let (slots, interrupts) = (Slots::local(2), Interrupts::catch()?);
+//! let runner = Runner { slots: &slots, interrupts: &interrupts, keep_going: true };
+//! let mut work = Three { given: 0, good: 0 };
+//! assert_eq!(runner.run(&mut work)?, 1, "one failed");
+//! assert_eq!(work.good, 2);
+//! # Ok(()) }
+//! ```
 
 pub mod interrupt;
 pub mod jobserver;

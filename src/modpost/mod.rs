@@ -5,6 +5,22 @@
 //! Follows `scripts/mod/modpost.c` of Linux 6.1 to 7.3; which generation a tree is of, its
 //! objects say. What modpost does beyond this (section mismatches, `.mod.c`, licenses of
 //! modules, imports of namespaces) is not done here.
+//!
+//! ```
+//! use kthinlto::modpost::{dump, objects, versions};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let found = versions::parse(b"savedcmd_a.o := x\n#SYMVER panic 0x0000002a\n").found;
+//! assert_eq!(found, [("panic".to_owned(), 42)]);
+//! assert_eq!(
+//!     objects::front_end_object("kernel/panic.thinlto-native.o".as_ref()),
+//!     std::path::Path::new("kernel/panic.o"),
+//! );
+//! let text = "0x0000002a\tpanic\tvmlinux\tEXPORT_SYMBOL\t\n";
+//! let lines = dump::parse(text)?;
+//! assert_eq!((lines[0].crc, lines[0].gpl_only), (42, false));
+//! assert_eq!(dump::render(&lines), text);
+//! # Ok(()) }
+//! ```
 
 pub mod check;
 pub mod dump;

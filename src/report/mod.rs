@@ -1,4 +1,23 @@
 //! What the user sees, as one stream of events to listeners. Nothing here decides anything.
+//!
+//! ```
+//! use kthinlto::report::{Event, Listener};
+//!
+//! /// Counts what is made, and says nothing.
+//! #[derive(Default)]
+//! struct Count(usize);
+//!
+//! impl Listener for Count {
+//!     fn on(&mut self, event: &Event<'_>) {
+//!         self.0 += usize::from(matches!(event, Event::Step { .. }));
+//!     }
+//! }
+//!
+//! let mut count = Count::default();
+//! count.on(&Event::Step { verb: "CC", target: "a.o", command: "clang -c a.c", why: "its flags" });
+//! count.on(&Event::Warning("not counted"));
+//! assert_eq!(count.0, 1);
+//! ```
 
 pub mod console;
 mod estimate;

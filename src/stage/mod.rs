@@ -1,5 +1,32 @@
 //! The stage from archives to `vmlinux.a`: calls each phase in pipeline order and hands
 //! plain data from one to the next. Knows the phases; holds no rule of theirs.
+//!
+//! ```
+//! use kthinlto::error::Error;
+//! use kthinlto::exec::{interrupt::Interrupts, slots::Slots};
+//! use kthinlto::report::console::{Console, Verbosity};
+//! use kthinlto::stage::{Settings, build};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = Settings {
+//!     tree: "/nowhere/obj".into(),
+//!     srctree: "/nowhere/linux".into(),
+//!     archives: vec!["built-in.a".into(), "lib/lib.a".into()],
+//!     compiler: Some("clang".into()),
+//!     linker: Some("ld.lld".into()),
+//!     linker_flags: "-m elf_x86_64".into(),
+//!     dry_run: false,
+//!     keep_going: false,
+//!     scratch_in_memory: true,
+//!     cache: None,
+//! };
+//! let mut console = Console::new(Verbosity::default());
+//! match build(&settings, &Slots::local(8), &Interrupts::catch()?, &mut console) {
+//!     Ok(summary) => println!("{} of {} compiled", summary.rebuilt, summary.modules),
+//!     Err(error @ Error::BadInput { .. }) => assert_eq!(error.exit_code(), 3), // no such tree
+//!     Err(error) => return Err(error.into()),
+//! }
+//! # Ok(()) }
+//! ```
 
 mod archives;
 mod backends;

@@ -1,5 +1,23 @@
 //! What this tree built from what: digests of files, records of thin links and backends,
 //! one log on disk, one lock against a second run. Must not know who asks, or why.
+//!
+//! ```
+//! use kthinlto::store::{Digest, KeyBuilder, Store, cache::Cache};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tree = tempfile::tempdir()?;
+//! std::fs::write(tree.path().join("a.o"), "bytes")?;
+//! let store = Store::open(tree.path())?;
+//! assert!(Store::open(tree.path()).is_err(), "one at a time");
+//! let facts = store.files.facts("a.o")?;
+//! assert_eq!((facts.digest, facts.size), (Digest::of(b"bytes"), 5));
+//!
+//! let key = KeyBuilder::new("what this key is for").digest(&facts.digest).field(b"-O2").finish();
+//! let mut cache = Cache::open(&tree.path().join("cache"), 1 << 20)?;
+//! cache.add(key, &tree.path().join("a.o"))?;
+//! assert!(cache.fetch(key, &tree.path().join("b.o")));
+//! assert_eq!(std::fs::read(tree.path().join("b.o"))?, b"bytes");
+//! # Ok(()) }
+//! ```
 
 pub mod cache;
 pub mod digest;

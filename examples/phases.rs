@@ -1,0 +1,110 @@
+//! Every phase of the stage called on its own, in pipeline order, by a program that does its
+//! own scheduling (none: one process after another) and its own reporting (one line a phase).
+//! It makes the same bytes as `kthinlto build` in an object tree that kbuild has compiled:
+//!
+//! ```text
+//! CC=clang LD=ld.lld KBUILD_LDFLAGS='-m elf_x86_64' srctree=../linux \
+//!     cargo run --example phases -- OBJTREE built-in.a lib/lib.a
+//! ```
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use kthinlto::archive::{order, read, write};
+use kthinlto::backend::command::{aside_name, check_native, invocation, native_name};
+use kthinlto::backend::{flags, inputs};
+use kthinlto::exec::process::Invocation;
+use kthinlto::plan::{self, Planned};
+use kthinlto::store::{Facts, Format, Indexed, Store};
+use kthinlto::thinlink::{LIST, ORDER, Scratch, ThinLink, list_text, response_file};
+use kthinlto::toolchain::{self, Role, Tool};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let mut arguments = env::args_os().skip(1).map(PathBuf::from);
+    let tree = arguments.next().ok_or("usage: phases OBJTREE ARCHIVE...")?;
+    // While the store is open, no other kthinlto works in this tree.
+    let mut store = Store::open(&tree)?;
+    let members = members(&store, &arguments.collect::<Vec<_>>())?;
+    let linker = toolchain::resolve(Role::Linker, &setting("LD")?, &mut store)?;
+    let indexed = thin_link(&store, &linker, &members)?;
+    let compiler = toolchain::resolve(Role::Compiler, &setting("CC")?, &mut store)?;
+    let common = inputs::Common::new(compiler.identity);
+    let planned = plan::plan(&store, &common, &indexed, 1)?;
+    println!("plan: {} of {} backends have to run", planned.len(), indexed.len());
+    for one in &planned {
+        compile(&tree, &compiler, one)?;
+    }
+    archive(&store, &members, &indexed)
+}
+
+fn setting(name: &str) -> Result<String> {
+    env::var(name).map_err(|_| format!("{name} is not set").into())
+}
+
+fn run(what: &Invocation) -> Result<()> {
+    let (program, arguments) = what.argv.split_first().ok_or("an empty command")?;
+    let status = Command::new(program).args(arguments).current_dir(&what.folder).status()?;
+    if status.success() { Ok(()) } else { Err(format!("{}: {status}", what.shell_text()).into()) }
+}
+
+/// Archive: nested thin archives to members in link order, head objects first.
+fn members(store: &Store, archives: &[PathBuf]) -> Result<Vec<(String, Facts)>> {
+    let list = store.tree().join(setting("srctree")?).join("scripts/head-object-list.txt");
+    let names = read::flatten(store.tree(), archives)?;
+    let names = order::head_objects_first(names, &fs::read_to_string(list)?);
+    println!("archive: {} members", names.len());
+    let with_facts = names.into_iter().map(|name| {
+        let facts = store.files.facts(&name)?;
+        Ok((name, facts))
+    });
+    with_facts.collect()
+}
+
+/// Thin link: an index for each bitcode member, beside it.
+fn thin_link(store: &Store, linker: &Tool, members: &[(String, Facts)]) -> Result<Vec<Indexed>> {
+    let tree = store.tree();
+    fs::write(tree.join(ORDER), response_file(members))?;
+    let words: Vec<String> =
+        setting("KBUILD_LDFLAGS")?.split_whitespace().map(str::to_owned).collect();
+    let scratch = Scratch::new(tree, false)?;
+    let link = ThinLink { linker, flags: &words, members };
+    run(&link.invocation(tree, &scratch.name, ORDER, 1))?;
+    let indexed = scratch.take(store, members)?;
+    fs::write(tree.join(LIST), list_text(&indexed))?;
+    let bitcode = members.iter().filter(|(_, facts)| facts.format == Format::Bitcode).count();
+    println!("thin link: {} of {bitcode} bitcode members are indexed", indexed.len());
+    Ok(indexed)
+}
+
+/// Backend: one native object, written aside, looked at, and renamed.
+fn compile(tree: &Path, compiler: &Tool, planned: &Planned) -> Result<()> {
+    let object = &planned.object;
+    let native = native_name(object);
+    let aside = aside_name(&native);
+    let flags = flags::recorded(tree, object)?;
+    run(&invocation(&compiler.argv, &flags, object, &aside, tree))?;
+    check_native(&tree.join(&aside)).map_err(|found| format!("{native}: {found}"))?;
+    fs::rename(tree.join(&aside), tree.join(&native))?;
+    println!("backend: {native}, due to {}", planned.why);
+    Ok(())
+}
+
+/// Archive: `vmlinux.a`, native objects in the places of their bitcode.
+fn archive(store: &Store, members: &[(String, Facts)], indexed: &[Indexed]) -> Result<()> {
+    let compiled: HashSet<&str> = indexed.iter().map(|module| module.object.as_str()).collect();
+    let entry = |(name, _): &(String, Facts)| -> Result<write::Entry> {
+        let is_compiled = compiled.contains(name.as_str());
+        let name = if is_compiled { native_name(name) } else { name.clone() };
+        let size = store.files.facts(&name)?.size;
+        Ok(write::Entry::new(name, size))
+    };
+    let entries: Vec<write::Entry> = members.iter().map(entry).collect::<Result<_>>()?;
+    fs::write(store.tree().join("vmlinux.a"), write::thin_archive(&entries))?;
+    println!("archive: vmlinux.a");
+    Ok(())
+}
