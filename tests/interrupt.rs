@@ -29,6 +29,7 @@ const HOLD_ALONE: &str = "echo $$ $$ >> $pids; exec sleep 600";
 
 /// A tree whose compiler and linker hold for as long as a file is there.
 struct Held {
+    executor: &'static str,
     tree: Tree,
     cc: String,
     ld: String,
@@ -37,6 +38,11 @@ struct Held {
 impl Held {
     /// `hold` is what they do then; else they are the real ones.
     fn new(hold: &str) -> Self {
+        Self::with(hold, false)
+    }
+
+    /// The same, with backends as copies that a fork server makes.
+    fn with(hold: &str, forks: bool) -> Self {
         // Orphans come to this process: a child that kthinlto did not reap stays visible.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
         let tree = Tree::new();
@@ -48,9 +54,17 @@ impl Held {
                 "pids={dir}/pids\nif [ -e {dir}/hold-{name} ]; then {hold}\nfi\nexec {real} \"$@\""
             )
         };
-        let cc = tree.compiler("cc", &body("cc", "clang"));
+        let mut cc = tree.compiler("cc", &body("cc", "clang"));
+        if forks {
+            let note = format!(
+                "if (forked) {{ FILE *log = fopen(\"{dir}/servers\", \"a\"); \
+                 fprintf(log, \"%d\\n\", born); fclose(log); }}"
+            );
+            cc = tree.program("clang-cc", &cc, "", "", &note);
+        }
         let ld = tree.linker("ld", &format!("out={dir}/x.o\n{}", body("ld", "ld.lld")));
-        Held { tree, cc, ld }
+        let executor = if forks { "fork-server" } else { "process" };
+        Held { executor, tree, cc, ld }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -70,7 +84,14 @@ impl Held {
     fn command(&self) -> Command {
         let mut command = self.tree.kthinlto();
         command.env("CC", &self.cc).env("LD", &self.ld);
+        command.env("KTHINLTO_EXECUTOR", self.executor);
         command
+    }
+
+    /// Processes of fork servers that made copies.
+    fn servers(&self) -> Vec<u32> {
+        let lines = fs::read_to_string(self.path("servers")).unwrap_or_default();
+        lines.lines().map(|line| line.parse().unwrap()).collect()
     }
 
     /// Starts kthinlto, and waits until `count` of its children hold.
@@ -103,6 +124,9 @@ impl Held {
             assert!(!Path::new(&format!("/proc/{child}")).exists(), "{child} was not reaped");
             until("the end of a child's child", || is_gone(grandchild));
         }
+        for server in self.servers() {
+            assert!(!Path::new(&format!("/proc/{server}")).exists(), "{server} was not reaped");
+        }
     }
 
     fn assert_nothing_half_done(&self) {
@@ -132,7 +156,10 @@ fn is_gone(pid: u32) -> bool {
 
 /// Interrupts a build while `name` (`cc` or `ld`) holds.
 fn interrupted(name: &str, children: usize, signal: Signal, code: i32) -> Held {
-    let held = Held::new(HOLD);
+    interrupted_with(Held::new(HOLD), name, children, signal, code)
+}
+
+fn interrupted_with(held: Held, name: &str, children: usize, signal: Signal, code: i32) -> Held {
     held.hold(name);
     let kthinlto = held.start(children);
     kthinlto.signal(signal);
@@ -150,6 +177,46 @@ fn interrupted(name: &str, children: usize, signal: Signal, code: i32) -> Held {
 fn sigint_while_backends_run() {
     let held = interrupted("cc", 2, Signal::INT, 130);
     assert!(!held.tree.outputs().keys().any(|name| name.ends_with(".thinlto-native.o")));
+    held.assert_next_build_is_good();
+}
+
+#[test]
+fn signals_while_copies_run() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let held = interrupted_with(Held::with(HOLD, true), "cc", 2, signal, code);
+        assert_eq!(held.servers().len(), 2, "both were copies");
+        held.assert_next_build_is_good();
+    }
+}
+
+#[test]
+fn copies_that_ignore_sigterm_or_outlive_their_parent_are_killed() {
+    for hold in [
+        format!("trap '' TERM\n{HOLD}"),
+        "(trap '' TERM; exec sleep 600) & echo $$ $! >> $pids; wait".to_owned(),
+    ] {
+        let held = Held::with(&hold, true);
+        held.hold("cc");
+        let kthinlto = held.start(2);
+        kthinlto.signal(Signal::INT);
+        assert_eq!(kthinlto.end().status.code(), Some(130));
+        held.assert_ended();
+        assert_eq!(held.servers().len(), 2);
+    }
+}
+
+#[test]
+fn a_kill_takes_copies_and_their_server_with_it() {
+    let held = Held::with(HOLD_ALONE, true);
+    held.hold("cc");
+    let kthinlto = held.start(2);
+    kthinlto.signal(Signal::KILL);
+    kthinlto.end();
+    let copies = held.started().into_iter().map(|(pid, _)| pid);
+    for pid in copies.chain(held.servers()) {
+        until("the end of a copy or its server", || is_gone(pid));
+    }
+    assert_eq!(held.servers().len(), 2);
     held.assert_next_build_is_good();
 }
 

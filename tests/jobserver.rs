@@ -55,14 +55,24 @@ fn cached_make44() -> PathBuf {
 struct Watched {
     tree: Tree,
     log: PathBuf,
+    /// Backends are a fork server's copies.
+    forks: bool,
 }
 
 impl Watched {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    fn with(forks: bool) -> Self {
         let tree = Tree::new();
         let log = tree.dir().join("jobs");
         fs::write(&log, "").unwrap();
-        Watched { tree, log }
+        Watched { tree, log, forks }
+    }
+
+    fn executor(&self) -> &'static str {
+        if self.forks { "fork-server" } else { "process" }
     }
 
     /// A shell command that waits until `count` backends have begun. When one has waited in
@@ -86,7 +96,15 @@ impl Watched {
         let (log, barrier) = (self.log.display(), self.barrier(at_once));
         let body =
             format!("echo '+1 cc' >> {log}\n{barrier}\nsleep 0.05\n{then}\necho '-1 cc' >> {log}");
-        self.tree.compiler("cc", &body)
+        let script = self.tree.compiler("cc", &body);
+        if !self.forks {
+            return script;
+        }
+        let log = self.log.display();
+        let note = format!(
+            "if (forked) {{ FILE *log = fopen(\"{log}\", \"a\"); fputs(\"+0 copy\\n\", log); fclose(log); }}"
+        );
+        self.tree.program("clang-cc", &script, "", "", &note)
     }
 
     /// The linker, which counts as many times as it has threads.
@@ -120,7 +138,9 @@ impl Watched {
         let mut command = self.tree.command(&make.program);
         command.arg("-f").arg(self.tree.dir().join("Makefile")).args(make.style);
         command.args((!jobs.is_empty()).then_some(jobs)).env("LD", self.linker());
-        command.env("CC", self.tree.dir().join("cc"));
+        let compiler = if self.forks { "clang-cc" } else { "cc" };
+        command.env("CC", self.tree.dir().join(compiler));
+        command.env("KTHINLTO_EXECUTOR", self.executor());
         Beside::start(command).end()
     }
 
@@ -157,13 +177,14 @@ fn assert_good(out: &Output) {
     assert!(!error.contains("INTERNAL") && !error.contains("jobserver"), "{error}");
 }
 
-fn as_many_as_make_allows(make: &Make) {
+fn as_many_as_make_allows(make: &Make, forks: bool) {
     for jobs in 1..=4 {
-        let watched = Watched::new();
+        let watched = Watched::with(forks);
         watched.compiler(jobs, COPY);
         let out = watched.make(make, &format!("-j{jobs}"), "+", "");
         assert_good(&out);
         assert_eq!((watched.begun("cc"), watched.begun("beside")), (BACKENDS, BESIDE));
+        assert_eq!(watched.begun("copy"), if forks { BACKENDS } else { 0 });
         assert_eq!(watched.most(""), jobs as i32, "-j{jobs}");
         assert_eq!(watched.most("cc"), jobs as i32, "-j{jobs}: backends alone");
         let flags = watched.makeflags();
@@ -186,12 +207,22 @@ fn make_finds_its_tokens_after_a_failure() {
 
 #[test]
 fn as_many_jobs_as_a_pipe_allows() {
-    as_many_as_make_allows(&pipe_make());
+    as_many_as_make_allows(&pipe_make(), false);
+}
+
+#[test]
+fn as_many_copies_as_a_pipe_allows() {
+    as_many_as_make_allows(&pipe_make(), true);
 }
 
 #[test]
 fn as_many_jobs_as_a_fifo_allows() {
-    as_many_as_make_allows(&fifo_make());
+    as_many_as_make_allows(&fifo_make(), false);
+}
+
+#[test]
+fn as_many_copies_as_a_fifo_allows() {
+    as_many_as_make_allows(&fifo_make(), true);
 }
 
 /// A recipe without `+` gets no pipe.
@@ -340,12 +371,12 @@ impl Server {
 /// Runs kthinlto under a pipe and under a fifo. `run` gets the command and what counts the
 /// tokens that are left, and returns how it ended.
 fn tokens_come_back(run: impl Fn(&Watched, Command, &Server) -> Output, code: i32) {
-    for fifo in [false, true] {
-        let watched = Watched::new();
+    for (fifo, forks) in [(false, false), (true, false), (false, true), (true, true)] {
+        let watched = Watched::with(forks);
         let server = if fifo { Server::fifo(&watched.tree) } else { Server::pipe() };
         let mut command = watched.tree.bare(&["build", "built-in.a", "lib/lib.a"]);
         command.env("MAKEFLAGS", format!(" -j4 --jobserver-auth={}", server.auth));
-        command.env("LD", watched.linker());
+        command.env("LD", watched.linker()).env("KTHINLTO_EXECUTOR", watched.executor());
         let out = run(&watched, command, &server);
         assert_eq!(out.status.code(), Some(code), "{}", text(&out.stderr));
         assert_eq!(warnings(&out), Vec::<String>::new());

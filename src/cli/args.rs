@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::help;
+use crate::exec::executor::Choice;
 
 /// Distributed ThinLTO for Linux kernels: archive, thin link, backends, vmlinux.a.
 #[derive(Debug, Parser)]
@@ -236,6 +237,9 @@ pub struct Build {
     /// The source tree, as seen from the object tree
     #[arg(long, env = "srctree", value_name = "DIR", default_value = ".")]
     pub srctree: PathBuf,
+    /// How backends are started: as copies of one clang that has started already, or each anew
+    #[arg(long, env = "KTHINLTO_EXECUTOR", value_name = "HOW", default_value = "auto")]
+    pub executor: Choice,
     /// Where the thin link writes first: in memory, if there is room, or in the tree
     #[arg(long, env = "KTHINLTO_SCRATCH", value_name = "WHERE", default_value = "memory")]
     pub scratch: Scratch,

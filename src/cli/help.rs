@@ -15,6 +15,7 @@ Environment:
                        what kbuild exports; each is the default of an option of `build`
   KTHINLTO_CACHE_DIR   share native objects between trees in this folder
   KTHINLTO_CACHE_SIZE  what that folder keeps to, such as 500M; 5G without it
+  KTHINLTO_EXECUTOR    `process`: each backend is a process of its own; no fork server
   KTHINLTO_SCRATCH     `tree`: the thin link writes in the object tree, not in memory
   KTHINLTO_PROGRESS    `never`: no progress on a terminal; NO_COLOR takes its colour
   KTHINLTO_LOG         what developers want to know: `debug`, `trace`

@@ -136,6 +136,7 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<()> {
         linker_flags: build.ldflags.clone(),
         dry_run,
         keep_going: common.keep_going || flags.keep_going,
+        executor: build.executor,
         scratch_in_memory: build.scratch == args::Scratch::Memory,
         cache: place(&build.cache).map(|folder| (folder, build.cache.cache_size)),
     };

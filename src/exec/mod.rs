@@ -4,7 +4,7 @@
 //! ```
 //! use std::io;
 //! use kthinlto::error::Result;
-//! use kthinlto::exec::{interrupt::Interrupts, process::{Invocation, Outcome}};
+//! use kthinlto::exec::{executor::Processes, interrupt::Interrupts, process::{Invocation, Outcome}};
 //! use kthinlto::exec::{run::{Runner, Work}, slots::Slots};
 //!
 //! /// Three jobs, of which the last fails.
@@ -28,13 +28,17 @@
 //! let (slots, interrupts) = (Slots::local(2), Interrupts::catch()?);
 //! let runner = Runner { slots: &slots, interrupts: &interrupts, keep_going: true };
 //! let mut work = Three { given: 0, good: 0 };
-//! assert_eq!(runner.run(&mut work)?, 1, "one failed");
+//! assert_eq!(runner.run(&mut Processes, &mut work)?, 1, "one failed");
 //! assert_eq!(work.good, 2);
 //! # Ok(()) }
 //! ```
 
+mod clang;
+pub mod executor;
+pub mod fork_server;
 pub mod interrupt;
 pub mod jobserver;
 pub mod process;
 pub mod run;
+mod server;
 pub mod slots;

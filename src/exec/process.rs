@@ -59,32 +59,76 @@ pub struct Running {
     pidfd: OwnedFd,
     output: File,
     reaped: bool,
+    forked: bool,
 }
 
 impl Running {
     /// Starts a process. Its output goes to a file in memory: there is no pipe to drain,
     /// nothing is interleaved, and a full disk does not matter.
     pub fn start(what: &Invocation) -> io::Result<Self> {
-        let output = File::from(rustix::fs::memfd_create("kthinlto-output", MemfdFlags::CLOEXEC)?);
+        let output = output_file()?;
         let (program, arguments) = split_first(&what.argv)?;
-        let parent = rustix::process::getpid();
         let mut command = Command::new(program);
+        command.args(arguments).current_dir(&what.folder);
+        Self::spawn(command, output, |_| Ok(()))
+    }
+
+    /// Starts a command as a child of the kind that all are here. `prepare` runs in the
+    /// child before the program does: it may make system calls and must not allocate.
+    pub(super) fn spawn(
+        mut command: Command,
+        output: File,
+        prepare: impl Fn(Pid) -> io::Result<()> + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let parent = rustix::process::getpid();
         command
-            .args(arguments)
-            .current_dir(&what.folder)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output.try_clone()?)
             .process_group(0);
-        // SAFETY: between fork and exec the closure makes two system calls and allocates
+        // SAFETY: between fork and exec the closure makes system calls and allocates
         // nothing; it touches no lock and no state of the parent's threads.
         unsafe {
-            command.pre_exec(move || die_with(parent));
+            command.pre_exec(move || die_with(parent).and_then(|()| prepare(parent)));
         }
         let started = Instant::now();
         let pid = Pid::from_child(&command.spawn()?);
-        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Running { pid, started, pidfd, output, reaped: false })
+        Self::adopt(pid, started, output, false)
+    }
+
+    /// Takes charge of a child of this process that leads a process group of its own.
+    pub(super) fn adopt(
+        pid: Pid,
+        started: Instant,
+        output: File,
+        forked: bool,
+    ) -> io::Result<Self> {
+        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Running { pid, started, pidfd, output, reaped: false, forked }),
+            Err(error) => {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+                let _ = wait(pid, 0);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Its number, which stays its own until it is reaped.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Whether a fork server made it.
+    pub fn is_forked(&self) -> bool {
+        self.forked
+    }
+
+    /// What it has written so far.
+    pub(super) fn output(&mut self) -> io::Result<Vec<u8>> {
+        let mut output = Vec::new();
+        self.output.rewind()?;
+        self.output.read_to_end(&mut output)?;
+        Ok(output)
     }
 
     /// The outcome, if it has ended.
@@ -113,17 +157,16 @@ impl Running {
         };
         self.reaped = true;
         usage.wall = self.started.elapsed();
-        let mut output = Vec::new();
-        self.output.rewind()?;
-        self.output.read_to_end(&mut output)?;
-        Ok(Some(Outcome { status, usage, output }))
+        Ok(Some(Outcome { status, usage, output: self.output()? }))
     }
 
     /// Sends a signal to the child and all that it started.
     pub fn signal(&self, signal: Signal) {
         if !self.reaped {
             // It may have ended already: then there is nobody to tell.
-            let _ = rustix::process::kill_process_group(self.pid, signal);
+            if rustix::process::kill_process_group(self.pid, signal).is_err() {
+                let _ = rustix::process::kill_process(self.pid, signal);
+            }
         }
     }
 }
@@ -139,19 +182,31 @@ impl Drop for Running {
     fn drop(&mut self) {
         if !self.reaped {
             self.signal(Signal::KILL);
+            // A fork server's group may hold a copy that it did not tell us of.
+            while wait_for(-self.pid.as_raw_pid(), 0).is_ok() {}
             let _ = wait(self.pid, 0);
         }
     }
 }
 
+/// A file in memory for what a child writes.
+pub(super) fn output_file() -> io::Result<File> {
+    Ok(File::from(rustix::fs::memfd_create("kthinlto-output", MemfdFlags::CLOEXEC)?))
+}
+
 /// Reaps a child, as wait4(2) does; `None` if it has not ended, with `WNOHANG`.
 fn wait(pid: Pid, options: libc::c_int) -> io::Result<Option<(ExitStatus, Usage)>> {
+    wait_for(pid.as_raw_pid(), options)
+}
+
+/// The same for any child of a process group, if the number is a negative one.
+fn wait_for(which: libc::pid_t, options: libc::c_int) -> io::Result<Option<(ExitStatus, Usage)>> {
     let mut status = 0;
     // SAFETY: a rusage is plain numbers, for which zero is a value.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     loop {
         // SAFETY: both pointers are to locals of the right types, which outlive the call.
-        match unsafe { libc::wait4(pid.as_raw_pid(), &mut status, options, &mut usage) } {
+        match unsafe { libc::wait4(which, &mut status, options, &mut usage) } {
             0 => return Ok(None),
             1.. => return Ok(Some((ExitStatus::from_raw(status), used(&usage)))),
             _ => match io::Error::last_os_error() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
+use super::executor::Executor;
 use super::interrupt::Interrupts;
 use super::process::{Invocation, Outcome, Running};
 use super::slots::{Slot, Slots};
@@ -42,12 +43,16 @@ pub struct Runner<'a> {
 struct Active {
     running: Running,
     job: usize,
+    what: Invocation,
+    /// It failed before, started in another way.
+    again: bool,
     _slot: Slot,
 }
 
 impl Runner<'_> {
-    /// Runs all jobs of `work`. Returns the number that failed, or the error that ended the run.
-    pub fn run(&self, work: &mut dyn Work) -> Result<usize> {
+    /// Runs all jobs of `work`, each started by `executor`. Returns the number that failed,
+    /// or the error that ended the run.
+    pub fn run(&self, executor: &mut dyn Executor, work: &mut dyn Work) -> Result<usize> {
         let mut active: Vec<Active> = Vec::new();
         let (mut failed, mut pending, mut fatal) = (0, None, None);
         let mut exhausted = false;
@@ -62,8 +67,10 @@ impl Runner<'_> {
                     break;
                 };
                 match pending.take().or_else(|| work.next()) {
-                    Some((job, what)) => match Running::start(&what) {
-                        Ok(running) => active.push(Active { running, job, _slot: slot }),
+                    Some((job, what)) => match executor.start(&what) {
+                        Ok(running) => {
+                            active.push(Active { running, job, what, again: false, _slot: slot });
+                        }
                         // Out of processes or memory for now: wait for one of ours to end.
                         Err(e) if is_shortage(&e) && !active.is_empty() => {
                             pending = Some((job, what));
@@ -85,7 +92,7 @@ impl Runner<'_> {
             }
             let wants_slot = may_start && !exhausted && pending.is_none();
             self.wait(&active, wants_slot);
-            for ended in take_ended(&mut active) {
+            for ended in take_ended(&mut active, executor) {
                 failed += settle(work.done(ended.0, ended.1), &mut fatal);
             }
         }
@@ -115,19 +122,35 @@ impl Runner<'_> {
     }
 }
 
-/// Removes the children that have ended from the list; their slots go back here.
-fn take_ended(active: &mut Vec<Active>) -> Vec<(usize, io::Result<Outcome>)> {
+/// Removes the children that have ended from the list; their slots go back here. One that
+/// the executor starts again keeps its slot.
+fn take_ended(
+    active: &mut Vec<Active>,
+    executor: &mut dyn Executor,
+) -> Vec<(usize, io::Result<Outcome>)> {
     let mut ended = Vec::new();
-    active.retain_mut(|one| match one.running.try_finish() {
-        Ok(None) => true,
-        Ok(Some(outcome)) => {
-            ended.push((one.job, Ok(outcome)));
-            false
+    active.retain_mut(|one| {
+        let outcome = match one.running.try_finish() {
+            Ok(None) => return true,
+            Ok(Some(outcome)) => outcome,
+            Err(error) => {
+                ended.push((one.job, Err(error)));
+                return false;
+            }
+        };
+        let good = outcome.status.success();
+        if good && one.again {
+            executor.was_the_cause();
+        } else if !good
+            && !one.again
+            && one.running.is_forked()
+            && let Some(Ok(running)) = executor.start_again(&one.what, &outcome)
+        {
+            (one.running, one.again) = (running, true);
+            return true;
         }
-        Err(error) => {
-            ended.push((one.job, Err(error)));
-            false
-        }
+        ended.push((one.job, Ok(outcome)));
+        false
     });
     ended
 }

@@ -61,6 +61,10 @@ pub(super) fn render(verbosity: Verbosity, event: &Event<'_>) -> (Vec<u8>, Vec<u
                 err.push(b'\n');
             }
         }
+        Event::Note(text) if verbosity.commands && !verbosity.silent => {
+            out = format!("# {text}\n").into_bytes();
+        }
+        Event::Note(_) => {}
         Event::Warning(text) => err = format!("kthinlto: warning: {text}\n").into_bytes(),
         Event::Failure(text) => err = format!("kthinlto: {text}\n").into_bytes(),
         Event::Done(summary) => out = done(summary).into_bytes(),
@@ -120,6 +124,8 @@ mod tests {
     fn silence_is_for_progress_not_for_failures() {
         let silent = Verbosity { silent: true, ..Verbosity::default() };
         assert_eq!(render(silent, &STEP), (vec![], vec![]));
+        assert_eq!(render(Verbosity::default(), &Event::Note("x")), (vec![], vec![]));
+        assert_eq!(render(Verbosity::from_kbuild("1"), &Event::Note("x")).0, b"# x\n");
         assert!(!render(silent, &Event::Failure("x")).1.is_empty());
         assert_eq!(render(silent, &Event::Output(b"w")).1, b"w\n");
     }

@@ -73,6 +73,8 @@ pub enum Event<'a> {
     },
     /// What a compiler or linker printed, whole.
     Output(&'a [u8]),
+    /// One sentence for the verbose log.
+    Note(&'a str),
     /// One sentence that the user should read.
     Warning(&'a str),
     /// One sentence about something that failed.

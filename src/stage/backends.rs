@@ -65,7 +65,10 @@ impl Stage<'_> {
         let from_cache = backends.take_cached(self.interrupts)?;
         backends.listener.on(&Event::Phase("backends"));
         let total = backends.jobs.len();
-        match runner.run(&mut backends)? {
+        let mut executor = backends.executor(self.slots);
+        let ended = runner.run(executor.as_mut(), &mut backends);
+        backends.note(executor.as_mut());
+        match ended? {
             0 => Ok(Ran { rebuilt: total, from_cache }),
             failed => Err(Error::Backends { failed, total }),
         }
@@ -86,7 +89,7 @@ impl Stage<'_> {
 }
 
 /// A backend that has to run, and its flags.
-struct Job {
+pub(super) struct Job {
     planned: Planned,
     flags: Flags,
 }
@@ -101,12 +104,12 @@ fn announce(listener: &mut dyn Listener, compiler: &Tool, job: &Job) {
     });
 }
 
-struct Backends<'a> {
-    settings: &'a Settings,
+pub(super) struct Backends<'a> {
+    pub(super) settings: &'a Settings,
     store: &'a mut Store,
-    listener: &'a mut dyn Listener,
-    compiler: &'a Tool,
-    jobs: Vec<Job>,
+    pub(super) listener: &'a mut dyn Listener,
+    pub(super) compiler: &'a Tool,
+    pub(super) jobs: Vec<Job>,
     next: usize,
     /// The slots of the jobs that run.
     in_flight: BTreeMap<usize, usize>,

@@ -5,6 +5,7 @@ use super::{Settings, Stage, archives, compiler};
 use crate::backend::command::native_name;
 use crate::backend::inputs::{self, Common, Inputs};
 use crate::error::{Error, Result};
+use crate::exec::executor::Choice;
 use crate::plan;
 use crate::store::{BackendRecord, Indexed, Store};
 use crate::thinlink::{self, ThinLink};
@@ -54,6 +55,7 @@ pub fn last_settings(store: &Store) -> Option<Settings> {
         linker_flags: record.linker_flags.clone(),
         dry_run: true,
         keep_going: false,
+        executor: Choice::Process,
         scratch_in_memory: false,
         cache: None,
     })

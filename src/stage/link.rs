@@ -6,6 +6,7 @@ use std::io;
 
 use super::{Member, Stage, cores};
 use crate::error::{Error, Result, advice, describe_status};
+use crate::exec::executor::Processes;
 use crate::exec::process::{Invocation, Outcome};
 use crate::exec::run::Work;
 use crate::report::{Ending, Event, Job};
@@ -63,7 +64,7 @@ impl Stage<'_> {
         self.step("LD", LIST, &what.shell_text(), "changed members or flags");
         let mut job = OneJob { what: Some(what), ended: None };
         self.listener.on(&Event::Started(Job { slot: 0, verb: "LD", object: LIST }));
-        self.runner().run(&mut job)?;
+        self.runner().run(&mut Processes, &mut job)?;
         drop(held);
         let usage = job.ended.as_ref().and_then(|ended| Some(ended.as_ref().ok()?.usage));
         let judged = self.judge(&link.linker.text, job.ended);

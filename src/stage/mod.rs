@@ -3,7 +3,7 @@
 //!
 //! ```
 //! use kthinlto::error::Error;
-//! use kthinlto::exec::{interrupt::Interrupts, slots::Slots};
+//! use kthinlto::exec::{executor::Choice, interrupt::Interrupts, slots::Slots};
 //! use kthinlto::report::console::{Console, Verbosity};
 //! use kthinlto::stage::{Settings, build};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,6 +16,7 @@
 //!     linker_flags: "-m elf_x86_64".into(),
 //!     dry_run: false,
 //!     keep_going: false,
+//!     executor: Choice::Auto,
 //!     scratch_in_memory: true,
 //!     cache: None,
 //! };
@@ -30,6 +31,7 @@
 
 mod archives;
 mod backends;
+mod executor;
 pub mod explain;
 mod link;
 
@@ -39,6 +41,7 @@ use std::time::{Duration, Instant};
 use crate::backend::flags;
 use crate::backend::inputs::Common;
 use crate::error::{Error, Result};
+use crate::exec::executor::Choice;
 use crate::exec::interrupt::Interrupts;
 use crate::exec::run::Runner;
 use crate::exec::slots::Slots;
@@ -68,6 +71,8 @@ pub struct Settings {
     pub dry_run: bool,
     /// `-k`: go on after a failed backend.
     pub keep_going: bool,
+    /// How backends become processes.
+    pub executor: Choice,
     /// The thin link may write in memory first; else it writes in the tree.
     pub scratch_in_memory: bool,
     /// Folder and size in bytes of the shared cache, if one is to be used.

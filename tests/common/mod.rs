@@ -378,6 +378,39 @@ impl Tree {
         )
     }
 
+    /// A program that passes for clang itself, as a fork server wants it, and becomes `then`
+    /// when it runs. `begin` is C that runs in a constructor; `main`, C that runs before `then`
+    /// in each process: `forked` is true there in a copy, and `argc` and `argv` are its own.
+    pub fn program(
+        &self,
+        name: &str,
+        then: &str,
+        options: &str,
+        begin: &str,
+        main: &str,
+    ) -> String {
+        let source = format!(
+            "#include <pthread.h>\n#include <signal.h>\n#include <stdio.h>\n#include <stdlib.h>\n\
+             #include <string.h>\n#include <sys/prctl.h>\n#include <unistd.h>\n\
+             volatile const char option[] = \"fthinlto-index=\";\nstatic pid_t born;\n\
+             static void *sleeps(void *p) {{ (void)p; for (;;) pause(); }}\n\
+             __attribute__((constructor)) static void begin(void) {{\n\
+             (void)sleeps; born = getpid(); {begin}\n}}\n\
+             int main(int argc, char **argv) {{\nint forked = getpid() != born;\n\
+             (void)argc; (void)forked; {main}\n\
+             argv[0] = \"{then}\"; execvp(argv[0], argv); return option[0];\n}}\n"
+        );
+        let (path, file) = (self.dir.path().join(name), self.dir.path().join("program.c"));
+        write(&file, &source);
+        self.shell(&format!(
+            "{} -Wall -Werror -O1 {options} -o {} {}",
+            tool("clang"),
+            path.display(),
+            file.display()
+        ));
+        path.to_string_lossy().into_owned()
+    }
+
     /// A script that passes for ld.lld, and runs `body` instead of a thin link.
     pub fn linker(&self, name: &str, body: &str) -> String {
         let version = "case \"$*\" in --version) echo 'LLD 22.0.0'; exit;; esac";

@@ -1,0 +1,95 @@
+//! Which compilers a fork server is made of: clang itself, dynamically linked against glibc.
+//! A wrapper would be served as well as any program, and gain nothing: its work is to start
+//! another. Reads files; starts nothing.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use memchr::memmem;
+use object::read::elf::{Dyn, ElfFile64, ProgramHeader};
+use object::{Endianness, ReadCache, elf};
+
+use super::process::find_program;
+
+/// The real file of a program that can be a fork server, or a clause that says why it cannot.
+pub fn find(program: &str, folder: &Path) -> Result<PathBuf, String> {
+    let path = find_program(program, folder).ok_or("there is no such program")?;
+    let path = fs::canonicalize(&path).map_err(|e| format!("it cannot be found: {e}"))?;
+    look_at(&path).map(|()| path)
+}
+
+fn look_at(path: &Path) -> Result<(), String> {
+    let unreadable = |error: io::Error| format!("it cannot be read: {error}");
+    let shown = path.display();
+    let mut file = File::open(path).map_err(unreadable)?;
+    let mode = file.metadata().map_err(unreadable)?.permissions().mode();
+    if mode & 0o6000 != 0 {
+        return Err(format!("{shown} runs with another user's rights"));
+    }
+    let mut start = [0; 4];
+    file.read_exact(&mut start).map_err(unreadable)?;
+    if start != elf::ELFMAG {
+        return Err(format!("{shown} is a wrapper, not clang itself"));
+    }
+    let cache = ReadCache::new(&file);
+    let program: Program<'_> =
+        ElfFile64::parse(&cache).map_err(|_| format!("{shown} is no program of this machine"))?;
+    match interpreter(&program) {
+        None => return Err(format!("{shown} is linked statically")),
+        Some(loader) if !loader.contains("/ld-linux") => {
+            return Err(format!("{shown} is loaded by {loader}, which is not glibc's"));
+        }
+        Some(_) => {}
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let is_clang = name.contains("clang") && (needs_llvm(&program) || has_options(&file));
+    if is_clang { Ok(()) } else { Err(format!("{shown} is a wrapper, not clang itself")) }
+}
+
+type Program<'a> = ElfFile64<'a, Endianness, &'a ReadCache<&'a File>>;
+
+fn interpreter(program: &Program<'_>) -> Option<String> {
+    let (endian, data) = (program.endian(), program.data());
+    let found = program.elf_program_headers().iter();
+    let found = found.filter_map(|header| header.interpreter(endian, data).ok().flatten()).next();
+    found.map(|path| String::from_utf8_lossy(path).into_owned())
+}
+
+/// It loads LLVM's libraries, as distributions' clang does.
+fn needs_llvm(program: &Program<'_>) -> bool {
+    let (endian, data) = (program.endian(), program.data());
+    let sections = program.elf_section_table();
+    let Ok(Some((entries, link))) = sections.dynamic(endian, data) else {
+        return false;
+    };
+    let Ok(strings) = sections.strings(endian, data, link) else {
+        return false;
+    };
+    let mut needed = entries.iter().filter(|entry| entry.tag(endian) == elf::DT_NEEDED);
+    needed.any(|entry| {
+        let name = entry.string(endian, strings).unwrap_or_default();
+        name.starts_with(b"libclang-cpp.so") || name.starts_with(b"libLLVM")
+    })
+}
+
+/// LLVM is part of the program: it knows the option that every backend is given.
+fn has_options(mut file: &File) -> bool {
+    const OPTION: &[u8] = b"fthinlto-index=";
+    let finder = memmem::Finder::new(OPTION);
+    let mut buffer = vec![0; 1 << 20];
+    let mut kept = 0;
+    loop {
+        let count = match file.read(&mut buffer[kept..]) {
+            Ok(0) | Err(_) => return false,
+            Ok(count) => kept + count,
+        };
+        if finder.find(&buffer[..count]).is_some() {
+            return true;
+        }
+        // The option may lie across two pieces.
+        kept = count.min(OPTION.len() - 1);
+        buffer.copy_within(count - kept..count, 0);
+    }
+}

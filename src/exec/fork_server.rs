@@ -1,0 +1,76 @@
+//! Backends as copies of one compiler process that has started already: dynamic linking and
+//! constructors, a fifth of a kernel's ThinLTO stage, run once. Every doubt ends in a plain
+//! process. Must not know what a backend is.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::clang;
+use super::executor::Executor;
+use super::process::{Invocation, Outcome, Running};
+use super::server::{Failure, Server};
+
+/// An executor for one compiler in one folder.
+#[derive(Debug)]
+pub struct ForkServer {
+    program: String,
+    folder: PathBuf,
+    /// `None` once it was not to be trusted.
+    server: Option<Server>,
+    notes: Vec<String>,
+}
+
+impl ForkServer {
+    /// Starts `program` in `folder` as a server. An `Err` is a clause that says why it
+    /// cannot be one. Takes a slot as any process does.
+    pub fn start(program: &str, folder: PathBuf) -> Result<Self, String> {
+        let path = clang::find(program, &folder)?;
+        let server = Server::start(program, &path, &folder)?;
+        let number = server.pid();
+        let notes =
+            vec![format!("a fork server of {program} (process {number}) runs the backends")];
+        Ok(ForkServer { program: program.to_owned(), folder, server: Some(server), notes })
+    }
+
+    fn give_up(&mut self, why: &str) {
+        self.server = None;
+        self.notes.push(format!(
+            "the fork server of {} {why}; the other backends ran as plain processes",
+            self.program
+        ));
+    }
+
+    /// A copy for this job, if the server can make one.
+    fn copy(&mut self, what: &Invocation) -> Option<io::Result<Running>> {
+        let is_ours = what.argv.first() == Some(&self.program) && what.folder == self.folder;
+        match self.server.as_ref().filter(|_| is_ours)?.run(&what.argv) {
+            Ok(running) => Some(Ok(running)),
+            Err(Failure::Shortage(error)) => Some(Err(error)),
+            Err(Failure::Unfit) => None,
+            Err(Failure::Lost(why)) => {
+                self.give_up(&why);
+                None
+            }
+        }
+    }
+}
+
+impl Executor for ForkServer {
+    fn start(&mut self, what: &Invocation) -> io::Result<Running> {
+        self.copy(what).unwrap_or_else(|| Running::start(what))
+    }
+
+    fn start_again(&mut self, what: &Invocation, _: &Outcome) -> Option<io::Result<Running>> {
+        Some(Running::start(what))
+    }
+
+    fn was_the_cause(&mut self) {
+        if self.server.is_some() {
+            self.give_up("made a backend fail that a plain process could run");
+        }
+    }
+
+    fn notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+}

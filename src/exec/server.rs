@@ -1,0 +1,235 @@
+//! One compiler process that waits, ready, to be copied: started with the library of
+//! `preload/` before libc, and asked for copies over a socket. Copies are our own children;
+//! the server never sees how they end. Must not know when a server pays.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::MemfdFlags;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType, recv, sendmsg, socketpair,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
+
+use super::process::{Running, output_file};
+
+/// The library, as `build.rs` made it; empty where there is none for this machine.
+const PRELOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
+
+/// First word of the first packet (`preload.rs`).
+const HELLO: i32 = 0x6b74_6c31;
+
+/// How long a server may take to answer, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server that waits for jobs. Dropping it ends it; its copies live on.
+#[derive(Debug)]
+pub struct Server {
+    socket: OwnedFd,
+    process: Running,
+}
+
+/// Why there is no copy.
+#[derive(Debug)]
+pub enum Failure {
+    /// This job cannot be passed on.
+    Unfit,
+    /// The system has no room for another process now.
+    Shortage(io::Error),
+    /// The server is of no more use: a clause that says why.
+    Lost(String),
+}
+
+impl Server {
+    /// Starts `program` in `folder`, and waits until it is ready. `path` is the program's
+    /// real file. An `Err` is a clause that says why it cannot serve.
+    pub fn start(program: &str, path: &Path, folder: &Path) -> Result<Self, String> {
+        if PRELOAD.is_empty() {
+            return Err("this build of kthinlto has no fork server".to_owned());
+        }
+        let failed = |error: io::Error| format!("it cannot be started: {error}");
+        let (socket, process) = spawn(program, folder).map_err(failed)?;
+        let mut server = Server { socket, process };
+        server.wait_until_ready()?;
+        server.check_program(path)?;
+        Ok(server)
+    }
+
+    /// Number of its process.
+    pub fn pid(&self) -> i32 {
+        self.process.pid().as_raw_pid()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), String> {
+        match self.receive() {
+            Ok([HELLO, 0]) => Ok(()),
+            Ok([HELLO, refusal]) => Err(refused(refusal).to_owned()),
+            Ok(_) => Err("it answers in another language".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err("it took too long to start".to_owned())
+            }
+            Err(_) => {
+                let output = self.process.output().unwrap_or_default();
+                let text = String::from_utf8_lossy(&output);
+                let said = text.lines().next().unwrap_or("nothing");
+                Err(format!("it ran past the point where it was to wait, and said: {said}"))
+            }
+        }
+    }
+
+    /// A wrapper may have led to another program.
+    fn check_program(&self, path: &Path) -> Result<(), String> {
+        let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+        let runs = identity(Path::new(&format!("/proc/{}/exe", self.pid())));
+        if runs.is_some() && runs == identity(path) {
+            return Ok(());
+        }
+        Err(format!("{} starts another program", path.display()))
+    }
+
+    /// A copy that runs its `main` with these arguments.
+    pub fn run(&self, argv: &[String]) -> Result<Running, Failure> {
+        let started = Instant::now();
+        let output = output_file().map_err(Failure::Shortage)?;
+        let (go, mut start) = pipe_with(PipeFlags::CLOEXEC)
+            .map(|(read, write)| (read, File::from(write)))
+            .map_err(|error| Failure::Shortage(error.into()))?;
+        self.ask(argv, output.as_fd(), go.as_fd())?;
+        drop(go);
+        let pid = match self.receive() {
+            Ok([number, _]) if number > 0 => Pid::from_raw(number).ok_or(Failure::Unfit)?,
+            Ok([number, _]) => return Err(refused_fork(-number)),
+            Err(error) => return Err(Failure::Lost(format!("does not answer ({error})"))),
+        };
+        // The copy does nothing before it reads a byte: nobody else knows of it until then.
+        let _ = rustix::process::setpgid(Some(pid), Some(pid));
+        let running = Running::adopt(pid, started, output, true).map_err(Failure::Shortage)?;
+        match start.write_all(&[1]) {
+            Ok(()) => Ok(running),
+            Err(error) => Err(Failure::Lost(format!("made a copy that ended at once ({error})"))),
+        }
+    }
+
+    fn ask(
+        &self,
+        argv: &[String],
+        output: BorrowedFd<'_>,
+        go: BorrowedFd<'_>,
+    ) -> Result<(), Failure> {
+        if argv.iter().any(|word| word.contains('\0')) {
+            return Err(Failure::Unfit);
+        }
+        let mut text = Vec::with_capacity(argv.iter().map(|word| word.len() + 1).sum());
+        for word in argv {
+            text.extend_from_slice(word.as_bytes());
+            text.push(0);
+        }
+        let descriptors = [output, go];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let packet = [IoSlice::new(&text)];
+        match sendmsg(&self.socket, &packet, &mut control, SendFlags::NOSIGNAL) {
+            Ok(_) => Ok(()),
+            Err(Errno::MSGSIZE) => Err(Failure::Unfit),
+            Err(error) if is_shortage(error) => Err(Failure::Shortage(error.into())),
+            Err(error) => Err(Failure::Lost(format!("is gone ({error})"))),
+        }
+    }
+
+    fn receive(&self) -> io::Result<[i32; 2]> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut set = [PollFd::new(&self.socket, PollFlags::IN)];
+            let timeout = Timespec::try_from(left).ok();
+            match rustix::event::poll(&mut set, timeout.as_ref()) {
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut packet = [0; 8];
+        let (count, _) = recv(&self.socket, &mut packet[..], RecvFlags::empty())?;
+        if count != packet.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let [a, b, c, d, e, f, g, h] = packet;
+        Ok([i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])])
+    }
+}
+
+/// What `preload.rs` means by its reasons.
+fn refused(reason: i32) -> &'static str {
+    match reason {
+        1 => "it starts threads before main",
+        2 => "the kernel or libc does not say where a thread's number is kept",
+        3 => "it is a sanitizer build",
+        4 => "it was started by another process",
+        _ => "it does not want to",
+    }
+}
+
+fn refused_fork(number: i32) -> Failure {
+    match Errno::from_raw_os_error(number) {
+        Errno::INVAL => Failure::Unfit,
+        error if is_shortage(error) => Failure::Shortage(error.into()),
+        error => Failure::Lost(format!("cannot fork ({error})")),
+    }
+}
+
+fn is_shortage(error: Errno) -> bool {
+    matches!(error, Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS)
+}
+
+/// Starts the program with the library before libc; the socket is our end.
+fn spawn(program: &str, folder: &Path) -> io::Result<(OwnedFd, Running)> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let mut library =
+        File::from(rustix::fs::memfd_create("kthinlto-preload", MemfdFlags::CLOEXEC)?);
+    library.write_all(PRELOAD)?;
+    let mut command = Command::new(program);
+    // If the library is not heeded the program is harmless, and soon ends.
+    command.arg("--version").current_dir(folder);
+    set_environment(&mut command, theirs.as_raw_fd(), library.as_raw_fd());
+    let inherited = [theirs.as_raw_fd(), library.as_raw_fd()];
+    let process = Running::spawn(command, output_file()?, move |_| keep_open(&inherited))?;
+    Ok((ours, process))
+}
+
+fn set_environment(command: &mut Command, socket: RawFd, library: RawFd) {
+    let mut preload = OsString::from(format!("/proc/self/fd/{library}"));
+    if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|value| !value.is_empty()) {
+        preload.push(":");
+        preload.push(others);
+    }
+    let mut setting = format!("{socket}.{library}.{}", std::process::id());
+    // What copies would look up each for itself is looked up once.
+    if std::env::var_os("LD_BIND_NOW").is_none() {
+        command.env("LD_BIND_NOW", "1");
+        setting.push_str(".LD_BIND_NOW");
+    }
+    command.env("LD_PRELOAD", preload).env("KTHINLTO_FORK_SERVER", setting);
+}
+
+/// In the child: descriptors that the program is to have.
+fn keep_open(descriptors: &[RawFd]) -> io::Result<()> {
+    for descriptor in descriptors {
+        // SAFETY: the parent holds these open until after the child's exec.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(*descriptor) };
+        fcntl_setfd(descriptor, FdFlags::empty())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,342 @@
+//! Backends through a fork server: the same bytes, the same manners as plain processes, and a
+//! plain process wherever there is a doubt, with one line that says why.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use common::{Beside, Tree, assert_holds, assert_same, bad, good, tool, until, warnings};
+use rustix::process::{Pid, Signal};
+
+/// Backends of the tree.
+const BACKENDS: usize = 12;
+
+/// A build that prints its notes.
+fn command(tree: &Tree, compiler: &str, executor: &str) -> Command {
+    let mut command = tree.kthinlto();
+    command.arg("-v").env("CC", compiler).env("KTHINLTO_EXECUTOR", executor);
+    command
+}
+
+/// What the verbose log says of executors.
+fn notes(out: &str) -> Vec<String> {
+    let lines = out.lines().filter_map(|line| line.strip_prefix("# "));
+    lines.filter(|line| line.contains("fork server")).map(str::to_owned).collect()
+}
+
+/// The process number in a note.
+fn server_in(text: &str) -> Option<i32> {
+    let (_, rest) = text.split_once("fork server of")?.1.split_once("(process ")?;
+    rest.split(')').next()?.parse().ok()
+}
+
+/// A stand-in that notes for each backend whether it is a copy, then is clang.
+fn noting(tree: &Tree, begin: &str, main: &str) -> String {
+    let log = tree.dir().join("kinds");
+    let note = format!(
+        "if (argc > 2) {{ FILE *log = fopen(\"{}\", \"a\"); \
+         fprintf(log, forked ? \"copy\\n\" : \"plain\\n\"); fclose(log); }}\n{main}",
+        log.display()
+    );
+    tree.program("clang-noting", &tool("clang"), "", begin, &note)
+}
+
+/// How many backends ran as copies, and how many as plain processes.
+fn kinds(tree: &Tree) -> (usize, usize) {
+    let log = fs::read_to_string(tree.dir().join("kinds")).unwrap_or_default();
+    let count = |kind| log.lines().filter(|line| *line == kind).count();
+    (count("copy"), count("plain"))
+}
+
+#[test]
+fn both_executors_give_the_same_bytes() {
+    for executor in ["auto", "fork-server", "process"] {
+        let tree = Tree::new();
+        let out = good(command(&tree, &tool("clang"), executor));
+        assert_same(&tree.outputs(), &tree.want());
+        match executor {
+            "process" => assert!(notes(&out).is_empty(), "{out}"),
+            _ => {
+                assert_eq!(notes(&out).len(), 1, "{out}");
+                assert_holds(&notes(&out)[0], &["a fork server of clang", "runs the backends"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn copies_are_what_plain_processes_are() {
+    // What a process can see of itself, from a stand-in that writes it down for each backend.
+    let seen = |executor: &str| {
+        let tree = Tree::new();
+        let log = tree.dir().join("seen");
+        let script = tree.compiler(
+            "see",
+            &format!(
+                "ls -l /proc/$$/fd > {0}.fd.$$\n\
+                 {{ tr '\\0' '\\n' < /proc/$$/environ | sort; \
+                 sed -n 's/.* \\([0-9]*\\) -> \\([^:]*\\).*/\\1 \\2/p' {0}.fd.$$ | sed 's/[0-9]*$//'; \
+                 grep -E '^(SigBlk|SigIgn|CapEff|Umask)' /proc/self/status; \
+                 cut -d' ' -f5 /proc/$$/stat | sed s/$$/own-group/; pwd; \
+                 printf '%s\\n' \"$@\"; }} > {0}.$$; rm {0}.fd.$$; mv {0}.$$ {0}.$(basename $object)\n\
+                 exec {1} \"$@\"",
+                log.display(),
+                tool("clang")
+            ),
+        );
+        let cc = tree.program("clang-see", &script, "", "", "");
+        good(command(&tree, &cc, executor));
+        let dir = tree.dir().to_string_lossy().into_owned();
+        let text = tree.shell(&format!("cat {}.*", log.display()));
+        assert!(text.contains("own-group"), "{text}");
+        text.replace(&dir, "").replace(executor, "")
+    };
+    let (copies, plain) = (seen("fork-server"), seen("process"));
+    let differ = copies.lines().zip(plain.lines()).find(|(a, b)| a != b);
+    assert_eq!(differ, None);
+    assert_eq!(copies, plain);
+}
+
+#[test]
+fn few_backends_are_not_worth_a_server() {
+    let tree = Tree::new();
+    good(command(&tree, &tool("clang"), "auto"));
+    fs::remove_file(tree.objects.join("lib/w0.thinlto-native.o")).unwrap();
+    let out = good(command(&tree, &tool("clang"), "auto"));
+    assert_holds(&out, &["1 rebuilt"]);
+    assert!(notes(&out).is_empty(), "{out}");
+    fs::remove_file(tree.objects.join("lib/w0.thinlto-native.o")).unwrap();
+    let out = good(command(&tree, &tool("clang"), "fork-server"));
+    assert_eq!(notes(&out).len(), 1, "one that is asked for is there: {out}");
+}
+
+/// A compiler that cannot be a server: all is built, by processes, and one line says why.
+fn falls_back(tree: &Tree, compiler: &str, why: &str) {
+    let out = good(command(tree, compiler, "auto"));
+    assert_same(&tree.outputs(), &tree.want());
+    let notes = notes(&out);
+    assert_eq!(notes.len(), 1, "{out}");
+    assert_holds(&notes[0], &["no fork server of", why, "backends run as processes"]);
+    // Who asked for one reads it without -v.
+    assert!(tree.shell("rm -rf .kthinlto; find . -name '*.thinlto-native.o' -delete").is_empty());
+    let mut asked = tree.kthinlto();
+    asked.env("CC", compiler).args(["--executor", "fork-server"]);
+    let out = asked.output().unwrap();
+    assert!(out.status.success());
+    let warnings = warnings(&out);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_holds(&warnings[0], &["no fork server of", why]);
+    assert_same(&tree.outputs(), &tree.want());
+}
+
+#[test]
+fn a_wrapper_script_falls_back() {
+    let tree = Tree::new();
+    let script = tree.script("clang-22", &format!("exec {} \"$@\"", tool("clang")));
+    falls_back(&tree, &script, "is a wrapper");
+}
+
+#[test]
+fn a_wrapper_program_falls_back() {
+    let tree = Tree::new();
+    let wrapper = tree.program("ccache", &tool("clang"), "", "", "");
+    // As ccache is used: by a link that has the compiler's name.
+    let link = tree.dir().join("clang-22");
+    std::os::unix::fs::symlink(wrapper, &link).unwrap();
+    falls_back(&tree, &link.to_string_lossy(), "is a wrapper");
+}
+
+#[test]
+fn a_wrapper_before_the_compiler_falls_back() {
+    let tree = Tree::new();
+    let wrapper = tree.script("ccache", "exec \"$@\"");
+    falls_back(&tree, &format!("{wrapper} {}", tool("clang")), "is a wrapper");
+}
+
+#[test]
+fn a_static_compiler_falls_back() {
+    let tree = Tree::new();
+    let program = tree.program("clang-static", &tool("clang"), "-static", "", "");
+    falls_back(&tree, &program, "is linked statically");
+}
+
+#[test]
+fn another_loader_falls_back() {
+    let tree = Tree::new();
+    let loader = tree.dir().join("ld-musl-x86_64.so.1");
+    fs::copy("/lib64/ld-linux-x86-64.so.2", &loader).unwrap();
+    let options = format!("-Wl,--dynamic-linker={}", loader.display());
+    let program = tree.program("clang-musl", &tool("clang"), &options, "", "");
+    falls_back(&tree, &program, "not glibc's");
+}
+
+#[test]
+fn a_setuid_compiler_falls_back() {
+    let tree = Tree::new();
+    let program = tree.program("clang-setuid", &tool("clang"), "", "", "");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    falls_back(&tree, &program, "another user's rights");
+}
+
+#[test]
+fn a_compiler_with_threads_falls_back() {
+    let tree = Tree::new();
+    let begin = "pthread_t thread; pthread_create(&thread, 0, sleeps, 0);";
+    let program = tree.program("clang-threads", &tool("clang"), "-pthread", begin, "");
+    falls_back(&tree, &program, "starts threads before main");
+}
+
+#[test]
+fn a_sanitizer_build_falls_back() {
+    let tree = Tree::new();
+    let options = "-rdynamic -include extra.h";
+    tree.write_object("extra.h", "void __asan_init(void); void __asan_init(void) {}\n");
+    let program = tree.program("clang-asan", &tool("clang"), options, "", "");
+    falls_back(&tree, &program, "a sanitizer build");
+}
+
+#[test]
+fn a_failed_handshake_falls_back() {
+    let tree = Tree::new();
+    // The library is loaded, and nobody comes to its `main`.
+    let begin =
+        "if (getenv(\"KTHINLTO_FORK_SERVER\")) { puts(\"no!\"); fflush(stdout); _exit(0); }";
+    let program = tree.program("clang-shy", &tool("clang"), "", begin, "");
+    falls_back(&tree, &program, "and said: no!");
+    // It crashes only with the library before libc.
+    let begin = "if (getenv(\"KTHINLTO_FORK_SERVER\")) abort();";
+    let program = tree.program("clang-crash", &tool("clang"), "", begin, "");
+    assert!(tree.shell("rm -rf .kthinlto; find . -name '*.thinlto-native.o' -delete").is_empty());
+    falls_back(&tree, &program, "and said: nothing");
+}
+
+#[test]
+fn a_seccomp_filter_falls_back() {
+    let tree = Tree::new();
+    // What prctl(2) is told not to do any more, as a container would: strict mode kills a
+    // process at its first other system call, which is the handshake.
+    let begin = "if (getenv(\"KTHINLTO_FORK_SERVER\")) prctl(PR_SET_SECCOMP, 1);";
+    let program = tree.program("clang-strict", &tool("clang"), "", begin, "");
+    falls_back(&tree, &program, "and said: nothing");
+}
+
+#[test]
+fn a_job_that_only_fails_in_a_copy_is_run_again() {
+    for how in ["abort();", "return 1;", "raise(SIGKILL);"] {
+        let tree = Tree::new();
+        let main = format!(
+            "for (int i = 1; i < argc && forked; i++) if (!strcmp(argv[i], \"kernel/b.o\")) {how}"
+        );
+        let compiler = noting(&tree, "", &main);
+        let out = good(command(&tree, &compiler, "auto"));
+        assert_same(&tree.outputs(), &tree.want());
+        let notes = notes(&out);
+        assert_eq!(notes.len(), 2, "{out}");
+        assert_holds(&notes[1], &["made a backend fail that a plain process could run"]);
+        let (copies, plain) = kinds(&tree);
+        assert_eq!(copies + plain, BACKENDS + 1, "one ran twice");
+        assert!(copies >= 1 && plain >= 1);
+    }
+}
+
+#[test]
+fn a_real_failure_is_reported_once_and_takes_nobody_with_it() {
+    for how in ["abort();", "fprintf(stderr, \"a real error\\n\"); return 1;"] {
+        let tree = Tree::new();
+        let main = format!(
+            "for (int i = 1; i < argc; i++) if (!strcmp(argv[i], \"kernel/b.o\")) {{ {how} }}"
+        );
+        let compiler = noting(&tree, "", &main);
+        let mut command = command(&tree, &compiler, "auto");
+        command.arg("-k");
+        let out = bad(command, 1, "1 of 12 backends failed");
+        let error = common::text(&out.stderr);
+        assert_eq!(error.matches("the backend of kernel/b.o failed").count(), 1, "{error}");
+        assert!(error.matches("a real error").count() <= 1, "{error}");
+        assert_eq!(kinds(&tree), (BACKENDS, 1), "the server went on");
+    }
+}
+
+#[test]
+fn a_server_that_dies_costs_no_job() {
+    let tree = Tree::new();
+    // Copies wait, until the server was killed.
+    let hold = tree.dir().join("hold");
+    fs::write(&hold, "").unwrap();
+    let main = format!("while (forked && !access(\"{}\", F_OK)) usleep(1000);", hold.display());
+    let compiler = noting(&tree, "", &main);
+    let log = fs::File::create(tree.dir().join("out")).unwrap();
+    let mut command = command(&tree, &compiler, "auto");
+    command.stdout(log);
+    let mut child = command.spawn().unwrap();
+    let out = || fs::read_to_string(tree.dir().join("out")).unwrap();
+    until("two copies", || kinds(&tree).0 == 2);
+    let server = server_in(&out()).unwrap();
+    rustix::process::kill_process(Pid::from_raw(server).unwrap(), Signal::KILL).unwrap();
+    fs::remove_file(hold).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_same(&tree.outputs(), &tree.want());
+    assert_eq!(kinds(&tree), (2, BACKENDS - 2), "copies that ran went on");
+    assert_holds(&notes(&out())[1], &["the other backends ran as plain processes"]);
+}
+
+#[test]
+fn nobody_outlives_kthinlto() {
+    let tree = Tree::new();
+    let pids = tree.dir().join("pids");
+    let main = format!(
+        "if (argc > 2) {{ FILE *log = fopen(\"{}\", \"a\"); fprintf(log, \"%d %d\\n\", getpid(), born); \
+         fclose(log); for (;;) pause(); }}",
+        pids.display()
+    );
+    let compiler = tree.program("clang-waits", &tool("clang"), "", "", &main);
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+        let _ = fs::remove_file(&pids);
+        let kthinlto = Beside::start(command(&tree, &compiler, "auto"));
+        let seen = || fs::read_to_string(&pids).unwrap_or_default();
+        until("two copies", || seen().lines().count() == 2 && seen().ends_with('\n'));
+        kthinlto.signal(signal);
+        assert_eq!(kthinlto.end().status.code(), code);
+        let numbers = seen();
+        for number in numbers.split_whitespace() {
+            until("the end of a copy and its server", || is_gone(number));
+        }
+    }
+}
+
+fn is_gone(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(true, |stat| stat.contains(") Z "))
+}
+
+#[test]
+fn arguments_that_no_packet_holds_go_to_a_process() {
+    let tree = Tree::new();
+    let record = tree.objects.join("kernel/.b.o.cmd");
+    // 300 kB of flags, in words that exec still takes.
+    let long = format!(" -DLONG={}", "x".repeat(100_000)).repeat(3);
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, format!("{}{long}\n", text.trim_end())).unwrap();
+    let compiler = noting(&tree, "", "");
+    good(command(&tree, &compiler, "auto"));
+    assert_eq!(kinds(&tree), (BACKENDS - 1, 1));
+}
+
+#[test]
+fn a_library_that_the_user_preloads_stays_preloaded() {
+    let tree = Tree::new();
+    let compiler = noting(
+        &tree,
+        "",
+        "if (argc > 2) { char *p = getenv(\"LD_PRELOAD\"); \
+         if (!p || strcmp(p, \"libm.so.6:libdl.so.2\")) return 1; \
+         if (getenv(\"KTHINLTO_FORK_SERVER\")) return 1; }",
+    );
+    let mut command = command(&tree, &compiler, "auto");
+    command.env("LD_PRELOAD", "libm.so.6:libdl.so.2");
+    good(command);
+    assert_eq!(kinds(&tree), (BACKENDS, 0));
+    assert_same(&tree.outputs(), &tree.want());
+}
