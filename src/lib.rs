@@ -40,6 +40,7 @@ pub mod kbuild;
 pub mod archive;
 pub mod bitcode;
 
+pub mod flag_files;
 pub mod store;
 pub mod toolchain;
 

@@ -78,7 +78,7 @@ pub fn why(store: &Store, common: &Common, module: &Indexed) -> Result<Option<St
         }
         Some(_) if inputs::splits_dwarf(store, common, object)? => {
             let dwo = dwo_name(&native);
-            (!store.files.path(&dwo).is_file()).then(|| format!("{dwo}, which is gone"))
+            (!store.files.is_file(&dwo)).then(|| format!("{dwo}, which is gone"))
         }
         Some(_) => None,
     })

@@ -30,13 +30,17 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::backend::flags::named_files;
-use crate::backend::inputs::index_name;
 use crate::error::{Error, Result};
 use crate::exec::process::Invocation;
+use crate::flag_files::named_files;
 use crate::parallel;
 use crate::store::{self, Digest, Facts, Indexed, KeyBuilder, LinkRecord, Store};
 use crate::toolchain::Tool;
+
+/// Name of the index beside a bitcode object (lld's, LLVM 7 and later).
+pub fn index_name(object: &str) -> String {
+    format!("{object}.thinlto.bc")
+}
 
 /// The list of indexed objects, under mainline's name.
 pub const LIST: &str = "vmlinux.thinlto-index";
@@ -69,7 +73,7 @@ impl ThinLink<'_> {
             key.field(name.as_bytes()).digest(&facts.digest);
         }
         let words: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        for name in named_files(&words, |name| store.files.path(name).is_file()) {
+        for name in named_files(&words, |name| store.files.is_file(name)) {
             key.field(name.as_bytes()).digest(&store.files.facts(&name)?.digest);
         }
         Ok(key.finish())

@@ -87,18 +87,23 @@ pub fn resolve(role: Role, command: &str, store: &mut Store) -> Result<Tool> {
     let tree = store.tree().to_path_buf();
     find_program(name, &tree).ok_or_else(|| missing(format!("there is no program `{name}`")))?;
 
-    let lookup = lookup_key(role, command, &argv, &tree);
+    let lookup = format!("{} {}", role.variable(), whereabouts(command, &tree));
     let known = store.tool(&lookup).cloned();
+    let loader = store.files.find(LOADER_CACHE)?.map(|facts| facts.digest);
     let files = match &known {
-        Some(record) if identity(store, &record.files)? == record.identity => {
+        Some(record)
+            if record.loader == loader && identity(store, &record.files)? == record.identity =>
+        {
             return Ok(tool(command, argv, record.identity, record.release));
         }
         _ => files_of(&argv, &tree),
     };
-    let release = ask_release(role, command, &argv, &tree)?;
     let identity = identity(store, &files)?;
-    let record = ToolRecord { files, identity, release };
-    store.set_tool(&lookup, record)?;
+    let release = match known.filter(|record| record.identity == identity) {
+        Some(record) => record.release,
+        None => ask_release(role, command, &argv, &tree)?,
+    };
+    store.set_tool(&lookup, ToolRecord { files, loader, identity, release })?;
     Ok(tool(command, argv, identity, release))
 }
 
@@ -106,18 +111,26 @@ fn tool(command: &str, argv: Vec<String>, identity: Digest, release: u32) -> Too
     Tool { text: command.to_owned(), argv, identity, release }
 }
 
-/// Under what name a tool is remembered: its command, where each program word leads now,
-/// and what the dynamic loader is told.
-fn lookup_key(role: Role, command: &str, argv: &[String], tree: &Path) -> String {
-    let mut key = KeyBuilder::new("kthinlto tool 1");
+/// Where a command leads now: its words, the program that each leads to, the configuration
+/// files beside it, and what the dynamic loader is told. Under this a tool is remembered.
+pub fn whereabouts(command: &str, tree: &Path) -> Digest {
+    let mut key = KeyBuilder::new("kthinlto tool 2");
     key.field(command.as_bytes());
-    for program in programs(argv, tree) {
+    for program in programs_of(command, tree) {
         key.field(program.as_os_str().as_encoded_bytes());
+        for file in configuration_beside(&program) {
+            key.field(file.as_os_str().as_encoded_bytes());
+        }
     }
     for name in ["LD_LIBRARY_PATH", "LD_PRELOAD"] {
         key.field(std::env::var_os(name).unwrap_or_default().as_encoded_bytes());
     }
-    format!("{} {}", role.variable(), key.finish())
+    key.finish()
+}
+
+/// The programs that the words of a command lead to now; none if it cannot be split.
+pub fn programs_of(command: &str, tree: &Path) -> Vec<PathBuf> {
+    shell_words::split(command).map_or_else(|_| Vec::new(), |argv| programs(&argv, tree))
 }
 
 /// The words of a command that are programs: `ccache clang` has two.
@@ -127,10 +140,14 @@ fn programs(argv: &[String], tree: &Path) -> Vec<PathBuf> {
     found.map(|path| fs::canonicalize(&path).unwrap_or(path)).collect()
 }
 
-/// All files that make up a tool: programs, what wrapper scripts name, libraries,
-/// configuration files, and the loader's cache that says where libraries are.
+/// Where the dynamic loader's cache says that libraries are. Each package with a library
+/// changes it: the libraries of a tool are then looked up again, and count by content.
+const LOADER_CACHE: &str = "/etc/ld.so.cache";
+
+/// All files that make up a tool: programs, what wrapper scripts name, libraries and
+/// configuration files.
 fn files_of(argv: &[String], tree: &Path) -> Vec<String> {
-    let mut files: Vec<PathBuf> = vec!["/etc/ld.so.cache".into()];
+    let mut files: Vec<PathBuf> = Vec::new();
     for program in programs(argv, tree) {
         add_program(&program, tree, 0, &mut files);
     }
@@ -299,6 +316,28 @@ mod tests {
             identities.push(tool.identity);
         }
         assert_ne!(identities[0], identities[1]);
+    }
+
+    #[test]
+    fn a_library_that_was_installed_makes_no_other_compiler() {
+        // /etc/ld.so.cache changes with each; its content was part of the identity once.
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("cc");
+        let text = "#!/bin/sh\necho >> asked\necho clang version 22.0\n";
+        crate::store::write_aside(&script, text.as_bytes()).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let before = resolve(Role::Compiler, "./cc", &mut store).unwrap();
+        let lookup = format!("CC {}", whereabouts("./cc", dir.path()));
+        let mut record = store.tool(&lookup).cloned().unwrap();
+        record.loader = Some(Digest::of(b"another cache"));
+        let files = std::mem::take(&mut record.files);
+        store.set_tool(&lookup, record).unwrap();
+        assert_eq!(resolve(Role::Compiler, "./cc", &mut store).unwrap(), before);
+        let again = store.tool(&lookup).unwrap();
+        assert_eq!(again.files, files, "its libraries are looked up again");
+        assert_eq!(fs::read_to_string(dir.path().join("asked")).unwrap(), "\n", "asked once");
     }
 
     #[test]

@@ -40,10 +40,62 @@ fn rebuilds_with(tree: &Tree, expected: usize, set: impl Fn(&mut Command)) {
     assert_eq!(tree.outputs(), tree.clean_outputs(&set), "as from clean");
 }
 
+/// A built tree whose next build would take the shortest way: all that it looks at is on
+/// record, and too old to change unseen.
 fn built() -> Tree {
     let tree = Tree::new();
-    tree.build();
+    settle(&tree);
     tree
+}
+
+fn settle(tree: &Tree) {
+    tree.build();
+    let snapshot = tree.objects.join(".kthinlto/unchanged");
+    let _ = fs::remove_file(&snapshot);
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(counts(&tree.build()).2, 0);
+        if snapshot.exists() {
+            return;
+        }
+    }
+    panic!("a run with nothing to do left no snapshot");
+}
+
+#[test]
+fn a_run_that_is_asked_the_same_of_an_unchanged_tree_takes_the_shortest_way() {
+    let tree = built();
+    let took_it = |set: &dyn Fn(&mut Command)| {
+        let mut command = tree.kthinlto();
+        command.env("KTHINLTO_LOG", "debug");
+        set(&mut command);
+        let out = command.output().unwrap();
+        assert!(out.status.success(), "{}", common::text(&out.stderr));
+        common::text(&out.stderr).contains("nothing changed since the last run")
+    };
+    assert!(took_it(&|_| {}));
+    assert!(!took_it(&|command| {
+        command.env("KBUILD_LDFLAGS", format!("{LDFLAGS} --no-warnings"));
+    }));
+    assert!(!took_it(&|command| {
+        command.env("CLANG_NO_DEFAULT_CONFIG", "1");
+    }));
+}
+
+#[test]
+fn a_snapshot_that_is_torn_or_foreign_is_not_believed() {
+    let tree = built();
+    let snapshot = tree.objects.join(".kthinlto/unchanged");
+    let whole = fs::read(&snapshot).unwrap();
+    tree.edit("lib/alone", "int alone(int x) { return x + 41; }\n");
+    for cut in [0, 10, 25, whole.len() / 2, whole.len() - 1] {
+        fs::write(&snapshot, &whole[..cut]).unwrap();
+        assert_eq!(counts(&tree.build()).2, usize::from(cut == 0), "cut at {cut}");
+    }
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 4;
+    fs::write(&snapshot, flipped).unwrap();
+    rebuilds(&tree, 0);
 }
 
 #[test]
@@ -89,9 +141,37 @@ fn a_file_named_by_a_flag_rebuilds_those_that_name_it() {
     tree.compile("lib/w1", "-fbasic-block-sections=list=list.txt");
     tree.compile("lib/w2", "-fbasic-block-sections=list=list.txt");
     tree.archive();
-    tree.build();
+    settle(&tree);
     tree.write_object("list.txt", "!worker1\n!!0\n");
     rebuilds(&tree, 2);
+}
+
+#[test]
+fn a_changed_profile_rebuilds_those_that_use_it() {
+    // A sample profile in text (clang's users manual, "Sample Profile Text Format").
+    let profile = |hits: u32| format!("worker1:{hits}:{hits}\n 1: {hits}\n");
+    let tree = Tree::new();
+    tree.write_object("kernel.prof", &profile(1000));
+    for stem in ["lib/w1", "lib/w2"] {
+        tree.compile(stem, "-fprofile-sample-use=kernel.prof -fprofile-sample-accurate");
+    }
+    tree.archive();
+    settle(&tree);
+    tree.write_object("kernel.prof", &profile(0));
+    rebuilds(&tree, 2);
+}
+
+#[test]
+fn a_named_file_that_appears_or_goes_rebuilds_its_module() {
+    let tree = Tree::new();
+    tree.compile("lib/w1", "-Wno-missing-list=later.txt");
+    tree.archive();
+    settle(&tree);
+    tree.write_object("later.txt", "x\n");
+    rebuilds(&tree, 1);
+    settle(&tree);
+    fs::remove_file(tree.objects.join("later.txt")).unwrap();
+    rebuilds(&tree, 1);
 }
 
 #[test]

@@ -27,11 +27,20 @@ const REGULAR: &[u8] = b"!<arch>\n";
 /// A member whose name ends in `.a` is an archive, as in kbuild; others are not opened here.
 /// Regular archives are refused: their members are not files that a backend could compile.
 pub fn flatten(tree: &Path, archives: &[PathBuf]) -> Result<Vec<String>> {
+    flatten_seen(tree, archives, &mut |_| ())
+}
+
+/// As [`flatten`]; calls `before` with the full path of each archive before it is read.
+pub fn flatten_seen(
+    tree: &Path,
+    archives: &[PathBuf],
+    before: &mut dyn FnMut(&Path),
+) -> Result<Vec<String>> {
     let base = std::path::absolute(tree).map_err(|e| Error::io("resolve", tree, e))?;
     let mut members = Vec::new();
     for archive in archives {
         let file = normalize(&base.join(archive));
-        flatten_one(&base, &file, archive, 0, &mut members)?;
+        flatten_one(&base, &file, archive, 0, before, &mut members)?;
     }
     Ok(members)
 }
@@ -42,12 +51,14 @@ fn flatten_one(
     file: &Path,
     shown: &Path,
     depth: usize,
+    before: &mut dyn FnMut(&Path),
     members: &mut Vec<String>,
 ) -> Result<()> {
     if depth > MAX_DEPTH {
         let found = format!("archives nested more than {MAX_DEPTH} deep");
         return Err(Error::bad_input(shown, found, "build it again with make"));
     }
+    before(file);
     let bytes = fs::read(file).map_err(|e| unreadable(base, shown, e))?;
     let folder = file.parent().unwrap_or(Path::new("/"));
     for name in member_names(&bytes, shown)? {
@@ -60,7 +71,7 @@ fn flatten_one(
         if !relative.ends_with(".a") {
             members.push(relative);
         } else if member.is_file() {
-            flatten_one(base, &member, Path::new(&relative), depth + 1, members)?;
+            flatten_one(base, &member, Path::new(&relative), depth + 1, before, members)?;
         } else {
             let archive = shown.to_path_buf();
             return Err(Error::MissingMember { archive, member: relative.into() });

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use object::Object;
 
 use super::flags::Flags;
-use super::inputs::index_name;
 use crate::exec::process::Invocation;
 use crate::store::{Format, files};
+use crate::thinlink::index_name;
 
 /// Name of the native object of a bitcode object: `a/b.o` → `a/b.thinlto-native.o`.
 pub fn native_name(object: &str) -> String {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{command, flags};
 use crate::error::{Error, Result};
+use crate::flag_files::named_files;
 use crate::kbuild::cmd_file;
 use crate::store::{Digest, KeyBuilder, Store};
 
@@ -28,7 +29,7 @@ impl FlagSet {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         FlagSet {
             digest: digest(&words),
-            named: flags::named_files(&words, is_file),
+            named: named_files(&words, is_file),
             splits_dwarf: command::splits_dwarf(&words),
             other_assembler: uses_other_assembler(&words),
         }
@@ -57,7 +58,6 @@ fn uses_other_assembler(words: &[&str]) -> bool {
 #[derive(Debug, Default)]
 pub struct FlagSets {
     sets: Mutex<HashMap<Digest, Arc<FlagSet>>>,
-    is_file: Mutex<HashMap<String, bool>>,
 }
 
 impl FlagSets {
@@ -85,18 +85,8 @@ impl FlagSets {
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
             let words = store.flag_words(set);
-            Arc::new(FlagSet::new(&words, |name| self.leads_to_file(store, name)))
+            Arc::new(FlagSet::new(&words, |name| store.files.is_file(name)))
         };
         Arc::clone(sets.entry(set).or_insert_with(make))
-    }
-
-    fn leads_to_file(&self, store: &Store, name: &str) -> bool {
-        let mut known = self.is_file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(is_file) = known.get(name) {
-            return *is_file;
-        }
-        let is_file = store.files.path(name).is_file();
-        known.insert(name.to_owned(), is_file);
-        is_file
     }
 }

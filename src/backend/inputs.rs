@@ -6,6 +6,7 @@ use std::fs;
 use crate::bitcode::asm::{self, Includes};
 use crate::error::{Error, Result};
 use crate::store::{AsmRecord, Digest, Format, Indexed, KeyBuilder, Store};
+use crate::thinlink::index_name;
 
 use super::flagset::{self, FlagSets};
 
@@ -113,7 +114,7 @@ const ENVIRONMENT: [&str; 12] = [
 ];
 
 /// Digest of the environment that clang reads.
-fn environment() -> Digest {
+pub fn environment() -> Digest {
     let mut key = KeyBuilder::new("kthinlto environment 1");
     for name in ENVIRONMENT {
         if let Some(value) = std::env::var_os(name) {
@@ -169,11 +170,6 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
     sink.input("environment", "", &common.environment);
     sink.input("flags", "", &flags.digest);
     add_asm_files(store, &included.files, &mut Vec::new(), sink)
-}
-
-/// Name of the index beside a bitcode object (lld's, LLVM 7 and later).
-pub fn index_name(object: &str) -> String {
-    format!("{object}.thinlto.bc")
 }
 
 fn asm_record(store: &Store, object: &str) -> Result<AsmRecord> {

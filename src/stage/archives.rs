@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{Member, Settings, Stage};
 use crate::archive::order::head_objects_first;
-use crate::archive::read::flatten;
+use crate::archive::read::flatten_seen;
 use crate::archive::symbols::defined_globals;
 use crate::archive::write::{Entry, thin_archive, thin_archive_with_symbols};
 use crate::backend::command::native_name;
@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::kbuild::cmd_file;
 use crate::parallel;
 use crate::report::Event;
+use crate::store::snapshot::Watch;
 use crate::store::{Digest, Indexed, KeyBuilder, write_aside, write_if_changed};
 use crate::thinlink::ORDER;
 
@@ -26,14 +27,16 @@ pub const VMLINUX: &str = "vmlinux.a";
 const HEAD_LIST: &str = "scripts/head-object-list.txt";
 
 /// Names of all members, head objects first.
-pub fn member_names(settings: &Settings) -> Result<Vec<String>> {
+pub fn member_names(settings: &Settings, watch: &mut Watch) -> Result<Vec<String>> {
     if settings.archives.is_empty() {
         let text = "no archive was given; kbuild calls `kthinlto build $(KBUILD_VMLINUX_OBJS)`";
         return Err(Error::Usage(text.to_owned()));
     }
-    let members = flatten(&settings.tree, &settings.archives)?;
+    let mut before = |archive: &Path| watch.look(archive);
+    let members = flatten_seen(&settings.tree, &settings.archives, &mut before)?;
     let list = settings.srctree.join(HEAD_LIST);
     let place = settings.tree.join(&list);
+    watch.look(&place);
     let text = fs::read_to_string(place).map_err(|e| {
         let remedy = "set srctree (or --srctree) to the kernel's source tree";
         Error::bad_input(&list, format!("it cannot be read ({e})"), remedy)

@@ -7,6 +7,7 @@ use crate::backend::inputs::{self, Common, Inputs};
 use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
 use crate::plan;
+use crate::store::snapshot::Watch;
 use crate::store::{BackendRecord, Indexed, Store};
 use crate::thinlink::{self, ThinLink};
 use crate::toolchain::{self, Role};
@@ -132,7 +133,7 @@ fn alike<'a>(name: &str, objects: impl Iterator<Item = &'a str>) -> Vec<&'a str>
 
 /// Why the next build would begin with a thin link.
 fn why_relink(settings: &Settings, store: &mut Store) -> Result<Option<String>> {
-    let names = archives::member_names(settings)?;
+    let names = archives::member_names(settings, &mut Watch::default())?;
     let members = Stage::look_at_members(store, settings, names, 1)?;
     let Some(linker) = &settings.linker else {
         return Ok(None);

@@ -34,6 +34,7 @@ mod backends;
 mod executor;
 pub mod explain;
 mod link;
+mod repeat;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -51,6 +52,7 @@ use crate::report::{Backend, Event, Listener, Summary};
 use crate::store::{Facts, Format, Indexed, SettingsRecord, Store};
 use crate::toolchain::{self, Role, Tool};
 use backends::Ran;
+use repeat::Repeat;
 
 /// What a stage is to do, all of it resolved.
 #[derive(Debug, Clone)]
@@ -118,8 +120,18 @@ pub fn build(
     listener: &mut dyn Listener,
 ) -> Result<Summary> {
     let started = Instant::now();
+    let mut repeat = Repeat::new(settings);
+    // Threads that read files run on slots too; these are free now, or they are not taken.
+    let held = slots.try_acquire_up_to(cores());
+    let threads = held.len().max(1);
+    if let Some(mut summary) = repeat.answer(settings, threads) {
+        summary.time = started.elapsed();
+        listener.on(&Event::Done(&summary));
+        return Ok(summary);
+    }
     listener.on(&Event::Phase("members"));
-    let names = archives::member_names(settings)?;
+    repeat.look(&settings.tree, settings.compiler.as_deref());
+    let names = archives::member_names(settings, &mut repeat.watch)?;
     let store = match settings.dry_run {
         true => Store::peek(&settings.tree)?,
         false => Store::open(&settings.tree)?,
@@ -127,16 +139,14 @@ pub fn build(
     if let Some(warning) = store.warning() {
         listener.on(&Event::Warning(&warning));
     }
-    // Threads that read files run on slots too; these are free now, or they are not taken.
-    let held = slots.try_acquire_up_to(cores());
-    let mut stage =
-        Stage { settings, slots, interrupts, listener, store, threads: held.len().max(1) };
+    let mut stage = Stage { settings, slots, interrupts, listener, store, threads };
     let result = stage.run(names, held);
     let flushed = stage.store.flush();
     let mut summary = result?;
     flushed?;
     summary.time = started.elapsed();
     if !settings.dry_run {
+        repeat.leave(&stage.store, &summary);
         stage.listener.on(&Event::Done(&summary));
     }
     Ok(summary)

@@ -24,15 +24,21 @@ pub struct Stamp(u64, i64, i64, u64, u64);
 impl Stamp {
     /// The stamp of a file's metadata: size, times in nanoseconds, inode, device.
     pub fn of(found: &fs::Metadata) -> Self {
-        let nanos = |seconds: i64, nanos: i64| seconds.saturating_mul(1_000_000_000) + nanos;
         let modified = nanos(found.mtime(), found.mtime_nsec());
         let changed = nanos(found.ctime(), found.ctime_nsec());
         Stamp(found.len(), modified, changed, found.ino(), found.dev())
     }
 
+    /// The same, of what the system call gives.
+    pub(super) fn of_stat(found: &rustix::fs::Stat) -> Self {
+        let modified = nanos(found.st_mtime, found.st_mtime_nsec as i64);
+        let changed = nanos(found.st_ctime, found.st_ctime_nsec as i64);
+        Stamp(found.st_size as u64, modified, changed, found.st_ino, found.st_dev)
+    }
+
     /// Whether a later write to the file, by now, must have given it another stamp. File
     /// systems tick: in whole seconds where the nanoseconds are 0, else in a few milliseconds.
-    fn is_settled(&self, now: i64) -> bool {
+    pub(super) fn is_settled(&self, now: i64) -> bool {
         let newest = self.1.max(self.2);
         let tick = match newest % 1_000_000_000 {
             0 => Duration::from_secs(2),
@@ -40,6 +46,10 @@ impl Stamp {
         };
         newest < now.saturating_sub(tick.as_nanos() as i64)
     }
+}
+
+fn nanos(seconds: i64, nanos: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000) + nanos
 }
 
 /// The formats that matter to the stage.
@@ -78,11 +88,21 @@ struct Known {
     seen: bool,
 }
 
+/// Something that was looked at and not read.
+#[derive(Debug, Clone, Copy)]
+struct Unread {
+    /// `None` where there was nothing of that name.
+    stamp: Option<Stamp>,
+    is_file: bool,
+}
+
 /// Facts of the files below one folder, by name; shared between threads.
 #[derive(Debug)]
 pub struct Files {
     folder: PathBuf,
     known: Mutex<HashMap<String, Known>>,
+    /// What was looked at in this run and not read.
+    unread: Mutex<HashMap<String, Unread>>,
 }
 
 impl Files {
@@ -92,7 +112,11 @@ impl Files {
             let known = Known { stamp, facts, young: false, recorded: true, seen: false };
             (name, known)
         });
-        Files { folder: folder.to_path_buf(), known: Mutex::new(known.collect()) }
+        Files {
+            folder: folder.to_path_buf(),
+            known: Mutex::new(known.collect()),
+            unread: Mutex::default(),
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -124,7 +148,10 @@ impl Files {
         let path = self.path(name);
         let found = match fs::metadata(&path) {
             Ok(found) => found,
-            Err(e) if is_absence(&e) => return Ok(None),
+            Err(e) if is_absence(&e) => {
+                self.unread().insert(name.to_owned(), Unread { stamp: None, is_file: false });
+                return Ok(None);
+            }
             Err(e) => return Err(Error::io("look at", name, e)),
         };
         let stamp = Stamp::of(&found);
@@ -144,6 +171,39 @@ impl Files {
     pub fn facts(&self, name: &str) -> Result<Facts> {
         let absent = || Error::io("read", name, io::ErrorKind::NotFound.into());
         self.find(name)?.ok_or_else(absent)
+    }
+
+    fn unread(&self) -> MutexGuard<'_, HashMap<String, Unread>> {
+        self.unread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a name leads to a file, which is not read; looked at once in a run.
+    pub fn is_file(&self, name: &str) -> bool {
+        if let Some(unread) = self.unread().get(name) {
+            return unread.is_file;
+        }
+        let found = fs::metadata(self.path(name)).ok();
+        let is_file = found.as_ref().is_some_and(fs::Metadata::is_file);
+        let unread = Unread { stamp: found.as_ref().map(Stamp::of), is_file };
+        self.unread().insert(name.to_owned(), unread);
+        is_file
+    }
+
+    /// Everything that was looked at in this run, as it was then: names and stamps, no stamp
+    /// where there was nothing. `None` if one was too young for its stamp to tell.
+    pub fn looked_at(&self) -> Option<Vec<(String, Option<Stamp>)>> {
+        let now = nanos_now();
+        let (known, unread) = (self.known(), self.unread());
+        let seen = known.iter().filter(|(_, known)| known.seen);
+        if seen.clone().any(|(_, known)| known.young) {
+            return None;
+        }
+        let read = seen.map(|(name, known)| (name.clone(), Some(known.stamp)));
+        let others = unread.iter().map(|(name, unread)| (name.clone(), unread.stamp));
+        let all: Vec<_> = read.chain(others).collect();
+        let settled =
+            |(_, stamp): &(String, Option<Stamp>)| stamp.is_none_or(|stamp| stamp.is_settled(now));
+        all.iter().all(settled).then_some(all)
     }
 
     /// Whether the file still is the one whose facts were last given out.
@@ -228,7 +288,7 @@ pub fn format_of(bytes: &[u8]) -> Format {
     }
 }
 
-fn nanos_now() -> i64 {
+pub(super) fn nanos_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }

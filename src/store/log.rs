@@ -18,7 +18,7 @@ use super::files::{Facts, Stamp};
 use crate::error::{Error, Result};
 
 /// First line of the file. It changes with the records below: another's file is not read.
-const MAGIC: &[u8] = b"kthinlto state 2\n";
+const MAGIC: &[u8] = b"kthinlto state 3\n";
 
 /// What was learnt from a thin link about one module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +131,8 @@ impl BackendRecord {
 pub struct ToolRecord {
     /// The program and the libraries that it loads.
     pub files: Vec<String>,
+    /// Digest of the loader's cache when they were looked up.
+    pub loader: Option<Digest>,
     /// Digest over all of them, at the time when `release` was asked for.
     pub identity: Digest,
     /// Major version.

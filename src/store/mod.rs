@@ -23,6 +23,7 @@ pub mod cache;
 pub mod digest;
 pub mod files;
 mod log;
+pub mod snapshot;
 
 use std::collections::hash_map::Entry;
 use std::fs::{self, File, TryLockError};
@@ -43,6 +44,8 @@ use crate::error::{Error, Result};
 
 /// The folder, at the top of an object tree, that holds everything but the outputs.
 pub const FOLDER: &str = ".kthinlto";
+/// The state file, in it.
+const STATE: &str = "state";
 
 /// Flags by object, and the sets that they share.
 #[derive(Debug)]
@@ -70,12 +73,12 @@ impl Store {
         let folder = tree.join(FOLDER);
         fs::create_dir_all(&folder).map_err(|e| Error::io("make the folder", &folder, e))?;
         let lock = lock(tree, &folder.join("lock"))?;
-        Ok(Self::with(tree, Log::open(&folder.join("state"))?, Some(lock)))
+        Ok(Self::with(tree, Log::open(&folder.join(STATE))?, Some(lock)))
     }
 
     /// Reads the state without a lock, and changes nothing on disk.
     pub fn peek(tree: &Path) -> Result<Self> {
-        Ok(Self::with(tree, Log::peek(&tree.join(FOLDER).join("state"))?, None))
+        Ok(Self::with(tree, Log::peek(&tree.join(FOLDER).join(STATE))?, None))
     }
 
     fn with(tree: &Path, (log, mut records): (Log, Records), lock: Option<File>) -> Self {
