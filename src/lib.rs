@@ -19,6 +19,7 @@
 //! | a thin archive as llvm-ar writes it | [`archive::write::thin_archive`] |
 //! | what an object is made from | [`stage::explain::explain`] |
 //! | exported symbols and their versions | [`modpost::read`] |
+//! | the order of initcalls | [`relink::initcalls`] |
 //!
 //! [`store`] remembers what was built from what; [`report`] is what a listener hears. Each
 //! module has an example, and `examples/phases.rs` is a whole program that calls the phases
