@@ -57,7 +57,8 @@ help:
 	@echo 'make demo        build a tiny kernel through kthinlto and boot it (installs what is missing)'
 	@echo 'make check       every test, on real kernels too (installs what is missing);'
 	@echo '                 CHECK_EXTENDED=1 adds the long ones'
-	@echo "make bench       mainline's makefile stage and kthinlto side by side"
+	@echo "make bench       mainline's makefiles, the linker's own ThinLTO and kthinlto side by side;"
+	@echo '                 docs/BENCHMARKS.md'
 	@echo 'make install     PREFIX=/usr/local DESTDIR='
 	@echo 'make uninstall   the same PREFIX and DESTDIR'
 	@echo 'make clean       remove target/'
