@@ -272,6 +272,9 @@ pub struct Patch {
     /// Take the series out again
     #[arg(short = 'R', long)]
     pub reverse: bool,
+    /// Take an optional series too; --list names them
+    #[arg(long, value_name = "NAME")]
+    pub with: Vec<String>,
     /// List the kernel versions that there are series for
     #[arg(long)]
     pub list: bool,

@@ -50,6 +50,8 @@ pub const PATCH: &str = "\
 Examples:
   kthinlto patch ~/linux            apply the series for that tree's version
   kthinlto patch --check ~/linux    only say whether it fits
+  kthinlto patch --with initcalls ~/linux
+                                    and let kthinlto write the order of initcalls
   kthinlto patch --reverse ~/linux  take it out again
   kthinlto patch --list             the kernel versions that there are series for";
 

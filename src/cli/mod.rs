@@ -11,7 +11,7 @@ mod initcalls;
 mod symvers;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -213,26 +213,44 @@ fn run_patch(common: &Common, patch: &Patch) -> anyhow::Result<()> {
         for series in patches::all() {
             say(&format!("Linux {}: {} patches", series.version, series.patches.len()));
         }
+        patches::options().iter().for_each(|name| say(&format!("optional: --with {name}")));
     }
     let Some(tree) = &patch.tree else {
         return Ok(());
     };
-    let series = patches::for_tree(tree)?;
-    let (shown, version) = (tree.display(), &series.version);
-    let (count, only_look) = (series.patches.len(), patch.check || common.dry_run);
-    match (patches::check(tree, &series)?, patch.reverse) {
-        (State::Applied, false) => {
-            say(&format!("{shown} has the series for Linux {version} already"))
-        }
-        (State::Applies, true) => say(&format!("{shown} has no patch of ours")),
+    let own = patches::for_tree(tree)?;
+    let named = patch.with.iter().map(|name| patches::optional(name, &own.version));
+    let named = named.collect::<Result<Vec<_>, Error>>()?;
+    let mut states = Vec::new();
+    for series in std::iter::once(own).chain(named) {
+        states.push((patches::check(tree, &series)?, series));
+    }
+    // All of them fit: only now is anything changed.
+    for (state, series) in states {
+        patch_one(tree, patch, &series, state, patch.check || common.dry_run)?;
+    }
+    Ok(())
+}
+
+fn patch_one(
+    tree: &Path,
+    patch: &Patch,
+    series: &patches::Series,
+    state: State,
+    only_look: bool,
+) -> anyhow::Result<()> {
+    let (shown, count) = (tree.display(), series.patches.len());
+    match (state, patch.reverse) {
+        (State::Applied, false) => say(&format!("{shown} has the series for {series} already")),
+        (State::Applies, true) => say(&format!("{shown} has no patch of ours for {series}")),
         (State::Applies, false) if only_look => {
-            say(&format!("all {count} patches for Linux {version} apply to {shown}"));
+            say(&format!("all {count} patches for {series} apply to {shown}"));
         }
         (State::Applied, true) if only_look => {
-            say(&format!("all {count} patches for Linux {version} can be taken out of {shown}"));
+            say(&format!("all {count} patches for {series} can be taken out of {shown}"));
         }
-        (State::Applies, false) => report("applied", &series, patches::apply(tree, &series)?),
-        (State::Applied, true) => report("took out", &series, patches::revert(tree, &series)?),
+        (State::Applies, false) => report("applied", series, patches::apply(tree, series)?),
+        (State::Applied, true) => report("took out", series, patches::revert(tree, series)?),
     }
     Ok(())
 }

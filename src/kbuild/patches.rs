@@ -28,8 +28,17 @@ pub enum State {
 pub struct Series {
     /// `7.3`, as `VERSION.PATCHLEVEL` in the kernel's Makefile.
     pub version: String,
+    /// The name of an optional series, which is independent of the version's own.
+    pub option: Option<String>,
     /// File names and texts.
     pub patches: Vec<(String, &'static str)>,
+}
+
+impl std::fmt::Display for Series {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let option = self.option.iter().map(|name| format!(" ({name})")).collect::<String>();
+        write!(out, "Linux {}{option}", self.version)
+    }
 }
 
 /// All series, oldest kernel first.
@@ -48,7 +57,29 @@ fn series_in(dir: &'static Dir<'static>) -> Option<Series> {
     });
     let mut patches: Vec<_> = patches.collect();
     patches.sort();
-    Some(Series { version: version.to_owned(), patches })
+    Some(Series { version: version.to_owned(), option: None, patches })
+}
+
+/// Names of the optional series.
+pub fn options() -> Vec<String> {
+    let folders = PATCHES.get_dir("optional").into_iter().flat_map(Dir::dirs);
+    let mut names: Vec<String> =
+        folders.filter_map(|dir| Some(dir.path().file_name()?.to_str()?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+/// The optional series of this name for a kernel version.
+pub fn optional(name: &str, version: &str) -> Result<Series> {
+    let folder = PATCHES.get_dir(format!("optional/{name}/linux-{version}"));
+    let series = folder.filter(|_| options().iter().any(|known| known == name)).and_then(series_in);
+    let series = series.ok_or_else(|| {
+        let known = options().join(", ");
+        Error::Patch(format!(
+            "there is no optional series `{name}` for Linux {version}; there is: {known}"
+        ))
+    })?;
+    Ok(Series { option: Some(name.to_owned()), ..series })
 }
 
 /// The series for the kernel source tree at `tree`.
@@ -248,6 +279,24 @@ mod tests {
         assert!(all().iter().all(|series| !series.patches.is_empty()));
     }
 
+    /// So that each can go in and out without the other.
+    #[test]
+    fn optional_series_change_other_files_than_the_versions_own() {
+        let files = |series: &Series| {
+            let lines = series.patches.iter().flat_map(|(_, text)| text.lines());
+            let names = lines.filter_map(|line| line.strip_prefix("--- a/").map(str::to_owned));
+            names.collect::<std::collections::BTreeSet<String>>()
+        };
+        assert_eq!(options(), ["initcalls"]);
+        for own in all() {
+            let option = optional("initcalls", &own.version).unwrap();
+            assert!(!files(&option).is_empty());
+            assert!(files(&own).is_disjoint(&files(&option)), "{option}");
+        }
+        let error = optional("../linux-7.3", "7.3").unwrap_err().to_string();
+        assert!(error.contains("there is: initcalls"), "{error}");
+    }
+
     #[test]
     fn the_option_of_the_older_series_is_the_one_in_kconfig() {
         let option = include_str!("../../kconfig/Kconfig.thin_dist");
@@ -288,6 +337,7 @@ mod tests {
         };
         Series {
             version: "0.0".into(),
+            option: None,
             patches: vec![("1.patch".into(), whole(one)), ("2.patch".into(), whole(two))],
         }
     }
@@ -306,7 +356,7 @@ mod tests {
         assert_eq!(apply(dir.path(), &series()).unwrap().len(), 2);
         assert_eq!(fs::read_to_string(file("f")).unwrap(), "one\nnew\ntwo\n");
         assert_eq!(check(dir.path(), &series()).unwrap(), State::Applied);
-        fs::write(file("f"), "one\nnew\ntwo\nand three\n").unwrap();
+        fs::write(file("f"), "one\nnewer\ntwo\n").unwrap();
         assert!(revert(dir.path(), &series()).is_err());
         assert_eq!(fs::read_to_string(file("g")).unwrap(), "other\n");
         fs::write(file("f"), "one\nnew\ntwo\n").unwrap();
