@@ -97,9 +97,14 @@ fn shortened(list: &[(String, Digest)]) -> Vec<(String, String)> {
     list.iter().map(|(label, digest)| (label.clone(), short(digest))).collect()
 }
 
-/// The first input that is not as it was.
+/// The first input that is not as it was. An index comes last: it holds the hashes of all
+/// imported modules, and so changes with each of them.
 fn first_change(was: &[(String, String)], now: &[(String, String)]) -> String {
-    let changed = now.iter().find(|input| !was.contains(input));
+    let changed = |index| {
+        let kind = |label: &str| label.starts_with("index ") == index;
+        now.iter().find(|input| kind(&input.0) && !was.contains(input))
+    };
+    let changed = changed(false).or_else(|| changed(true));
     let gone = || was.iter().find(|was| !now.iter().any(|is| is.0 == was.0));
     match (changed, gone()) {
         (Some((label, _)), _) => label.clone(),
@@ -133,6 +138,8 @@ mod tests {
             why(&[("flags", "-O2"), ("import a.o", "1"), ("import c.o", "2")]),
             "import c.o"
         );
+        let with_index = |index, import| why(&[("index a.o", index), ("import a.o", import)]);
+        assert_eq!(with_index("2", "9"), "import a.o", "the cause, not what comes of it");
         let less = why(&[("flags", "-O2"), ("import a.o", "1")]);
         assert_eq!(less, "import b.o, which is an input no more");
         let moved = why(&[("flags", "-O2"), ("import b.o", "2"), ("import a.o", "1")]);
