@@ -1,6 +1,6 @@
 //! What the stage has to know of a bitcode file without LLVM: whether it is one, which
-//! symbols it defines, which files its inline assembly includes. Must not know of jobs,
-//! flags or the tree.
+//! symbols it defines, which files its inline assembly includes, what its index
+//! imports. Must not know of jobs, flags or the tree.
 //!
 //! ```
 //! use kthinlto::bitcode::{asm, is_bitcode};
@@ -15,6 +15,7 @@
 
 pub mod asm;
 pub mod bitstream;
+pub mod index;
 pub mod symtab;
 
 pub use bitstream::has_magic as is_bitcode;

@@ -61,6 +61,9 @@ pub enum Command {
     /// Say what an object is made from, who imports it, and whether its backend would run
     #[command(after_help = help::EXPLAIN)]
     Explain(Explain),
+    /// Show who imports from whom, and which modules are dearest to edit
+    #[command(after_help = help::GRAPH)]
+    Graph(GraphArgs),
     /// Write vmlinux.symvers as modpost does, or compare it with what the objects say
     #[command(after_help = help::SYMVERS)]
     Symvers(Symvers),
@@ -111,6 +114,28 @@ pub struct Explain {
     /// The compiler; without it, the one of the last build
     #[arg(long, env = "CC", value_name = "COMMAND")]
     pub cc: Option<String>,
+}
+
+/// Options of `graph`.
+#[derive(Debug, Args)]
+pub struct GraphArgs {
+    /// Only these objects, and what is imported by or from them
+    #[arg(value_name = "OBJECT")]
+    pub objects: Vec<String>,
+    /// How to print it
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Form,
+}
+
+/// How to print the import graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// How much is imported, and the 20 dearest edits
+    Text,
+    /// All imports, for Graphviz
+    Dot,
+    /// All imports, for programs; docs/json.md says what is in it
+    Json,
 }
 
 /// Options of `symvers`.
@@ -201,6 +226,15 @@ pub struct Reports {
     /// Show progress below kbuild's lines: on a terminal that can, or never
     #[arg(long, env = "KTHINLTO_PROGRESS", value_name = "WHEN", default_value = "auto")]
     pub progress: When,
+    /// Write what ran when, and why, as one HTML page for a browser
+    #[arg(long, env = "KTHINLTO_TIMINGS", value_name = "FILE.html")]
+    pub timings: Option<PathBuf>,
+    /// Write the same as a trace for Perfetto or chrome://tracing
+    #[arg(long, env = "KTHINLTO_TRACE", value_name = "FILE.json")]
+    pub trace: Option<PathBuf>,
+    /// Write the same for programs; docs/json.md says what is in it
+    #[arg(long, env = "KTHINLTO_JSON", value_name = "FILE.json")]
+    pub json: Option<PathBuf>,
 }
 
 /// When to show progress.

@@ -18,6 +18,8 @@ Environment:
   KTHINLTO_EXECUTOR    `process`: each backend is a process of its own; no fork server
   KTHINLTO_SCRATCH     `tree`: the thin link writes in the object tree, not in memory
   KTHINLTO_PROGRESS    `never`: no progress on a terminal; NO_COLOR takes its colour
+  KTHINLTO_TIMINGS, KTHINLTO_TRACE, KTHINLTO_JSON
+                       files to write when `build` has ended, as its options do
   KTHINLTO_LOG         what developers want to know: `debug`, `trace`
 
 Exit codes:
@@ -40,6 +42,8 @@ Examples:
   By hand, in an object tree that was built once:
     CC=clang-22 LD=ld.lld-22 KBUILD_LDFLAGS='-m elf_x86_64 -z noexecstack' \\
       srctree=../linux kthinlto build built-in.a lib/lib.a arch/x86/lib/lib.a
+  What ran when, and why, for a browser:
+    make LLVM=1 KTHINLTO=kthinlto KTHINLTO_TIMINGS=$PWD/timings.html -j8
   What would run, and why, without running it:
     make LLVM=1 KTHINLTO='kthinlto -n -vv' vmlinux.a
   The next build, on four processors, with a cache that other trees share:
@@ -60,6 +64,13 @@ pub const EXPLAIN: &str = "\
 Examples:
   kthinlto explain kernel/panic.o
   kthinlto explain -C ~/build/x86 kernel/sched/core.o";
+
+/// Below the options of `graph`.
+pub const GRAPH: &str = "\
+Examples:
+  kthinlto graph                                    the dearest edits
+  kthinlto graph --format dot mm/slub.o | dot -Tsvg > slub.svg
+  kthinlto graph --format json | jq '.modules[.dearest[0]].object'";
 
 /// Below the options of `symvers`.
 pub const SYMVERS: &str = "\
@@ -117,7 +128,7 @@ mod tests {
 
     #[test]
     fn each_text_is_made_of_sections() {
-        let all = [MAIN, BUILD, PATCH, EXPLAIN, SYMVERS, INITCALLS, CACHE, CLEAN, GENERATE];
+        let all = [MAIN, BUILD, PATCH, EXPLAIN, GRAPH, SYMVERS, INITCALLS, CACHE, CLEAN, GENERATE];
         for (heading, lines) in all.into_iter().flat_map(sections) {
             assert!(["Examples", "Environment", "Exit codes"].contains(&heading), "{heading}");
             assert!(lines.iter().any(|line| line.starts_with("  ")), "{heading}");

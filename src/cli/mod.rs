@@ -6,8 +6,10 @@ pub mod args;
 mod clean;
 mod explain;
 mod generate;
+mod graph;
 mod help;
 mod initcalls;
+mod reports;
 mod symvers;
 
 use std::io::Write;
@@ -25,11 +27,11 @@ use crate::kbuild::makeflags::MakeFlags;
 use crate::kbuild::patches::{self, State};
 use crate::modpost;
 use crate::report::console::{Console, Verbosity};
-use crate::report::progress::{self, Progress};
 use crate::report::{Event, Listener};
 use crate::stage::{self, Settings};
 use crate::store::cache::Cache;
-use args::{Build, CacheAction, CacheArgs, CachePlace, Cli, Command, Common, Patch, Reports, When};
+use args::{Build, CacheAction, CacheArgs, CachePlace, Cli, Command, Common, Patch};
+use reports::{About, Shown};
 
 /// Runs the program on this process's arguments.
 pub fn main() -> ExitCode {
@@ -71,6 +73,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Build(build) => run_build(&cli.common, build),
         Command::Patch(patch) => run_patch(&cli.common, patch),
         Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
+        Command::Graph(arguments) => {
+            let threads = cli.common.jobs.map_or_else(stage::cores, usize::from);
+            graph::run(&tree(&cli.common), arguments, threads)
+        }
         Command::Symvers(symvers) => run_symvers(&cli.common, symvers),
         Command::Initcalls(initcalls) => run_initcalls(&cli.common, initcalls),
         Command::Cache(cache) => run_cache(cache),
@@ -103,32 +109,20 @@ fn verbosity(common: &Common, make: &MakeFlags) -> Verbosity {
     }
 }
 
-/// Who tells the user: kbuild's lines, with progress below them where that can be shown.
-fn listener(
-    verbosity: Verbosity,
-    reports: &Reports,
-    make: &MakeFlags,
-    dry_run: bool,
-) -> Box<dyn Listener> {
-    let wanted = reports.progress == When::Auto && !verbosity.silent && !dry_run;
-    match wanted && !make.output_sync && progress::is_possible() {
-        true => Box::new(Progress::new(verbosity)),
-        false => Box::new(Console::new(verbosity)),
-    }
-}
-
 fn run_build(common: &Common, build: &Build) -> anyhow::Result<()> {
     let make = make_flags();
     let flags = make.clone().unwrap_or_default();
     let dry_run = common.dry_run || flags.dry_run;
-    let mut console = listener(verbosity(common, &flags), &build.reports, &flags, dry_run);
+    let tree = tree(common);
+    let about = About { command: "build", tree: &tree, dry_run };
+    let mut shown = Shown::new(verbosity(common, &flags), &build.reports, &flags, about)?;
     let asked = common.jobs.map(usize::from);
     let granted = Slots::granted(make.as_ref(), asked, stage::cores());
     if let Some(warning) = granted.warning {
-        console.on(&Event::Warning(&warning));
+        shown.on(&Event::Warning(&warning));
     }
     let settings = Settings {
-        tree: tree(common),
+        tree: tree.clone(),
         srctree: build.srctree.clone(),
         archives: build.archives.clone(),
         compiler: given(&build.cc),
@@ -141,7 +135,8 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<()> {
         cache: place(&build.cache).map(|folder| (folder, build.cache.cache_size)),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
-    stage::build(&settings, &granted.slots, &interrupts, &mut *console)?;
+    let result = stage::build(&settings, &granted.slots, &interrupts, &mut shown);
+    shown.finish(result)?;
     Ok(())
 }
 

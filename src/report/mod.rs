@@ -21,9 +21,14 @@
 
 pub mod console;
 mod estimate;
+pub mod graph;
+pub mod json;
 pub mod progress;
+pub mod record;
 mod screen;
 mod status;
+pub mod timings;
+pub mod trace;
 
 use std::time::Duration;
 
@@ -137,11 +142,9 @@ pub struct Summary {
 pub trait Listener {
     /// Something happened.
     fn on(&mut self, event: &Event<'_>);
-}
 
-/// Several listeners as one: each hears every event, in their order.
-impl Listener for Vec<Box<dyn Listener>> {
-    fn on(&mut self, event: &Event<'_>) {
-        self.iter_mut().for_each(|listener| listener.on(event));
+    /// Whether it has to hear of all modules, also where nothing is to be done.
+    fn wants_modules(&self) -> bool {
+        false
     }
 }

@@ -1,6 +1,8 @@
 //! What one native object is made from and whether its backend would run: the same walk
 //! as the key's, told to a person. Reads, and changes nothing.
 
+use std::path::Path;
+
 use super::{Settings, Stage, archives, compiler};
 use crate::backend::command::native_name;
 use crate::backend::inputs::{self, Common, Inputs};
@@ -69,7 +71,7 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
         let remedy = "run `kthinlto build` there first, through make or by hand";
         return Err(Error::bad_input(&settings.tree, found, remedy));
     };
-    let module = find(&link.modules, name, settings)?;
+    let module = find(&link.modules, name, &settings.tree)?;
     let relink = why_relink(settings, &mut store)?;
     let compiler = compiler(settings, &module.object, &mut store)?;
     let common = Common::new(compiler.identity);
@@ -90,7 +92,8 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     })
 }
 
-fn find<'a>(modules: &'a [Indexed], name: &str, settings: &Settings) -> Result<&'a Indexed> {
+/// The module that a person means: by its object, its native object or its stem.
+pub(super) fn find<'a>(modules: &'a [Indexed], name: &str, tree: &Path) -> Result<&'a Indexed> {
     let plain = name.strip_prefix("./").unwrap_or(name);
     let names = [plain.to_owned(), format!("{plain}.o")];
     let is_it =
@@ -102,7 +105,7 @@ fn find<'a>(modules: &'a [Indexed], name: &str, settings: &Settings) -> Result<&
             [one] => format!("did you mean {one}?"),
             [others @ .., last] => format!("did you mean {} or {last}?", others.join(", ")),
         };
-        Error::bad_input(settings.tree.join(plain), "no module that the thin link indexed", hint)
+        Error::bad_input(tree.join(plain), "no module that the thin link indexed", hint)
     })
 }
 

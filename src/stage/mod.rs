@@ -33,6 +33,7 @@ mod archives;
 mod backends;
 mod executor;
 pub mod explain;
+pub mod graph;
 mod link;
 mod repeat;
 
@@ -124,7 +125,9 @@ pub fn build(
     // Threads that read files run on slots too; these are free now, or they are not taken.
     let held = slots.try_acquire_up_to(cores());
     let threads = held.len().max(1);
-    if let Some(mut summary) = repeat.answer(settings, threads) {
+    if !listener.wants_modules()
+        && let Some(mut summary) = repeat.answer(settings, threads)
+    {
         summary.time = started.elapsed();
         listener.on(&Event::Done(&summary));
         return Ok(summary);

@@ -1,0 +1,24 @@
+//! `kthinlto graph`: who imports from whom, in the form that was asked for.
+
+use std::path::Path;
+
+use super::args::{Form, GraphArgs};
+use super::say;
+use crate::report::graph::{dot, json, text};
+use crate::stage::graph::graph;
+use crate::store::Store;
+
+/// Modules that the text lists.
+const LISTED: usize = 20;
+
+/// Prints the graph of a tree's last thin link.
+pub fn run(tree: &Path, arguments: &GraphArgs, threads: usize) -> anyhow::Result<()> {
+    let found = graph(&Store::peek(tree)?, &arguments.objects, threads)?;
+    let shown = match arguments.format {
+        Form::Text => text(&found, LISTED),
+        Form::Dot => dot(&found),
+        Form::Json => json(&found),
+    };
+    say(shown.trim_end());
+    Ok(())
+}

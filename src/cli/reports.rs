@@ -1,0 +1,118 @@
+//! What a run shows of itself, as the options ask: kbuild's lines or progress while it goes
+//! on, files when it has ended.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::args::{Reports, When};
+use crate::error::Error;
+use crate::kbuild::makeflags::MakeFlags;
+use crate::report::console::{Console, Verbosity};
+use crate::report::progress::{self, Progress};
+use crate::report::record::{Recorder, Run};
+use crate::report::{Event, Listener, json, timings, trace};
+
+/// The listeners of one run, and the files that wait for its end.
+pub struct Shown {
+    console: Box<dyn Listener>,
+    /// None where no file is wanted.
+    recorder: Option<Recorder>,
+    files: Vec<Wanted>,
+}
+
+/// Makes a report of a run.
+type Render = fn(&Run) -> String;
+
+/// A file to write, and in which way.
+struct Wanted {
+    path: PathBuf,
+    file: File,
+    render: Render,
+}
+
+/// What is run, for the head of a report.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// The command.
+    pub command: &'static str,
+    /// The object tree.
+    pub tree: &'a Path,
+    /// Nothing is to be run.
+    pub dry_run: bool,
+}
+
+impl Shown {
+    /// Opens the files, so that one that cannot be written is known before any work is done.
+    pub fn new(
+        verbosity: Verbosity,
+        asked: &Reports,
+        make: &MakeFlags,
+        about: About<'_>,
+    ) -> Result<Self, Error> {
+        let wanted: [(_, Render); 3] = [
+            (&asked.timings, timings::render),
+            (&asked.trace, trace::render),
+            (&asked.json, json::render),
+        ];
+        let named = wanted.into_iter().filter_map(|(path, render)| {
+            let path = path.clone().filter(|path| !path.as_os_str().is_empty())?;
+            Some((path, render))
+        });
+        let files: Result<Vec<Wanted>, Error> = named
+            .map(|(path, render)| match File::create(&path) {
+                Ok(file) => Ok(Wanted { path, file, render }),
+                Err(error) => Err(Error::io("write", path, error)),
+            })
+            .collect();
+        let files = files?;
+        let recorder =
+            (!files.is_empty()).then(|| Recorder::new(about.command, about.tree, about.dry_run));
+        let console = console(verbosity, asked, make, about.dry_run);
+        Ok(Shown { console, recorder, files })
+    }
+
+    /// Writes the files. Returns the run's own error, or that of a file.
+    pub fn finish<T>(self, result: Result<T, Error>) -> Result<T, Error> {
+        drop(self.console); // the progress ends before the files, which may take a moment
+        if let Some(recorder) = self.recorder {
+            let error = result.as_ref().err();
+            let code = error.map_or(0, Error::exit_code);
+            let run = recorder.finish(code, error.map(Error::to_string));
+            for Wanted { path, mut file, render } in self.files {
+                let written = file.write_all(render(&run).as_bytes());
+                if let Err(error) = written.map_err(|error| Error::io("write", path, error)) {
+                    return Err(result.err().unwrap_or(error));
+                }
+            }
+        }
+        result
+    }
+}
+
+impl Listener for Shown {
+    fn on(&mut self, event: &Event<'_>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.on(event);
+        }
+        self.console.on(event);
+    }
+
+    fn wants_modules(&self) -> bool {
+        self.recorder.is_some()
+    }
+}
+
+/// Who tells the user: kbuild's lines, with progress below them where that can be shown.
+fn console(
+    verbosity: Verbosity,
+    asked: &Reports,
+    make: &MakeFlags,
+    dry_run: bool,
+) -> Box<dyn Listener> {
+    let wanted = asked.progress == When::Auto && !verbosity.silent && !dry_run;
+    match wanted && !make.output_sync && progress::is_possible() {
+        true => Box::new(Progress::new(verbosity)),
+        false => Box::new(Console::new(verbosity)),
+    }
+}
