@@ -27,7 +27,18 @@ fn compile(made: &Path) -> bool {
     let mut command = Command::new(rustc);
     command
         .args(["--crate-name", "preload", "--crate-type", "cdylib", "--edition", "2024"])
-        .args(["-C", "panic=abort", "-C", "opt-level=s", "-C", "strip=symbols", "-D", "warnings"])
+        .args([
+            "-C",
+            "panic=abort",
+            "-C",
+            "opt-level=s",
+            "-C",
+            "lto=fat",
+            "-C",
+            "strip=symbols",
+            "-D",
+            "warnings",
+        ])
         .args(["--target", &env::var("TARGET").unwrap_or_default()])
         .arg("-o")
         .arg(made)

@@ -436,6 +436,26 @@ fn tokens_come_back_after_a_signal() {
 }
 
 #[test]
+fn the_thin_link_has_a_thread_for_each_slot_that_is_free() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    for taken in 0..=TOKENS.len() {
+        let watched = Watched::new();
+        let server = Server::pipe();
+        let held = &mut vec![0; taken][..];
+        if taken > 0 {
+            assert_eq!(rustix::io::read(&server.read, &mut *held).unwrap(), taken);
+        }
+        let mut command = watched.tree.bare(&["build", "built-in.a", "lib/lib.a"]);
+        command.env("MAKEFLAGS", format!(" -j4 --jobserver-auth={}", server.auth));
+        command.env("LD", watched.linker()).env("CC", watched.compiler(1, COPY));
+        assert_good(&Beside::start(command).end());
+        let threads = (TOKENS.len() - taken + 1).min(cores);
+        assert_eq!(watched.most("ld"), threads as i32, "{taken} tokens are taken");
+        assert_eq!(server.tokens_left(), TOKENS.len() - taken);
+    }
+}
+
+#[test]
 fn tokens_come_back_after_a_signal_in_the_thin_link() {
     let run = |watched: &Watched, mut command: Command, server: &Server| {
         let body = format!("echo '+1 ld' >> {}\nexec sleep 600", watched.log.display());

@@ -63,6 +63,30 @@ fn what_each_backend_took_is_on_record() {
 }
 
 #[test]
+fn the_longest_backends_of_last_time_go_first() {
+    let tree = Tree::new();
+    let slow = tree.compiler(
+        "slow",
+        // By size none of these is the first.
+        &format!(
+            "case $object in lib/w3.o) i=0; while [ $i -lt 60000 ]; do i=$((i + 1)); done;; esac\n\
+             exec {} \"$@\"",
+            tool("clang")
+        ),
+    );
+    let order = || {
+        let mut command = tree.kthinlto();
+        command.env("CC", &slow);
+        let out = good(command);
+        let made = out.lines().filter_map(|line| line.strip_prefix("  CC      "));
+        made.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_ne!(order()[0], "lib/w3.thinlto-native.o");
+    tree.shell("find . -name '*.thinlto-native.o' -delete");
+    assert_eq!(order()[0], "lib/w3.thinlto-native.o");
+}
+
+#[test]
 fn a_second_build_starts_nothing() {
     let tree = Tree::new();
     let (cc, ld) = (tree.counting(&tool("clang")), tree.counting(&tool("ld.lld")));

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 
 use super::executor::Executor;
 use super::interrupt::Interrupts;
+use super::memory::Memory;
 use super::process::{Invocation, Outcome, Running};
 use super::slots::{Slot, Slots};
 use crate::error::{Error, Result};
@@ -22,6 +23,10 @@ const GRACE: Duration = Duration::from_secs(3);
 pub trait Work {
     /// The next job, when a slot is there for it: a number for it, and what to run.
     fn next(&mut self) -> Option<(usize, Invocation)>;
+    /// KiB of memory that the job which `next` would give may need; 0 if nobody knows.
+    fn next_memory(&self) -> u64 {
+        0
+    }
     /// A job has ended. `Ok(false)` means that it failed: no other is started then,
     /// unless the run keeps going. An `Err` ends the run.
     fn done(&mut self, job: usize, outcome: io::Result<Outcome>) -> Result<bool>;
@@ -44,6 +49,8 @@ struct Active {
     running: Running,
     job: usize,
     what: Invocation,
+    /// KiB that it may need.
+    memory: u64,
     /// It failed before, started in another way.
     again: bool,
     _slot: Slot,
@@ -55,21 +62,37 @@ impl Runner<'_> {
     pub fn run(&self, executor: &mut dyn Executor, work: &mut dyn Work) -> Result<usize> {
         let mut active: Vec<Active> = Vec::new();
         let (mut failed, mut pending, mut fatal) = (0, None, None);
-        let mut exhausted = false;
+        let (mut exhausted, mut memory) = (false, Memory::default());
         loop {
             if let Some(signal) = self.interrupts.signal() {
                 self.stop(&mut active);
                 return Err(Error::Interrupted(signal));
             }
             let may_start = fatal.is_none() && (failed == 0 || self.keep_going);
+            let mut no_room = false;
             while may_start && !exhausted {
+                let need = work.next_memory();
+                let running = active.iter().map(|a| (a.running.pid(), a.memory));
+                // One job always runs: there may be more room than it seems.
+                if pending.is_none() && !active.is_empty() && !memory.has_room(need, running) {
+                    no_room = true;
+                    break;
+                }
                 let Some(slot) = self.slots.try_acquire() else {
                     break;
                 };
                 match pending.take().or_else(|| work.next()) {
                     Some((job, what)) => match executor.start(&what) {
                         Ok(running) => {
-                            active.push(Active { running, job, what, again: false, _slot: slot });
+                            let again = false;
+                            active.push(Active {
+                                running,
+                                job,
+                                what,
+                                memory: need,
+                                again,
+                                _slot: slot,
+                            });
                         }
                         // Out of processes or memory for now: wait for one of ours to end.
                         Err(e) if is_shortage(&e) && !active.is_empty() => {
@@ -90,7 +113,7 @@ impl Runner<'_> {
                     return fatal.map_or(Ok(failed), Err);
                 }
             }
-            let wants_slot = may_start && !exhausted && pending.is_none();
+            let wants_slot = may_start && !exhausted && pending.is_none() && !no_room;
             self.wait(&active, wants_slot);
             for ended in take_ended(&mut active, executor) {
                 failed += settle(work.done(ended.0, ended.1), &mut fatal);

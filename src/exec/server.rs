@@ -216,10 +216,12 @@ fn set_environment(command: &mut Command, socket: RawFd, library: RawFd) {
         preload.push(others);
     }
     let mut setting = format!("{socket}.{library}.{}", std::process::id());
-    // What copies would look up each for itself is looked up once.
-    if std::env::var_os("LD_BIND_NOW").is_none() {
-        command.env("LD_BIND_NOW", "1");
-        setting.push_str(".LD_BIND_NOW");
+    // What copies would look up each for itself is looked up once; and huge pages for malloc.
+    let ours = [("LD_BIND_NOW", "1"), ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")];
+    for (name, value) in ours.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()) {
+        command.env(name, value);
+        setting.push('.');
+        setting.push_str(name);
     }
     command.env("LD_PRELOAD", preload).env("KTHINLTO_FORK_SERVER", setting);
 }

@@ -1,13 +1,14 @@
 //! The backends of the stage: give them to the runner, longest first, and take each
 //! result only when it is right. What a backend is made from is the backend phase's.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Instant;
 
-use super::{Settings, Stage};
+use super::{Settings, Stage, schedule};
 use crate::backend::command::{
     aside_name, check_native, dwo_name, invocation, native_name, recorded_text, splits_dwarf,
 };
@@ -36,10 +37,13 @@ impl Stage<'_> {
         let tree = &self.settings.tree;
         let jobs = planned.into_iter().map(|planned| {
             let flags = flags::recorded(tree, &planned.object)?;
-            Ok(Job { planned, flags })
+            let cost = self.store.backend(&planned.object).and_then(|was| was.cost);
+            Ok(Job { planned, flags, cost })
         });
         let mut jobs: Vec<Job> = jobs.collect::<Result<_>>()?;
-        jobs.sort_by_key(|job| std::cmp::Reverse(job.planned.size));
+        jobs.sort_by_key(|job| {
+            Reverse((schedule::time(job.cost, job.planned.size), job.planned.size))
+        });
         if self.settings.dry_run {
             jobs.iter().for_each(|job| announce(self.listener, compiler, job));
             return Ok(Ran { rebuilt: jobs.len(), from_cache: 0 });
@@ -92,6 +96,8 @@ impl Stage<'_> {
 pub(super) struct Job {
     planned: Planned,
     flags: Flags,
+    /// What it took the last time.
+    cost: Option<Cost>,
 }
 
 fn announce(listener: &mut dyn Listener, compiler: &Tool, job: &Job) {
@@ -129,6 +135,10 @@ impl Work for Backends<'_> {
         let aside = aside_name(&native_name(object));
         let (argv, flags) = (&self.compiler.argv, &job.flags);
         Some((number, invocation(argv, flags, object, &aside, &self.settings.tree)))
+    }
+
+    fn next_memory(&self) -> u64 {
+        self.jobs.get(self.next).map_or(0, |job| schedule::memory(job.cost, job.planned.size))
     }
 
     fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
@@ -210,7 +220,7 @@ impl Backends<'_> {
 
     /// Adds a fresh object to the cache. A cache that cannot be written is a warning, once.
     fn give_to_cache(&mut self, number: usize) {
-        let Job { planned, flags } = &self.jobs[number];
+        let Job { planned, flags, .. } = &self.jobs[number];
         let unfit = planned.inputs.key.unknown || splits_dwarf(&flags.words);
         let native = self.settings.tree.join(native_name(&planned.object));
         let Some(cache) = self.cache.as_mut().filter(|_| !unfit) else {

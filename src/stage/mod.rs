@@ -36,6 +36,7 @@ pub mod explain;
 pub mod graph;
 mod link;
 mod repeat;
+mod schedule;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
