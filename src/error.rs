@@ -106,6 +106,17 @@ pub enum Error {
         total: usize,
     },
 
+    /// A step of a relink failed.
+    #[error("relinking stopped at {step}: {found}; {advice}")]
+    Step {
+        /// The step.
+        step: String,
+        /// What its command did, as words.
+        found: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
+
     /// A file could not be read or written.
     #[error("cannot {doing} {}: {source}{}", path.display(), io_remedy(source))]
     Io {
@@ -174,7 +185,7 @@ impl Error {
     /// The exit code of the program for this error; the README lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Backends { .. } | Error::ThinLink { .. } => 1,
+            Error::Backends { .. } | Error::ThinLink { .. } | Error::Step { .. } => 1,
             Error::Usage(_) => 2,
             Error::BadInput { .. } | Error::MissingMember { .. } | Error::NoFlags { .. } => 3,
             Error::ToolMissing { .. } | Error::ToolUnfit { .. } => 4,

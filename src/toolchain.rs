@@ -111,6 +111,25 @@ fn tool(command: &str, argv: Vec<String>, identity: Digest, release: u32) -> Too
     Tool { text: command.to_owned(), argv, identity, release }
 }
 
+/// Content of a program that is only run, whatever it is: its files and the libraries that it
+/// loads. One that is not there is an error when it is run.
+pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
+    let argv = shell_words::split(command).unwrap_or_default();
+    let tree = store.tree().to_path_buf();
+    let lookup = format!("program {}", whereabouts(command, &tree));
+    let loader = store.files.find(LOADER_CACHE)?.map(|facts| facts.digest);
+    if let Some(record) = store.tool(&lookup)
+        && record.loader == loader
+        && identity(store, &record.files)? == record.identity
+    {
+        return Ok(record.identity);
+    }
+    let files = files_of(&argv, &tree);
+    let identity = identity(store, &files)?;
+    store.set_tool(&lookup, ToolRecord { files, loader, identity, release: 0 })?;
+    Ok(identity)
+}
+
 /// Where a command leads now: its words, the program that each leads to, the configuration
 /// files beside it, and what the dynamic loader is told. Under this a tool is remembered.
 pub fn whereabouts(command: &str, tree: &Path) -> Digest {

@@ -55,6 +55,9 @@ pub enum Command {
     /// Make vmlinux.a from kbuild's archives, as kbuild calls it in the object tree
     #[command(after_help = help::BUILD)]
     Build(Build),
+    /// Make vmlinux from the objects of a tree that was built once, without make
+    #[command(after_help = help::RELINK)]
+    Relink(Relink),
     /// Apply the patch series for a kernel tree's version, all of it or nothing
     #[command(after_help = help::PATCH)]
     Patch(Patch),
@@ -271,6 +274,35 @@ pub struct Build {
     /// The source tree, as seen from the object tree
     #[arg(long, env = "srctree", value_name = "DIR", default_value = ".")]
     pub srctree: PathBuf,
+    /// How backends are started: as copies of one clang that has started already, or each anew
+    #[arg(long, env = "KTHINLTO_EXECUTOR", value_name = "HOW", default_value = "auto")]
+    pub executor: Choice,
+    /// Where the thin link writes first: in memory, if there is room, or in the tree
+    #[arg(long, env = "KTHINLTO_SCRATCH", value_name = "WHERE", default_value = "memory")]
+    pub scratch: Scratch,
+    /// The shared cache
+    #[command(flatten)]
+    pub cache: CachePlace,
+    /// Progress and reports
+    #[command(flatten)]
+    pub reports: Reports,
+}
+
+/// Options of `relink`.
+#[derive(Debug, Args)]
+pub struct Relink {
+    /// Stop after the step that makes this file
+    #[arg(long, value_name = "STEP")]
+    pub until: Option<String>,
+    /// The program that lists symbols, where the tree's records do not tell
+    #[arg(long, env = "NM", value_name = "COMMAND")]
+    pub nm: Option<String>,
+    /// Number of the build; without it, one more than the last
+    #[arg(long, env = "KBUILD_BUILD_VERSION", value_name = "NUMBER")]
+    pub build_version: Option<String>,
+    /// Date of the build; without it, now
+    #[arg(long, env = "KBUILD_BUILD_TIMESTAMP", value_name = "DATE")]
+    pub build_timestamp: Option<String>,
     /// How backends are started: as copies of one clang that has started already, or each anew
     #[arg(long, env = "KTHINLTO_EXECUTOR", value_name = "HOW", default_value = "auto")]
     pub executor: Choice,

@@ -24,7 +24,7 @@ Environment:
 
 Exit codes:
   0    all is done
-  1    the linker or a backend failed
+  1    the linker, a backend or a step of `relink` failed
   2    the command line or a setting cannot be used
   3    a file of the tree cannot be used (archive, member, .cmd file)
   4    CC or LD is missing or too old
@@ -48,6 +48,19 @@ Examples:
     make LLVM=1 KTHINLTO='kthinlto -n -vv' vmlinux.a
   The next build, on four processors, with a cache that other trees share:
     KTHINLTO_CACHE_DIR=~/.cache/native make LLVM=1 KTHINLTO=kthinlto -j4";
+
+/// Below the options of `relink`.
+pub const RELINK: &str = "\
+Examples:
+  make LLVM=1 kernel/panic.o && kthinlto relink    in the object tree
+  kthinlto relink -C ~/build/x86 -j8
+  kthinlto relink -n                               the steps that would run, with commands
+  kthinlto relink --until vmlinux.o                what leads to that file, and no more
+
+Environment:
+  KBUILD_BUILD_VERSION, KBUILD_BUILD_TIMESTAMP
+                  number and date of the build, as for make; else one more, and now
+  NM              only where the tree was not built with LLVM's tools";
 
 /// Below the options of `patch`.
 pub const PATCH: &str = "\
@@ -128,7 +141,9 @@ mod tests {
 
     #[test]
     fn each_text_is_made_of_sections() {
-        let all = [MAIN, BUILD, PATCH, EXPLAIN, GRAPH, SYMVERS, INITCALLS, CACHE, CLEAN, GENERATE];
+        let all = [
+            MAIN, BUILD, RELINK, PATCH, EXPLAIN, GRAPH, SYMVERS, INITCALLS, CACHE, CLEAN, GENERATE,
+        ];
         for (heading, lines) in all.into_iter().flat_map(sections) {
             assert!(["Examples", "Environment", "Exit codes"].contains(&heading), "{heading}");
             assert!(lines.iter().any(|line| line.starts_with("  ")), "{heading}");

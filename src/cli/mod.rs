@@ -9,6 +9,7 @@ mod generate;
 mod graph;
 mod help;
 mod initcalls;
+mod relink;
 mod reports;
 mod symvers;
 
@@ -71,6 +72,7 @@ fn log_to_stderr() {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Build(build) => run_build(&cli.common, build),
+        Command::Relink(relink) => relink::run(&cli.common, relink),
         Command::Patch(patch) => run_patch(&cli.common, patch),
         Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
         Command::Graph(arguments) => {

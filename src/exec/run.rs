@@ -21,7 +21,8 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// Who gives jobs and takes results. Calls come one at a time, on the caller's thread.
 pub trait Work {
-    /// The next job, when a slot is there for it: a number for it, and what to run.
+    /// The next job, when a slot is there for it: a number for it, and what to run. After a
+    /// `None` it is asked again when a job has ended: that may be what another waited for.
     fn next(&mut self) -> Option<(usize, Invocation)>;
     /// KiB of memory that the job which `next` would give may need; 0 if nobody knows.
     fn next_memory(&self) -> u64 {
@@ -116,6 +117,7 @@ impl Runner<'_> {
             let wants_slot = may_start && !exhausted && pending.is_none() && !no_room;
             self.wait(&active, wants_slot);
             for ended in take_ended(&mut active, executor) {
+                exhausted = false;
                 failed += settle(work.done(ended.0, ended.1), &mut fatal);
             }
         }

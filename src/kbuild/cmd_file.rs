@@ -52,6 +52,27 @@ impl CmdFile {
     }
 }
 
+/// The files that a `.cmd` file's list of dependencies names, the source first. Options of the
+/// configuration (`$(wildcard include/config/X)`) are left out: they are empty files.
+pub fn dependencies(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut in_list = false;
+    for line in text.lines() {
+        if let Some(source) = line.strip_prefix("source_") {
+            found.extend(source.split_once(" := ").map(|(_, file)| file.trim().to_owned()));
+        } else if line.starts_with("deps_") {
+            in_list = true;
+        } else if in_list {
+            let name = line.trim_end_matches('\\').trim();
+            in_list = line.ends_with('\\');
+            if !name.is_empty() && !name.starts_with("$(") {
+                found.push(name.to_owned());
+            }
+        }
+    }
+    found
+}
+
 /// Undoes what kbuild's `make-cmd` does to a command: `$$` and `$(pound)`.
 fn unescape_make(text: &str) -> String {
     text.replace("$(pound)", "#").replace("$$", "$")
@@ -136,6 +157,14 @@ mod tests {
         for line in ["cc $(foo) -c x.c", "cc `foo`", "cc < x", "(cc x)", "cc 'x"] {
             assert!(first_command(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn dependencies_are_files() {
+        let text = "savedcmd_a.o := cc\n\nsource_a.o := a.c\n\ndeps_a.o := \\\n  x.h \\\n    \
+                    $(wildcard include/config/Y) \\\n  y/z.h \\\n\na.o: $(deps_a.o)\n\n$(deps_a.o):\n";
+        assert_eq!(dependencies(text), ["a.c", "x.h", "y/z.h"]);
+        assert_eq!(dependencies("savedcmd_a.o := cc"), Vec::<String>::new());
     }
 
     #[test]

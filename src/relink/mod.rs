@@ -1,4 +1,194 @@
-//! From objects to vmlinux: what kbuild does after `vmlinux.a`. Must not know how an object's
-//! code was generated.
+//! From the objects of a built tree to `vmlinux`, without make: the LTO stage, then kbuild's steps
+//! after it, each with the command that make recorded and only if something it reads changed.
+//! Knows the order; how a step is made is its file's.
+//!
+//! ```text
+//! tree ─► stage ─► plan (steps, link, version) ─► run
+//! ```
 
+mod command;
 pub mod initcalls;
+mod link;
+mod plan;
+mod run;
+mod steps;
+mod tree;
+mod version;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub use self::version::Identity;
+
+use self::plan::Plan;
+use self::run::{Context, Run, sweep};
+use self::steps::Planner;
+use self::tree::Tree;
+use crate::error::{Error, Result};
+use crate::exec::executor::{Choice, Processes};
+use crate::exec::interrupt::Interrupts;
+use crate::exec::run::Runner;
+use crate::exec::slots::Slots;
+use crate::kbuild::cmd_file;
+use crate::report::{Event, Listener, Summary};
+use crate::stage::{self, VMLINUX};
+use crate::store::{FOLDER, Store};
+use crate::thinlink::ORDER;
+
+/// Beginning of the names of folders that outputs are written to first.
+const SCRATCH: &str = "relink.";
+
+/// What a relink is to do.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The object tree.
+    pub tree: PathBuf,
+    /// Stop after this step.
+    pub until: Option<String>,
+    /// `NM`, for trees whose records do not tell.
+    pub nm: Option<String>,
+    /// Number and date of the build.
+    pub identity: Identity,
+    /// `-n`: say what would be done.
+    pub dry_run: bool,
+    /// `-k`: go on after a failed backend.
+    pub keep_going: bool,
+    /// How backends are started.
+    pub executor: Choice,
+    /// The thin link may write in memory first.
+    pub scratch_in_memory: bool,
+    /// Folder and size in bytes of the shared cache, if one is to be used.
+    pub cache: Option<(PathBuf, u64)>,
+}
+
+/// Relinks a tree. Each file is replaced when its step is done; a failed or interrupted run
+/// leaves the others, and `vmlinux`, as they were.
+pub fn relink(
+    settings: &Settings,
+    slots: &Slots,
+    interrupts: &Interrupts,
+    listener: &mut dyn Listener,
+) -> Result<()> {
+    let tree = Tree::recognize(&settings.tree, settings.nm.as_deref())?;
+    steps::check(&tree)?;
+    let stage = stage_settings(settings, &tree);
+    let (mut store, summary) = stage::build_keeping_store(&stage, slots, interrupts, listener)?;
+    if summary.linked {
+        check_records(&tree)?;
+    }
+    if settings.until.as_deref() == Some(VMLINUX) {
+        return Ok(());
+    }
+    let result = finish(settings, &tree, &mut store, &summary, slots, interrupts, listener);
+    let flushed = store.flush();
+    result.and(flushed)
+}
+
+/// The steps after the stage.
+fn finish(
+    settings: &Settings,
+    tree: &Tree,
+    store: &mut Store,
+    summary: &Summary,
+    slots: &Slots,
+    interrupts: &Interrupts,
+    listener: &mut dyn Listener,
+) -> Result<()> {
+    let folder = tree.folder.join(FOLDER);
+    let aside = match settings.dry_run {
+        true => None,
+        false => {
+            sweep(&folder, SCRATCH);
+            let made = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(&folder);
+            Some(made.map_err(|e| Error::io("make a folder in", &folder, e))?)
+        }
+    };
+    let scratch = match aside.as_ref().and_then(|aside| aside.path().file_name()) {
+        Some(name) => format!("{FOLDER}/{}", name.to_string_lossy()),
+        None => format!("{FOLDER}/{SCRATCH}X"),
+    };
+    let identity = &settings.identity;
+    store.files.find_again(VMLINUX)?; // it may have been written since it was looked at
+    let plan: Plan = Planner { tree, store, scratch: &scratch, identity }.plan()?;
+    let plan = match &settings.until {
+        Some(name) => plan.until(name)?,
+        None => plan,
+    };
+    listener.on(&Event::Phase("link"));
+    let with = Context { tree, store, plan: &plan, scratch: &scratch, identity, slots, listener };
+    let mut run = Run::new(with);
+    if settings.dry_run {
+        return run.announce_all(summary.modules == 0 || summary.rebuilt > 0);
+    }
+    let runner = Runner { slots, interrupts, keep_going: false };
+    let ended = runner.run(&mut Processes, &mut run);
+    match run.failure() {
+        Some(error) => Err(error),
+        None => ended.map(drop),
+    }
+}
+
+fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
+    stage::Settings {
+        tree: tree.folder.clone(),
+        srctree: tree.sources.clone(),
+        archives: tree.archives.clone(),
+        compiler: Some(tree.compiler.clone()),
+        linker: Some(tree.link.linker.clone()),
+        linker_flags: for_thin_link(&tree.link.flags),
+        dry_run: settings.dry_run,
+        keep_going: settings.keep_going,
+        executor: settings.executor,
+        scratch_in_memory: settings.scratch_in_memory,
+        cache: settings.cache.clone(),
+    }
+}
+
+/// The linker's flags as CONFIG_LTO_CLANG_THIN_DIST has them: kbuild gives in-process ThinLTO
+/// two more (the top Makefile of Linux 7.2 and later), and up to 6.11 the linker's own cache.
+fn for_thin_link(flags: &str) -> String {
+    let renames = " -mllvm -always-rename-promoted-locals=false";
+    let flags = format!(" {flags}").replace(renames, "");
+    let own = |word: &&str| {
+        *word != "--lto-whole-program-visibility" && !word.starts_with("--thinlto-cache-dir=")
+    };
+    flags.split(' ').filter(|word| !word.is_empty()).filter(own).collect::<Vec<_>>().join(" ")
+}
+
+/// Fails on an object that was written after its record: its record says nothing of it.
+fn check_records(tree: &Tree) -> Result<()> {
+    let order = fs::read_to_string(tree.folder.join(ORDER)).unwrap_or_default();
+    let written =
+        |name: &Path| fs::metadata(tree.folder.join(name)).and_then(|found| found.modified());
+    for object in order.lines() {
+        let record = cmd_file::path_for(Path::new(object));
+        let (Ok(object_time), Ok(record_time)) = (written(Path::new(object)), written(&record))
+        else {
+            continue; // the stage says what is missing
+        };
+        if object_time > record_time {
+            let found =
+                format!("it is newer than {}, the record of how it was made", record.display());
+            let remedy = format!("remove it, and have it made again with `make {object}`");
+            return Err(Error::bad_input(object, found, remedy));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_in_process_lto_are_not_the_thin_links() {
+        let flags = "-m elf_x86_64 --lto-whole-program-visibility -mllvm -always-rename-promoted-locals=false -mllvm -import-instr-limit=5 -z noexecstack";
+        assert_eq!(
+            for_thin_link(flags),
+            "-m elf_x86_64 -mllvm -import-instr-limit=5 -z noexecstack"
+        );
+        let old = "-m elf_x86_64 --thinlto-cache-dir=.thinlto-cache -z noexecstack";
+        assert_eq!(for_thin_link(old), "-m elf_x86_64 -z noexecstack");
+        assert_eq!(for_thin_link("-m x"), "-m x");
+    }
+}

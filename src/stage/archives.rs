@@ -138,7 +138,9 @@ impl Stage<'_> {
     /// record a later build without THIN_DIST makes its own `vmlinux.a`.
     fn write_record(&self) -> Result<()> {
         let path = self.settings.tree.join(cmd_file::path_for(Path::new(VMLINUX)));
-        let command = format!("kthinlto build # {VMLINUX} of native objects");
+        let archives = self.settings.archives.iter().map(|archive| archive.to_string_lossy());
+        let archives = shell_words::join(archives);
+        let command = format!("kthinlto build {archives} # {VMLINUX} of native objects");
         write_if_changed(&path, cmd_file::render(VMLINUX, &command).as_bytes())?;
         Ok(())
     }

@@ -56,6 +56,8 @@ use crate::toolchain::{self, Role, Tool};
 use backends::Ran;
 use repeat::Repeat;
 
+pub use archives::VMLINUX;
+
 /// What a stage is to do, all of it resolved.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -121,6 +123,38 @@ pub fn build(
     interrupts: &Interrupts,
     listener: &mut dyn Listener,
 ) -> Result<Summary> {
+    run(settings, slots, interrupts, listener).map(|(_, summary)| summary)
+}
+
+/// Runs the stage as [`build`] does, and hands on the state of the tree, still locked, for steps
+/// that follow.
+pub fn build_keeping_store(
+    settings: &Settings,
+    slots: &Slots,
+    interrupts: &Interrupts,
+    listener: &mut dyn Listener,
+) -> Result<(Store, Summary)> {
+    let (store, summary) = run(settings, slots, interrupts, listener)?;
+    Ok(match store {
+        Some(store) => (store, summary),
+        None => (open(settings)?, summary),
+    })
+}
+
+fn open(settings: &Settings) -> Result<Store> {
+    match settings.dry_run {
+        true => Store::peek(&settings.tree),
+        false => Store::open(&settings.tree),
+    }
+}
+
+/// No store comes back where a snapshot of the last run was enough.
+fn run(
+    settings: &Settings,
+    slots: &Slots,
+    interrupts: &Interrupts,
+    listener: &mut dyn Listener,
+) -> Result<(Option<Store>, Summary)> {
     let started = Instant::now();
     let mut repeat = Repeat::new(settings);
     // Threads that read files run on slots too; these are free now, or they are not taken.
@@ -131,15 +165,12 @@ pub fn build(
     {
         summary.time = started.elapsed();
         listener.on(&Event::Done(&summary));
-        return Ok(summary);
+        return Ok((None, summary));
     }
     listener.on(&Event::Phase("members"));
     repeat.look(&settings.tree, settings.compiler.as_deref());
     let names = archives::member_names(settings, &mut repeat.watch)?;
-    let store = match settings.dry_run {
-        true => Store::peek(&settings.tree)?,
-        false => Store::open(&settings.tree)?,
-    };
+    let store = open(settings)?;
     if let Some(warning) = store.warning() {
         listener.on(&Event::Warning(&warning));
     }
@@ -153,7 +184,7 @@ pub fn build(
         repeat.leave(&stage.store, &summary);
         stage.listener.on(&Event::Done(&summary));
     }
-    Ok(summary)
+    Ok((Some(stage.store), summary))
 }
 
 /// Cores that this process may use.
@@ -187,7 +218,7 @@ impl Stage<'_> {
         let Ran { rebuilt, from_cache } = self.compile(&indexed)?;
         (summary.rebuilt, summary.from_cache) = (rebuilt, from_cache);
         summary.up_to_date = summary.modules - rebuilt - from_cache;
-        self.phase(archives::VMLINUX);
+        self.phase(VMLINUX);
         self.write_vmlinux(&members, &indexed)?;
         Ok(summary)
     }

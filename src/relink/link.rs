@@ -1,0 +1,265 @@
+//! The final link: kbuild's own `scripts/link-vmlinux.sh`, run in a folder of its own where the
+//! tree's folders and objects are linked to. So the passes for kallsyms, and their checks,
+//! are those of the kernel's version, and vmlinux in its place is the old one until they are done.
+//!
+//! Environment: what `scripts/link-vmlinux.sh` reads, Linux 6.1 to 7.3.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use super::command::{program, raw_words, retarget};
+use super::plan::{Action, Output, Prepare, Step};
+use super::steps::Planner;
+use super::tree::Tree;
+use super::version::{self, HEADER, OBJECT};
+use crate::error::{Error, Result};
+use crate::kbuild::auto_conf;
+use crate::kbuild::cmd_file::{self, CmdFile};
+use crate::store::Digest;
+use crate::thinlink::{LIST, ORDER};
+
+/// The script.
+const SCRIPT: &str = "scripts/link-vmlinux.sh";
+/// Its folder below the scratch folder.
+const FOLDER: &str = "link";
+/// Folders of the object tree that the script looks into.
+const FOLDERS: [&str; 4] = ["arch", "include", "scripts", "tools"];
+/// Objects of the object tree that it may link.
+const OBJECTS: [&str; 3] = ["vmlinux.o", ".vmlinux.export.o", ".builtin-dtbs.o"];
+
+/// Whether the script links `.vmlinux.export.o`.
+pub fn takes_exports(tree: &Tree) -> Result<bool> {
+    // Since Linux 6.14 it is linked without a condition.
+    let always = !tree.read_source(SCRIPT)?.contains("is_enabled CONFIG_MODULES");
+    Ok(always || tree.conf.is_on("CONFIG_MODULES"))
+}
+
+/// Fails where a program that the script runs is not there.
+pub fn check(tree: &Tree) -> Result<()> {
+    let script = tree.read_source(SCRIPT)?;
+    host_tools(tree, &script).iter().try_for_each(|tool| tree.check_host_tool(tool))
+}
+
+/// The step.
+pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
+    let tree = planner.tree;
+    let script = tree.read_source(SCRIPT)?;
+    let host_tools = host_tools(tree, &script);
+    let compile = tree.command(OBJECT)?;
+    let mut inputs = vec!["vmlinux.o".to_owned(), lds(tree), auto_conf::PATH.to_owned()];
+    if takes_exports(tree)? {
+        inputs.push(".vmlinux.export.o".to_owned());
+    }
+    inputs
+        .extend([SCRIPT, "scripts/mksysmap", "scripts/file-size.sh"].map(|name| tree.source(name)));
+    inputs.extend(host_tools);
+    inputs.extend(tree.dependencies(OBJECT).into_iter().filter(|name| name != HEADER));
+    inputs.dedup();
+    let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf);
+    let fixed = planner.identity.fixed(&flags).unwrap_or_default();
+    let environment = environment(tree)?;
+    let (link, nm, objcopy) = (&tree.link, &tree.nm, &tree.objcopy);
+    let mut salt = planner.tools(&[&tree.compiler, &link.linker, nm, objcopy])?;
+    salt.extend([&fixed, &environment, &compile].map(|text| Digest::of(text.as_bytes())));
+    Ok(Step {
+        name: tree.linked.to_owned(),
+        verb: "LD",
+        inputs,
+        salt,
+        outputs: outputs(planner),
+        action: Action::Shell {
+            text: text(planner, &compile, &environment),
+            linker: Some(link.linker.clone()),
+        },
+        shown: tree.command(tree.linked)?,
+        prepare: Prepare::FinalLink,
+    })
+}
+
+/// What the script leaves that is kept.
+fn outputs(planner: &Planner<'_>) -> Vec<Output> {
+    let tree = planner.tree;
+    let folder = format!("{}/{FOLDER}", planner.scratch);
+    let mut places = vec![OBJECT, "System.map", tree.linked];
+    if tree.conf.is_on("CONFIG_VMLINUX_MAP") {
+        places.push("vmlinux.map");
+    }
+    let output = |place: &str| Output {
+        place: place.to_owned(),
+        aside: format!("{folder}/{place}"),
+        may_be_empty: false,
+    };
+    places.into_iter().map(output).collect()
+}
+
+/// `KBUILD_LDS`.
+fn lds(tree: &Tree) -> String {
+    format!("arch/{}/kernel/vmlinux.lds", tree.arch)
+}
+
+/// The programs that the script runs of those that the kernel builds for itself.
+fn host_tools(tree: &Tree, script: &str) -> Vec<String> {
+    let used = [
+        ("CONFIG_KALLSYMS", "scripts/kallsyms"),
+        ("CONFIG_BUILDTIME_TABLE_SORT", "scripts/sorttable"),
+    ];
+    let wanted = |(option, tool): &(&str, &str)| {
+        tree.conf.is_on(option)
+            && script.contains(&format!("is_enabled {option}"))
+            && script.contains(tool)
+    };
+    used.into_iter().filter(wanted).map(|(_, tool)| tool.to_owned()).collect()
+}
+
+/// Variables that the script reads, as assignments for a shell.
+fn environment(tree: &Tree) -> Result<String> {
+    let sources = std::path::absolute(tree.folder.join(&tree.sources))
+        .map_err(|e| Error::io("resolve", &tree.sources, e))?;
+    let flags = assembler_flags(tree);
+    let variables = [
+        ("SRCARCH", tree.arch.clone()),
+        ("srctree", sources.to_string_lossy().into_owned()),
+        ("objtree", ".".to_owned()),
+        ("KBUILD_LDS", lds(tree)),
+        ("KBUILD_VMLINUX_LIBS", String::new()),
+        ("CC", compiler(tree, &flags)?),
+        ("NM", tree.nm.clone()),
+        ("OBJCOPY", tree.objcopy.clone()),
+        ("CONFIG_SHELL", "sh".to_owned()),
+        // It is asked for version-timestamp.o, which is there.
+        ("MAKE", ":".to_owned()),
+        ("KBUILD_AFLAGS", flags),
+    ];
+    let unset = ["NOSTDINC_FLAGS", "LINUXINCLUDE", "KBUILD_CPPFLAGS", "KBUILD_AFLAGS_KERNEL"];
+    let unset = unset.map(|name| (name, String::new()));
+    let all = variables.into_iter().chain(unset);
+    Ok(all
+        .map(|(name, value)| format!("{name}={}", shell_words::quote(&value)))
+        .collect::<Vec<_>>()
+        .join(" "))
+}
+
+/// The compiler for the tables of kallsyms. With debug information it has to run in the tree's
+/// own folder, whose name is part of the object.
+fn compiler(tree: &Tree, flags: &str) -> Result<String> {
+    if !has_debug_information(flags) {
+        return Ok(tree.compiler.clone());
+    }
+    let folder = absolute(&tree.folder)?;
+    Ok(format!("env --chdir={folder} {}", tree.compiler))
+}
+
+fn has_debug_information(flags: &str) -> bool {
+    raw_words(flags).into_iter().any(|word| word.starts_with("-g") || word.starts_with("-Wa,-g"))
+}
+
+fn absolute(folder: &Path) -> Result<String> {
+    let path = std::path::absolute(folder).map_err(|e| Error::io("resolve", folder, e))?;
+    Ok(path.to_string_lossy().into_owned())
+}
+
+/// What the shell is given.
+fn text(planner: &Planner<'_>, compile: &str, environment: &str) -> String {
+    let (tree, scratch) = (planner.tree, planner.scratch);
+    let folder = format!("{scratch}/{FOLDER}");
+    let object = retarget(compile, OBJECT, &format!("{folder}/{OBJECT}"));
+    let link = &tree.link;
+    // One word in any case: the linker's threads are added to it.
+    let linker = format!("'{}'", link.linker);
+    let quoted = [&link.flags, &link.vmlinux_flags].map(|text| shell_words::quote(text));
+    // The script prints a line for each pass; here the step has one.
+    let mut text = format!(
+        "{object}; cd {folder}; export {environment}; \"$srctree\"/{SCRIPT} {linker} {} {} {} >/dev/null",
+        quoted[0], quoted[1], tree.linked
+    );
+    if let Some(pass) = &link.post_link {
+        text += &format!("; {pass}");
+    }
+    text
+}
+
+/// `NOSTDINC_FLAGS LINUXINCLUDE KBUILD_CPPFLAGS KBUILD_AFLAGS KBUILD_AFLAGS_KERNEL`: what all
+/// assembly files of vmlinux are given, as most of their records have it.
+fn assembler_flags(tree: &Tree) -> String {
+    let read = |name: &str| fs::read_to_string(tree.folder.join(name)).unwrap_or_default();
+    let (order, bitcode) = (read(ORDER), read(LIST));
+    let bitcode: std::collections::HashSet<&str> = bitcode.lines().collect();
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    for object in order.lines().filter(|object| !bitcode.contains(object)) {
+        if let Some(flags) = flags_of_assembly(tree, object) {
+            *counts.entry(flags).or_default() += 1;
+        }
+    }
+    let most = counts.into_iter().max_by(|a, b| (a.1, &b.0).cmp(&(b.1, &a.0)));
+    most.map(|(flags, _)| flags).unwrap_or_default()
+}
+
+/// The flags of an object that was made of an assembly file, less what is its own: names, and
+/// the folders of its source and object.
+fn flags_of_assembly(tree: &Tree, object: &str) -> Option<String> {
+    let path = tree.folder.join(cmd_file::path_for(Path::new(object)));
+    let text = fs::read_to_string(path).ok()?;
+    let source = cmd_file::dependencies(&text).into_iter().next().filter(|n| n.ends_with(".S"))?;
+    let command = CmdFile::parse(&text).command?;
+    let command = command.split(" -c -o ").next()?;
+    let folder = |name: &str| Path::new(name).parent().unwrap_or(Path::new("")).to_owned();
+    let own = [folder(&source), folder(object)];
+    let words = raw_words(&command[program(command).len()..]);
+    let mut kept: Vec<&str> = Vec::new();
+    let mut words = words.into_iter().peekable();
+    while let Some(word) = words.next() {
+        let place = match word {
+            "-I" => words.peek().copied(),
+            _ => word.strip_prefix("-I"),
+        };
+        let is_own = place.is_some_and(|place| {
+            own.iter().any(|own| Path::new(place).components().eq(own.components()))
+        });
+        match is_own {
+            true if word == "-I" => drop(words.next()),
+            true => {}
+            false if is_name(word) => {}
+            false => kept.push(word),
+        }
+    }
+    Some(kept.join(" "))
+}
+
+fn is_name(word: &str) -> bool {
+    ["-Wp,-MMD,", "-DKBUILD_MOD", "-DKBUILD_BASENAME", "-D__KBUILD_MODNAME"]
+        .iter()
+        .any(|beginning| word.starts_with(beginning))
+}
+
+/// Makes the script's folder, and gives this link its number and date.
+pub fn prepare(tree: &Tree, scratch: &str, identity: &version::Identity) -> Result<()> {
+    let folder = tree.folder.join(scratch).join(FOLDER);
+    let fail = |e| Error::io("make the folder", &folder, e);
+    let up = absolute(&tree.folder)?;
+    fs::create_dir_all(folder.join("init")).map_err(fail)?;
+    for name in FOLDERS.iter().chain(&OBJECTS).filter(|name| tree.folder.join(name).exists()) {
+        symlink(Path::new(&up).join(name), folder.join(name)).map_err(fail)?;
+    }
+    if has_debug_information(&assembler_flags(tree)) {
+        link_kallsyms(&up, &folder).map_err(fail)?;
+    }
+    let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf);
+    identity.write(&tree.folder, &flags)
+}
+
+/// Where the compiler runs in the tree's folder, the tables of kallsyms are there too.
+fn link_kallsyms(tree: &str, folder: &Path) -> std::io::Result<()> {
+    for number in 0..=3 {
+        for stem in
+            [format!(".tmp_vmlinux{number}.kallsyms"), format!(".tmp_vmlinux.kallsyms{number}")]
+        {
+            for ending in ["S", "o"] {
+                let name = format!("{stem}.{ending}");
+                symlink(Path::new(tree).join(&name), folder.join(&name))?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! The steps of a relink as plain data: what each reads, writes and runs. A step comes after
+//! those that write what it reads. Must not know processes, nor any kernel.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Error, Result};
+use crate::store::Digest;
+
+/// A file that a step makes: written aside first, under another name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its place in the object tree.
+    pub place: String,
+    /// Where the step writes it, relative to the tree; the place itself where the step's
+    /// program writes it whole or not at all.
+    pub aside: String,
+    /// Whether it may be an empty file.
+    pub may_be_empty: bool,
+}
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// A command for a shell. `linker` is the program in it that can use several threads.
+    Shell {
+        /// The text.
+        text: String,
+        /// The linker's words as they stand in the text.
+        linker: Option<String>,
+    },
+    /// Writes the list of vmlinux' objects; by the front end's names, if that is set.
+    ListObjects {
+        /// For a modpost that does not know of native objects.
+        front_end_names: bool,
+    },
+    /// Writes the linker script of initcalls.
+    Initcalls {
+        /// The archives to look for them in.
+        files: Vec<String>,
+    },
+}
+
+/// What has to be there before a step's command is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepare {
+    /// Nothing.
+    Nothing,
+    /// The folder of the final link, and the header with the build's number and date.
+    FinalLink,
+}
+
+/// One step.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// The file, or the check, that it is known by.
+    pub name: String,
+    /// Kbuild's verb.
+    pub verb: &'static str,
+    /// Files that it reads.
+    pub inputs: Vec<String>,
+    /// Everything else that its outputs depend on.
+    pub salt: Vec<Digest>,
+    /// Files that it makes.
+    pub outputs: Vec<Output>,
+    /// Its command as make recorded it, or as it would be written by hand.
+    pub shown: String,
+    /// What it does.
+    pub action: Action,
+    /// What has to be done right before.
+    pub prepare: Prepare,
+}
+
+/// All steps, in an order in which they could be run one after the other.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// The steps that a step comes after.
+    pub fn before(&self, step: usize) -> Vec<usize> {
+        let reads = |other: &Step| {
+            other.outputs.iter().any(|output| self.steps[step].inputs.contains(&output.place))
+        };
+        let checks = |other: &Step| other.outputs.is_empty() && self.is_final(step);
+        let earlier = self.steps[..step].iter().enumerate();
+        earlier.filter(|(_, other)| reads(other) || checks(other)).map(|(at, _)| at).collect()
+    }
+
+    /// Whether a step makes what the others are for: a failed check must not let it be.
+    fn is_final(&self, step: usize) -> bool {
+        self.steps[step].prepare == Prepare::FinalLink
+    }
+
+    /// Keeps only what leads to the step, or file, of this name.
+    pub fn until(mut self, name: &str) -> Result<Self> {
+        let makes = |step: &Step| step.outputs.iter().any(|output| output.place == name);
+        let Some(last) = self.steps.iter().position(|step| step.name == name || makes(step)) else {
+            let mut names: Vec<&str> = self.steps.iter().map(|step| step.name.as_str()).collect();
+            names.insert(0, crate::stage::VMLINUX);
+            let text = format!("there is no step `{name}`; there are {}", names.join(", "));
+            return Err(Error::Usage(text));
+        };
+        let (mut wanted, mut look) = (BTreeSet::from([last]), vec![last]);
+        while let Some(step) = look.pop() {
+            look.extend(self.before(step).into_iter().filter(|before| wanted.insert(*before)));
+        }
+        let mut number = 0;
+        self.steps.retain(|_| {
+            number += 1;
+            wanted.contains(&(number - 1))
+        });
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(name: &str, inputs: &[&str]) -> Step {
+        let output = Output { place: name.into(), aside: name.into(), may_be_empty: false };
+        Step {
+            name: name.to_owned(),
+            verb: "GEN",
+            inputs: inputs.iter().map(|name| (*name).to_owned()).collect(),
+            salt: Vec::new(),
+            outputs: vec![output],
+            shown: String::new(),
+            action: Action::Shell { text: String::new(), linker: None },
+            prepare: Prepare::Nothing,
+        }
+    }
+
+    fn plan() -> Plan {
+        let check = Step { outputs: Vec::new(), ..step("check", &["b"]) };
+        let link = Step { prepare: Prepare::FinalLink, ..step("d", &["b", "c"]) };
+        Plan { steps: vec![step("b", &["a"]), check, step("c", &["b"]), step("x", &["a"]), link] }
+    }
+
+    #[test]
+    fn steps_wait_for_what_they_read_and_the_link_for_all_checks() {
+        let plan = plan();
+        let before: Vec<_> = (0..5).map(|step| plan.before(step)).collect();
+        assert_eq!(before, [vec![], vec![0], vec![0], vec![], vec![0, 1, 2]]);
+    }
+
+    #[test]
+    fn until_keeps_what_leads_there() {
+        let names = |plan: Plan| plan.steps.into_iter().map(|s| s.name).collect::<Vec<_>>();
+        assert_eq!(names(plan().until("c").unwrap()), ["b", "c"]);
+        assert_eq!(names(plan().until("d").unwrap()), ["b", "check", "c", "d"]);
+        let error = plan().until("z").unwrap_err().to_string();
+        assert!(error.contains("`z`; there are vmlinux.a, b, check, c, x, d"), "{error}");
+    }
+}

@@ -1,0 +1,345 @@
+//! Runs a plan: steps whose inputs are ready side by side, each only if something that it reads
+//! changed or its outputs are not what it left. A result is taken when the command succeeded and
+//! its inputs are still the same. Must not know what the steps are for.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::plan::{Action, Output, Plan, Prepare, Step};
+use super::tree::Tree;
+use super::version::Identity;
+use super::{initcalls, link};
+use crate::error::{Error, Result, advice, describe_status};
+use crate::exec::process::{Invocation, Outcome, Usage};
+use crate::exec::run::Work;
+use crate::exec::slots::{Slot, Slots};
+use crate::modpost::objects;
+use crate::report::{Ending, Event, Job, Listener};
+use crate::stage::{VMLINUX, cores};
+use crate::store::{Digest, KeyBuilder, Store, write_aside};
+
+/// How far a step is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Running,
+    Done,
+}
+
+/// What a run works with.
+pub struct Context<'a> {
+    /// The tree.
+    pub tree: &'a Tree,
+    /// Its state.
+    pub store: &'a mut Store,
+    /// The steps.
+    pub plan: &'a Plan,
+    /// The folder that outputs are written to first, relative to the tree.
+    pub scratch: &'a str,
+    /// The build's number and date.
+    pub identity: &'a Identity,
+    /// Slots for threads of the linker.
+    pub slots: &'a Slots,
+    /// Who is told.
+    pub listener: &'a mut dyn Listener,
+}
+
+/// A plan that is being run.
+pub struct Run<'a> {
+    with: Context<'a>,
+    states: Vec<State>,
+    before: Vec<Vec<usize>>,
+    /// What a step that was started is made from.
+    keys: Vec<Option<Digest>>,
+    /// Slots of a linker's threads beyond the first.
+    threads: BTreeMap<usize, Vec<Slot>>,
+    /// The steps that run now, each on a line of the screen.
+    lines: Vec<Option<usize>>,
+    failure: Option<Error>,
+}
+
+impl<'a> Run<'a> {
+    /// Nothing is run yet.
+    pub fn new(with: Context<'a>) -> Self {
+        let count = with.plan.steps.len();
+        Run {
+            states: vec![State::Waiting; count],
+            before: (0..count).map(|step| with.plan.before(step)).collect(),
+            keys: vec![None; count],
+            threads: BTreeMap::new(),
+            lines: Vec::new(),
+            failure: None,
+            with,
+        }
+    }
+
+    /// Tells the listener what would be run. `changed` says that `vmlinux.a` would be new.
+    pub fn announce_all(&mut self, changed: bool) -> Result<()> {
+        let mut would_run = vec![false; self.with.plan.steps.len()];
+        for number in 0..self.with.plan.steps.len() {
+            let step = &self.with.plan.steps[number];
+            let due = changed && step.inputs.iter().any(|input| input == VMLINUX);
+            let follows = self.before[number].iter().any(|before| would_run[*before]);
+            let why = if due || follows {
+                Some("changed inputs")
+            } else {
+                self.why(step, self.key(step)?)?
+            };
+            if let Some(why) = why {
+                would_run[number] = true;
+                self.announce(step, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// The failure that ended the run early, if one did.
+    pub fn failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
+    fn announce(&mut self, step: &Step, why: &str) {
+        let Step { verb, name, shown, .. } = step;
+        self.with.listener.on(&Event::Step { verb, target: name, command: shown, why });
+    }
+
+    /// What a step's outputs would be made from now.
+    fn key(&self, step: &Step) -> Result<Digest> {
+        let mut key = KeyBuilder::new("kthinlto relink 1");
+        key.field(step.name.as_bytes()).field(step.shown.as_bytes());
+        for digest in &step.salt {
+            key.digest(digest);
+        }
+        for name in &step.inputs {
+            key.field(name.as_bytes());
+            match self.with.store.files.find(name)? {
+                Some(facts) => key.digest(&facts.digest),
+                None => key.field(b"absent"),
+            };
+            if name == VMLINUX {
+                // Its bytes are names; its record covers what the members hold.
+                let members = self.with.store.output(VMLINUX);
+                key.field(format!("{members:?}").as_bytes());
+            }
+        }
+        Ok(key.finish())
+    }
+
+    /// What is on record of a step that made these outputs; `None` where one is not there.
+    fn made(&self, step: &Step, key: Digest) -> Result<Option<Digest>> {
+        let mut made = KeyBuilder::new("kthinlto relinked 1");
+        made.digest(&key);
+        for output in &step.outputs {
+            match self.with.store.files.find(&output.place)? {
+                Some(facts) => made.digest(&facts.digest),
+                None => return Ok(None),
+            };
+        }
+        Ok(Some(made.finish()))
+    }
+
+    /// Why a step has to run; `None` if its outputs are right.
+    fn why(&self, step: &Step, key: Digest) -> Result<Option<&'static str>> {
+        let Some(record) = self.with.store.output(&record_name(step)) else {
+            return Ok(Some("no record of an earlier run"));
+        };
+        Ok(match self.made(step, key)? {
+            None => Some("an output that is gone"),
+            Some(made) if made != record => Some("changed inputs"),
+            Some(_) => None,
+        })
+    }
+
+    /// A step that could be started now.
+    fn ready(&self) -> Option<usize> {
+        let done = |step: &usize| self.states[*step] == State::Done;
+        (0..self.states.len()).find(|step| {
+            self.states[*step] == State::Waiting && self.before[*step].iter().all(done)
+        })
+    }
+
+    /// Starts a step, or does it right here. `None`: it is done.
+    fn start(&mut self, number: usize) -> Result<Option<Invocation>> {
+        let plan = self.with.plan;
+        let step = &plan.steps[number];
+        let key = self.key(step)?;
+        let Some(why) = self.why(step, key)? else {
+            self.states[number] = State::Done;
+            return Ok(None);
+        };
+        self.keys[number] = Some(key);
+        self.announce(step, why);
+        if step.prepare == Prepare::FinalLink {
+            link::prepare(self.with.tree, self.with.scratch, self.with.identity)?;
+        }
+        match &step.action {
+            Action::Shell { text, linker } => {
+                self.begin(number);
+                let text = match linker {
+                    Some(linker) => self.with_threads(number, text, linker),
+                    None => text.clone(),
+                };
+                let argv = vec!["sh".to_owned(), "-c".to_owned(), format!("set -e; {text}")];
+                return Ok(Some(Invocation { argv, folder: self.with.tree.folder.clone() }));
+            }
+            Action::ListObjects { front_end_names } => self.list_objects(step, *front_end_names)?,
+            Action::Initcalls { files } => self.write_initcalls(step, files)?,
+        }
+        self.accept(number)?;
+        Ok(None)
+    }
+
+    fn begin(&mut self, number: usize) {
+        self.states[number] = State::Running;
+        let free = self.lines.iter().position(Option::is_none);
+        let slot = free.unwrap_or(self.lines.len());
+        match free {
+            Some(line) => self.lines[line] = Some(number),
+            None => self.lines.push(Some(number)),
+        }
+        let step = &self.with.plan.steps[number];
+        let job = Job { slot, verb: step.verb, object: &step.name };
+        self.with.listener.on(&Event::Started(job));
+    }
+
+    fn end(&mut self, number: usize, usage: Option<Usage>, good: bool) {
+        let Some(slot) = self.lines.iter().position(|line| *line == Some(number)) else {
+            return;
+        };
+        self.lines[slot] = None;
+        let ending = if good { Ending::Good } else { Ending::Failed };
+        self.with.listener.on(&Event::Ended { slot, ending, usage });
+    }
+
+    /// The command with as many threads for the linker as slots are free now.
+    fn with_threads(&mut self, number: usize, text: &str, linker: &str) -> String {
+        let more = self.with.slots.try_acquire_up_to(cores().saturating_sub(1));
+        let threads = more.len() + 1;
+        self.threads.insert(number, more);
+        let with = format!("{linker} --threads={threads}");
+        text.replace(linker, &with)
+    }
+
+    fn list_objects(&self, step: &Step, front_end_names: bool) -> Result<()> {
+        let archives = [VMLINUX.into()];
+        let mut text = objects::list_archives(&self.with.tree.folder, &archives)?.into_bytes();
+        if front_end_names {
+            text = objects::for_any_modpost(&objects::parse_list(&text));
+        }
+        write_aside(&self.with.tree.folder.join(&step.outputs[0].aside), &text)
+    }
+
+    /// Reads on as many threads as slots are free now; the first is this step's own.
+    fn write_initcalls(&self, step: &Step, files: &[String]) -> Result<()> {
+        let tree = &self.with.tree.folder;
+        let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
+        let more = self.with.slots.try_acquire_up_to(cores().saturating_sub(1));
+        let script = initcalls::linker_script(tree, &files, more.len() + 1)?;
+        drop(more);
+        write_aside(&tree.join(&step.outputs[0].aside), &script)
+    }
+
+    /// Puts what a step made into its places, and on record.
+    fn accept(&mut self, number: usize) -> Result<()> {
+        let plan = self.with.plan;
+        let step = &plan.steps[number];
+        for output in &step.outputs {
+            self.check(step, output)?;
+        }
+        if let Some(name) = step.inputs.iter().find(|name| self.changed(name)) {
+            let found = format!("bytes that changed while {} was made of it", step.name);
+            return Err(Error::bad_input(name, found, "run again"));
+        }
+        for output in step.outputs.iter().filter(|output| output.aside != output.place) {
+            let (aside, place) = (
+                self.with.tree.folder.join(&output.aside),
+                self.with.tree.folder.join(&output.place),
+            );
+            fs::rename(&aside, &place).map_err(|e| Error::io("rename into", &output.place, e))?;
+        }
+        for output in &step.outputs {
+            self.with.store.files.find_again(&output.place)?;
+        }
+        if let Some(key) = self.keys[number]
+            && let Some(made) = self.made(step, key)?
+        {
+            self.with.store.set_output(&record_name(step), made)?;
+        }
+        self.states[number] = State::Done;
+        Ok(())
+    }
+
+    fn changed(&self, name: &str) -> bool {
+        let there = self.with.tree.folder.join(name).exists();
+        there && !self.with.store.files.is_unchanged(name)
+    }
+
+    /// A command may exit with 0 and leave nothing.
+    fn check(&self, step: &Step, output: &Output) -> Result<()> {
+        let found = match fs::metadata(self.with.tree.folder.join(&output.aside)) {
+            Ok(found) if found.len() > 0 || output.may_be_empty => return Ok(()),
+            Ok(_) => "is empty",
+            Err(_) => "is not there",
+        };
+        Err(Error::Step {
+            step: step.name.clone(),
+            found: format!("its command exited with 0, but {} {found}", output.place),
+            advice: "V=1 shows the command",
+        })
+    }
+
+    fn judge(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<()> {
+        let step = &self.with.plan.steps[number];
+        let fail = |found: String, advice| Error::Step { step: step.name.clone(), found, advice };
+        let outcome =
+            outcome.map_err(|e| fail(format!("a shell cannot be run: {e}"), "install sh"))?;
+        if !outcome.output.is_empty() {
+            self.with.listener.on(&Event::Output(&outcome.output));
+        }
+        if !outcome.status.success() {
+            let how = format!("its command {}", describe_status(outcome.status));
+            return Err(fail(how, advice(outcome.status, &outcome.output)));
+        }
+        self.accept(number)
+    }
+}
+
+impl Work for Run<'_> {
+    fn next(&mut self) -> Option<(usize, Invocation)> {
+        while let Some(number) = self.ready().filter(|_| self.failure.is_none()) {
+            match self.start(number) {
+                Ok(Some(what)) => return Some((number, what)),
+                Ok(None) => {}
+                Err(error) => self.failure = Some(error),
+            }
+        }
+        None
+    }
+
+    fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
+        self.threads.remove(&number);
+        let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
+        let judged = self.judge(number, outcome);
+        self.end(number, usage, judged.is_ok());
+        judged.map(|()| true)
+    }
+}
+
+fn record_name(step: &Step) -> String {
+    format!("relink {}", step.name)
+}
+
+/// Removes what killed runs left aside.
+pub fn sweep(folder: &Path, prefix: &str) {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    let ours = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(prefix);
+    for entry in entries.filter_map(io::Result::ok).filter(|entry| ours(&entry.file_name())) {
+        if let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::debug!("{} stays: {error}", entry.path().display());
+        }
+    }
+}

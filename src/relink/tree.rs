@@ -1,0 +1,315 @@
+//! Recognizes an object tree that was built once, and reads from its records what a relink
+//! needs: sources, tools, commands, archives. What is missing is one sentence that says so.
+//! Must not know the steps.
+//!
+//! Records: the `.cmd` files that `scripts/Makefile.vmlinux_o`, `Makefile.modpost` and
+//! `Makefile.vmlinux` leave, Linux 6.1 to 7.3.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::command::{program, raw_words};
+use super::version;
+use crate::error::{Error, Result};
+use crate::kbuild::auto_conf::{self, AutoConf};
+use crate::kbuild::cmd_file::{self, CmdFile};
+use crate::store::Store;
+
+/// The makefile of the final link, which tells the kernel's age.
+const FINAL_MAKEFILE: &str = "scripts/Makefile.vmlinux";
+/// The script whose place tells where the sources are.
+const INITCALLS: &str = "scripts/generate_initcall_order.pl";
+/// What to do about a tree that was not built to the end.
+const BUILD: &str = "build it once with `make vmlinux`";
+
+/// How vmlinux was linked last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkCommand {
+    /// `LD`.
+    pub linker: String,
+    /// `KBUILD_LDFLAGS`.
+    pub flags: String,
+    /// `LDFLAGS_vmlinux`.
+    pub vmlinux_flags: String,
+    /// The architecture's pass after the link, as a command, if there is one.
+    pub post_link: Option<String>,
+}
+
+/// An object tree that can be relinked.
+#[derive(Debug)]
+pub struct Tree {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The configuration.
+    pub conf: AutoConf,
+    /// The source tree as kbuild named it, seen from the folder.
+    pub sources: PathBuf,
+    /// `SRCARCH`.
+    pub arch: String,
+    /// The final link.
+    pub link: LinkCommand,
+    /// What the final link makes: `vmlinux`, or from Linux 6.15 on `vmlinux.unstripped`.
+    pub linked: &'static str,
+    /// `CC`.
+    pub compiler: String,
+    /// `OBJCOPY`.
+    pub objcopy: String,
+    /// `NM`.
+    pub nm: String,
+    /// The archives of vmlinux.
+    pub archives: Vec<PathBuf>,
+}
+
+impl Tree {
+    /// Recognizes the tree in `folder`. `nm` is the program to use where its records do not tell.
+    pub fn recognize(folder: &Path, nm: Option<&str>) -> Result<Self> {
+        let conf = AutoConf::read(folder)?;
+        check_mode(&conf)?;
+        let initcalls = recorded(folder, ".tmp_initcalls.lds")?;
+        let sources = sources(folder, &initcalls)?;
+        let makefile = read_source(folder, &sources, FINAL_MAKEFILE)?;
+        let linked = match makefile.contains("vmlinux.unstripped:") {
+            true => "vmlinux.unstripped",
+            false => "vmlinux",
+        };
+        let timestamp = recorded(folder, version::OBJECT)?;
+        let objcopy = program(&recorded(folder, "modules.builtin.modinfo")?);
+        let objcopy = objcopy.split_whitespace().next().unwrap_or_default().to_owned();
+        let nm = match nm {
+            Some(nm) => nm.to_owned(),
+            None => sibling(&objcopy)?,
+        };
+        Ok(Tree {
+            arch: arch(&timestamp)
+                .ok_or_else(|| unlike(version::OBJECT, "no -I…/arch/…/include"))?,
+            link: link_command(&recorded(folder, linked)?)
+                .ok_or_else(|| unlike(linked, "no call of link-vmlinux.sh"))?,
+            archives: archives(folder)?,
+            compiler: program(&timestamp),
+            folder: folder.to_path_buf(),
+            conf,
+            sources,
+            linked,
+            objcopy,
+            nm,
+        })
+    }
+
+    /// The command that make recorded for a target.
+    pub fn command(&self, target: &str) -> Result<String> {
+        recorded(&self.folder, target)
+    }
+
+    /// Whether make recorded a command for a target.
+    pub fn has_command(&self, target: &str) -> bool {
+        self.folder.join(cmd_file::path_for(Path::new(target))).is_file()
+    }
+
+    /// The files that a target was made from besides its source, as make recorded them.
+    pub fn dependencies(&self, target: &str) -> Vec<String> {
+        let path = self.folder.join(cmd_file::path_for(Path::new(target)));
+        cmd_file::dependencies(&fs::read_to_string(path).unwrap_or_default())
+    }
+
+    /// A file of the sources, as seen from the object tree.
+    pub fn source(&self, name: &str) -> String {
+        match self.sources == Path::new(".") {
+            true => name.to_owned(),
+            false => self.sources.join(name).to_string_lossy().into_owned(),
+        }
+    }
+
+    /// The text of a file of the sources.
+    pub fn read_source(&self, name: &str) -> Result<String> {
+        read_source(&self.folder, &self.sources, name)
+    }
+
+    /// Fails where a program that the kernel builds for its own use is not there.
+    pub fn check_host_tool(&self, name: &str) -> Result<()> {
+        if self.folder.join(name).is_file() {
+            return Ok(());
+        }
+        let found = "there is no such program, which the link of vmlinux runs";
+        Err(Error::bad_input(name, found, "build it with `make prepare`"))
+    }
+}
+
+fn check_mode(conf: &AutoConf) -> Result<()> {
+    let unfit = |found: &str, remedy: &str| Err(Error::bad_input(auto_conf::PATH, found, remedy));
+    let select = "select CONFIG_LTO_CLANG_THIN_DIST or CONFIG_LTO_CLANG_THIN, and build with \
+                  `make LLVM=1`";
+    if !conf.is_on("CONFIG_CC_IS_CLANG") {
+        return unfit("the kernel is configured for a compiler other than clang", select);
+    }
+    if conf.is_on("CONFIG_LTO_CLANG_FULL") {
+        return unfit("CONFIG_LTO_CLANG_FULL, which has no thin link", select);
+    }
+    if !conf.is_on("CONFIG_LTO_CLANG") {
+        return unfit("a kernel without LTO, which make links", select);
+    }
+    if conf.is_on("CONFIG_ARCH_WANTS_PRE_LINK_VMLINUX") {
+        let found = "CONFIG_ARCH_WANTS_PRE_LINK_VMLINUX, whose object only make can build";
+        return unfit(found, "link this kernel with `make vmlinux`");
+    }
+    if conf.is_on("CONFIG_DEBUG_INFO_BTF") {
+        // pahole's flags are on record nowhere.
+        let found = "CONFIG_DEBUG_INFO_BTF, for which relink cannot call pahole yet";
+        return unfit(found, "link this kernel with `make vmlinux`");
+    }
+    Ok(())
+}
+
+/// The command on record for a target; its absence is a tree that was not built to the end.
+fn recorded(folder: &Path, target: &str) -> Result<String> {
+    let record = cmd_file::path_for(Path::new(target));
+    let path = folder.join(&record);
+    if !path.is_file() {
+        let found = match folder.join("built-in.a").is_file() {
+            true => format!("there is no record of how {target} was made: the tree is half built"),
+            false => format!(
+                "there is no record of how {target} was made: the tree was never built, or was cleaned"
+            ),
+        };
+        return Err(Error::bad_input(&record, found, BUILD));
+    }
+    let file = CmdFile::read(&path).map_err(|e| Error::io("read", &record, e))?;
+    file.command.ok_or_else(|| unlike(target, "no command"))
+}
+
+fn unlike(target: &str, found: &str) -> Error {
+    let record = cmd_file::path_for(Path::new(target));
+    let remedy = format!("remove it and run `make vmlinux`, to have {target} made again");
+    Error::bad_input(record, found, remedy)
+}
+
+/// Where the sources are, as the command of `.tmp_initcalls.lds` names them.
+fn sources(folder: &Path, command: &str) -> Result<PathBuf> {
+    let words = raw_words(command);
+    let script = words.iter().find_map(|word| word.strip_suffix(INITCALLS));
+    let place =
+        script.ok_or_else(|| unlike(".tmp_initcalls.lds", "a command without the script"))?;
+    let place = match place.trim_end_matches('/') {
+        "" => Path::new("."),
+        place => Path::new(place),
+    };
+    if !folder.join(place).join("scripts/link-vmlinux.sh").is_file() {
+        let found = "no kernel sources, though the tree was built from there";
+        let remedy =
+            "if the sources or the tree were moved, run `make vmlinux` once where they are now";
+        return Err(Error::bad_input(place, found, remedy));
+    }
+    Ok(place.to_path_buf())
+}
+
+fn read_source(folder: &Path, sources: &Path, name: &str) -> Result<String> {
+    let path = folder.join(sources).join(name);
+    fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))
+}
+
+/// `SRCARCH`, from the first folder of headers.
+fn arch(command: &str) -> Option<String> {
+    raw_words(command).into_iter().find_map(|word| {
+        let place = word.strip_prefix("-I")?.strip_suffix("/include")?;
+        let (before, arch) = place.rsplit_once('/')?;
+        (before == "arch" || before.ends_with("/arch")).then(|| arch.to_owned())
+    })
+}
+
+/// `link-vmlinux.sh "LD" "KBUILD_LDFLAGS" "LDFLAGS_vmlinux" ["TARGET"]; POST-LINK`.
+fn link_command(text: &str) -> Option<LinkCommand> {
+    let (link, after) = text.split_once(';')?;
+    let words = shell_words::split(link).ok()?;
+    let [script, linker, flags, vmlinux_flags, ..] = words.as_slice() else {
+        return None;
+    };
+    let post_link = Some(after.trim()).filter(|after| !matches!(*after, "" | "true"));
+    script.ends_with("link-vmlinux.sh").then(|| LinkCommand {
+        linker: linker.clone(),
+        flags: flags.clone(),
+        vmlinux_flags: vmlinux_flags.clone(),
+        post_link: post_link.map(str::to_owned),
+    })
+}
+
+/// `llvm-objcopy-22` → `llvm-nm-22`, as `make LLVM=-22` names them.
+fn sibling(objcopy: &str) -> Result<String> {
+    if !objcopy.contains("llvm-objcopy") {
+        let text =
+            format!("the tree was built with OBJCOPY={objcopy}; name the nm beside it: NM=nm");
+        return Err(Error::Usage(text));
+    }
+    Ok(objcopy.replace("llvm-objcopy", "llvm-nm"))
+}
+
+/// The archives: from the record of `vmlinux.a`, which is ours after a stage of our own, or of
+/// `built-in-fixup.a` (Linux 7.2 and later); else from the last stage that we ran.
+fn archives(folder: &Path) -> Result<Vec<PathBuf>> {
+    for target in ["vmlinux.a", "built-in-fixup.a"] {
+        let command = recorded(folder, target).unwrap_or_default();
+        if let Some(named) = named_archives(&command) {
+            return Ok(named);
+        }
+    }
+    // A stage of an older kthinlto left a record without them.
+    match Store::peek(folder)?.settings() {
+        Some(last) if !last.archives.is_empty() => {
+            Ok(last.archives.iter().map(PathBuf::from).collect())
+        }
+        _ => Err(unlike("vmlinux.a", "no list of the archives that it is made from")),
+    }
+}
+
+/// `rm -f OUT; ar cDPrST OUT ARCHIVE…; ar mPi …`, or `kthinlto build ARCHIVE… # …`.
+fn named_archives(command: &str) -> Option<Vec<PathBuf>> {
+    let words = raw_words(command);
+    let (from, end) = match words.iter().position(|word| *word == "cDPrST") {
+        // The next command begins with the same program.
+        Some(at) => (at + 2, *words.get(at.checked_sub(1)?)?),
+        None if words.starts_with(&["kthinlto", "build"]) => (2, "#"),
+        None => return None,
+    };
+    let named = words.get(from..)?.iter().take_while(|word| **word != end);
+    Some(named.map(PathBuf::from).collect()).filter(|named: &Vec<PathBuf>| !named.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_is_read_in_both_ages() {
+        let new = "/s/scripts/link-vmlinux.sh \"ld.lld-22\" \"-m elf_x86_64 -z x\" \"-z y\" \"vmlinux.unstripped\";  true";
+        let link = link_command(new).unwrap();
+        assert_eq!((link.linker.as_str(), link.vmlinux_flags.as_str()), ("ld.lld-22", "-z y"));
+        assert_eq!((link.flags.as_str(), link.post_link), ("-m elf_x86_64 -z x", None));
+        let old = "scripts/link-vmlinux.sh \"ld.lld\" \"-m e\" \"-z y\";  make -f ./arch/x86/Makefile.postlink vmlinux";
+        let link = link_command(old).unwrap();
+        assert_eq!(link.post_link.unwrap(), "make -f ./arch/x86/Makefile.postlink vmlinux");
+        assert_eq!(link_command("ld -o vmlinux; true"), None);
+    }
+
+    #[test]
+    fn archives_are_read_from_all_records() {
+        let named = |text: &str| {
+            let named = named_archives(text).unwrap_or_default();
+            named.iter().map(|path| path.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        let new = "rm -f built-in-fixup.a; llvm-ar-22 cDPrST built-in-fixup.a built-in.a  lib/lib.a; llvm-ar-22 mPi $(llvm-ar-22 t x) x";
+        assert_eq!(named(new), ["built-in.a", "lib/lib.a"]);
+        assert_eq!(named("rm -f vmlinux.a;  ar cDPrST vmlinux.a  ./built-in.a"), ["./built-in.a"]);
+        assert_eq!(named("kthinlto build a.a b.a # vmlinux.a of native objects"), ["a.a", "b.a"]);
+        assert_eq!(named("kthinlto build # vmlinux.a of native objects"), Vec::<String>::new());
+        assert_eq!(named("cp built-in-fixup.a vmlinux.a"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_architecture_is_the_one_of_the_headers() {
+        let arch = |text| arch(text);
+        assert_eq!(
+            arch("cc -nostdinc -I/s/arch/x86/include -I./arch/x86/include/generated").unwrap(),
+            "x86"
+        );
+        assert_eq!(arch("cc -I./arch/arm64/include -c").unwrap(), "arm64");
+        assert_eq!(arch("cc -I./include -c"), None);
+    }
+}
