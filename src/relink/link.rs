@@ -31,7 +31,7 @@ const OBJECTS: [&str; 3] = ["vmlinux.o", ".vmlinux.export.o", ".builtin-dtbs.o"]
 
 /// Whether the script links `.vmlinux.export.o`.
 pub fn takes_exports(tree: &Tree) -> Result<bool> {
-    // Since Linux 6.14 it is linked without a condition.
+    // In Linux 7.3 it is linked without a condition, in 6.12 with modules only.
     let always = !tree.read_source(SCRIPT)?.contains("is_enabled CONFIG_MODULES");
     Ok(always || tree.conf.is_on("CONFIG_MODULES"))
 }

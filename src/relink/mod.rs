@@ -145,7 +145,7 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
 }
 
 /// The linker's flags as CONFIG_LTO_CLANG_THIN_DIST has them: kbuild gives in-process ThinLTO
-/// two more (the top Makefile of Linux 7.2 and later), and up to 6.11 the linker's own cache.
+/// two more (the top Makefile of Linux 7.2 and later), and older ones the linker's own cache.
 fn for_thin_link(flags: &str) -> String {
     let renames = " -mllvm -always-rename-promoted-locals=false";
     let flags = format!(" {flags}").replace(renames, "");

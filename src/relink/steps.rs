@@ -21,7 +21,7 @@ use crate::toolchain;
 pub const INITCALLS: &str = ".tmp_initcalls.lds";
 /// The script that makes it for make.
 const INITCALLS_SCRIPT: &str = "scripts/generate_initcall_order.pl";
-/// The check of function names (Linux 7.0 and later).
+/// The check of function names (in Linux 7.3, not in 6.12).
 const NAMES_SCRIPT: &str = "scripts/check-function-names.sh";
 /// The list of what vmlinux exports.
 const SYMVERS: &str = "vmlinux.symvers";
@@ -227,7 +227,7 @@ impl Planner<'_> {
         }))
     }
 
-    /// `modules.builtin.modinfo` and what is made of it: of `vmlinux.o`, or since Linux 6.18
+    /// `modules.builtin.modinfo` and what is made of it: of `vmlinux.o`, or in Linux 7.3
     /// of the linked kernel.
     fn add_builtin_lists(&mut self, steps: &mut Vec<Step>) -> Result<()> {
         let (modinfo, list, ranges) =
@@ -319,7 +319,7 @@ fn modpost_files(command: &str) -> Vec<String> {
     pairs.map(|pair| pair[1].to_owned()).filter(|name| Path::new(name) != Path::new("-")).collect()
 }
 
-/// modpost's command less the modules: no `-T modules.order`, or up to Linux 6.2 an empty list.
+/// modpost's command less the modules: no `-T modules.order`, or in Linux 6.1 an empty list.
 fn without_modules(command: &str) -> String {
     let piped = command.contains('|');
     replace_words(command, |word| match word {

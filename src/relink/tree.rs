@@ -48,7 +48,7 @@ pub struct Tree {
     pub arch: String,
     /// The final link.
     pub link: LinkCommand,
-    /// What the final link makes: `vmlinux`, or from Linux 6.15 on `vmlinux.unstripped`.
+    /// What the final link makes: `vmlinux` (Linux 6.12), or `vmlinux.unstripped` (7.3).
     pub linked: &'static str,
     /// `CC`.
     pub compiler: String,

@@ -2,7 +2,7 @@
 //! in a header that one object is compiled with. Knows that header only.
 //!
 //! Rule: `filechk_uts_version` in `init/Makefile` and `scripts/build-version`
-//! (`init/build-version` before 6.3), Linux 6.1 to 7.3.
+//! (`init/build-version` in 6.1), Linux 6.1 to 7.3.
 
 use std::fs;
 use std::path::Path;
