@@ -302,6 +302,21 @@ fn a_lost_or_foreign_output_is_made_again() {
 }
 
 #[test]
+fn an_output_that_is_lost_twice_is_made_twice() {
+    let tree = built();
+    for name in ["builtin.order", "vmlinux.thinlto-index", "vmlinux.a", "built-in-fixup.a"] {
+        let path = tree.objects.join(name);
+        for time in 1..=3 {
+            fs::remove_file(&path).unwrap();
+            // Old enough for a snapshot of what is there now.
+            std::thread::sleep(Duration::from_millis(80));
+            tree.build();
+            assert!(path.exists(), "{name}, lost {time} times");
+        }
+    }
+}
+
+#[test]
 fn the_environment_that_clang_reads_counts() {
     let tree = built();
     // `+` adds a flag to the end of clang's command line.
