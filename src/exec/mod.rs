@@ -43,3 +43,4 @@ pub mod process;
 pub mod run;
 mod server;
 pub mod slots;
+mod spawn;

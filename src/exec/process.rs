@@ -13,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::spawn::{self, die_with};
+
 /// What to run: the words of a command and the folder to run it in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
@@ -67,10 +69,9 @@ impl Running {
     /// nothing is interleaved, and a full disk does not matter.
     pub fn start(what: &Invocation) -> io::Result<Self> {
         let output = output_file()?;
-        let (program, arguments) = split_first(&what.argv)?;
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(&what.folder);
-        Self::spawn(command, output, |_| Ok(()))
+        let started = Instant::now();
+        let pid = spawn::spawn(&what.argv, &what.folder, &output)?;
+        Self::adopt(pid, started, output, false)
     }
 
     /// Starts a command as a child of the kind that all are here. `prepare` runs in the
@@ -226,20 +227,6 @@ fn used(usage: &libc::rusage) -> Usage {
     Usage { wall: Duration::ZERO, cpu, peak: usage.ru_maxrss as u64 }
 }
 
-fn split_first(argv: &[String]) -> io::Result<(&String, &[String])> {
-    argv.split_first()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "an empty command"))
-}
-
-/// In the child: ask to be killed when `parent` dies, unless that has happened already.
-fn die_with(parent: Pid) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    match rustix::process::getppid() {
-        Some(now) if now == parent => Ok(()),
-        _ => Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error())),
-    }
-}
-
 /// Finds a program as `execvp` would: by `PATH`, unless its name has a slash.
 pub fn find_program(name: &str, folder: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
@@ -268,6 +255,33 @@ mod tests {
         let outcome = running.finish().unwrap();
         assert_eq!(outcome.status.code(), Some(3));
         assert_eq!(outcome.output, b"a\nb\nc\n");
+    }
+
+    #[test]
+    fn a_child_starts_with_no_input_default_signals_and_its_own_group() {
+        let script =
+            "cat; grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; ps -o pgid= -p $$; echo $$";
+        let outcome = Running::start(&shell(script)).unwrap().finish().unwrap();
+        let text = String::from_utf8(outcome.output).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let set = |line: &str| u64::from_str_radix(line.rsplit('\t').next().unwrap(), 16).unwrap();
+        assert_eq!(set(lines[0]), 0, "nothing is blocked: {text}");
+        let pipe = 1 << (libc::SIGPIPE - 1);
+        assert_eq!(set(lines[1]) & pipe, 0, "SIGPIPE is not ignored: {text}");
+        assert_eq!(lines[3], lines[4], "it leads a group: {text}");
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_an_error_and_leaves_no_child() {
+        let start = |argv: &[&str], folder: &str| {
+            let argv = argv.iter().map(|word| word.to_string()).collect();
+            Running::start(&Invocation { argv, folder: folder.into() }).unwrap_err().kind()
+        };
+        assert_eq!(start(&["no-such-program-here"], "."), io::ErrorKind::NotFound);
+        assert_eq!(start(&["true"], "/no/such/folder"), io::ErrorKind::NotFound);
+        assert_eq!(start(&["/etc/passwd"], "."), io::ErrorKind::PermissionDenied);
+        assert_eq!(start(&["a\0b"], "."), io::ErrorKind::InvalidInput);
+        assert_eq!(start(&[], "."), io::ErrorKind::InvalidInput);
     }
 
     #[test]
