@@ -274,18 +274,9 @@ pub struct Build {
     /// The source tree, as seen from the object tree
     #[arg(long, env = "srctree", value_name = "DIR", default_value = ".")]
     pub srctree: PathBuf,
-    /// How backends are started: as copies of one clang that has started already, or each anew
-    #[arg(long, env = "KTHINLTO_EXECUTOR", value_name = "HOW", default_value = "auto")]
-    pub executor: Choice,
-    /// Where the thin link writes first: in memory, if there is room, or in the tree
-    #[arg(long, env = "KTHINLTO_SCRATCH", value_name = "WHERE", default_value = "memory")]
-    pub scratch: Scratch,
-    /// The shared cache
+    /// How the stage runs and what it shows
     #[command(flatten)]
-    pub cache: CachePlace,
-    /// Progress and reports
-    #[command(flatten)]
-    pub reports: Reports,
+    pub stage: StageOptions,
 }
 
 /// Options of `relink`.
@@ -303,6 +294,14 @@ pub struct Relink {
     /// Date of the build; without it, now
     #[arg(long, env = "KBUILD_BUILD_TIMESTAMP", value_name = "DATE")]
     pub build_timestamp: Option<String>,
+    /// How the stage runs and what it shows
+    #[command(flatten)]
+    pub stage: StageOptions,
+}
+
+/// How the stage runs and what it shows: options of all that run it.
+#[derive(Debug, Args)]
+pub struct StageOptions {
     /// How backends are started: as copies of one clang that has started already, or each anew
     #[arg(long, env = "KTHINLTO_EXECUTOR", value_name = "HOW", default_value = "auto")]
     pub executor: Choice,

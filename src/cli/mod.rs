@@ -11,6 +11,7 @@ mod help;
 mod initcalls;
 mod relink;
 mod reports;
+mod start;
 mod symvers;
 
 use std::io::Write;
@@ -28,11 +29,9 @@ use crate::kbuild::makeflags::MakeFlags;
 use crate::kbuild::patches::{self, State};
 use crate::modpost;
 use crate::report::console::{Console, Verbosity};
-use crate::report::{Event, Listener};
 use crate::stage::{self, Settings};
 use crate::store::cache::Cache;
 use args::{Build, CacheAction, CacheArgs, CachePlace, Cli, Command, Common, Patch};
-use reports::{About, Shown};
 
 /// Runs the program on this process's arguments.
 pub fn main() -> ExitCode {
@@ -112,33 +111,23 @@ fn verbosity(common: &Common, make: &MakeFlags) -> Verbosity {
 }
 
 fn run_build(common: &Common, build: &Build) -> anyhow::Result<()> {
-    let make = make_flags();
-    let flags = make.clone().unwrap_or_default();
-    let dry_run = common.dry_run || flags.dry_run;
-    let tree = tree(common);
-    let about = About { command: "build", tree: &tree, dry_run };
-    let mut shown = Shown::new(verbosity(common, &flags), &build.reports, &flags, about)?;
-    let asked = common.jobs.map(usize::from);
-    let granted = Slots::granted(make.as_ref(), asked, stage::cores());
-    if let Some(warning) = granted.warning {
-        shown.on(&Event::Warning(&warning));
-    }
+    let mut start = start::start("build", common, &build.stage)?;
     let settings = Settings {
-        tree: tree.clone(),
+        tree: start.tree,
         srctree: build.srctree.clone(),
         archives: build.archives.clone(),
         compiler: given(&build.cc),
         linker: given(&build.ld),
         linker_flags: build.ldflags.clone(),
-        dry_run,
-        keep_going: common.keep_going || flags.keep_going,
-        executor: build.executor,
-        scratch_in_memory: build.scratch == args::Scratch::Memory,
-        cache: place(&build.cache).map(|folder| (folder, build.cache.cache_size)),
+        dry_run: start.dry_run,
+        keep_going: start.keep_going,
+        executor: build.stage.executor,
+        scratch_in_memory: start.scratch_in_memory,
+        cache: start.cache,
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
-    let result = stage::build(&settings, &granted.slots, &interrupts, &mut shown);
-    shown.finish(result)?;
+    let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);
+    start.shown.finish(result)?;
     Ok(())
 }
 

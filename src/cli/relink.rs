@@ -2,42 +2,28 @@
 
 use anyhow::Context;
 
-use super::args::{Common, Relink, Scratch};
-use super::reports::{About, Shown};
-use super::{given, make_flags, place, tree, verbosity};
+use super::args::{Common, Relink};
+use super::{given, start};
 use crate::exec::interrupt::Interrupts;
-use crate::exec::slots::Slots;
 use crate::relink::{self, Identity, Settings};
-use crate::report::{Event, Listener};
-use crate::stage;
 
 /// Relinks the tree.
 pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<()> {
-    let make = make_flags();
-    let flags = make.clone().unwrap_or_default();
-    let dry_run = common.dry_run || flags.dry_run;
-    let tree = tree(common);
-    let about = About { command: "relink", tree: &tree, dry_run };
-    let mut shown = Shown::new(verbosity(common, &flags), &arguments.reports, &flags, about)?;
-    let asked = common.jobs.map(usize::from);
-    let granted = Slots::granted(make.as_ref(), asked, stage::cores());
-    if let Some(warning) = granted.warning {
-        shown.on(&Event::Warning(&warning));
-    }
+    let mut start = start::start("relink", common, &arguments.stage)?;
     let settings = Settings {
-        tree: tree.clone(),
+        tree: start.tree,
         until: arguments.until.clone(),
         nm: given(&arguments.nm),
         identity: identity(arguments),
-        dry_run,
-        keep_going: common.keep_going || flags.keep_going,
-        executor: arguments.executor,
-        scratch_in_memory: arguments.scratch == Scratch::Memory,
-        cache: place(&arguments.cache).map(|folder| (folder, arguments.cache.cache_size)),
+        dry_run: start.dry_run,
+        keep_going: start.keep_going,
+        executor: arguments.stage.executor,
+        scratch_in_memory: start.scratch_in_memory,
+        cache: start.cache,
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
-    let result = relink::relink(&settings, &granted.slots, &interrupts, &mut shown);
-    Ok(shown.finish(result)?)
+    let result = relink::relink(&settings, &start.slots, &interrupts, &mut start.shown);
+    Ok(start.shown.finish(result)?)
 }
 
 /// The build's number and date, as far as they were chosen.

@@ -1,0 +1,57 @@
+//! What `build` and `relink` do before they differ: make's flags, what is shown, the slots and
+//! the settings of the stage that the command line and the environment give.
+
+use std::path::PathBuf;
+
+use super::args::{Common, Scratch, StageOptions};
+use super::reports::{About, Shown};
+use super::{make_flags, place, tree, verbosity};
+use crate::error::Error;
+use crate::exec::slots::Slots;
+use crate::report::{Event, Listener};
+use crate::stage;
+
+/// A run that is about to begin.
+pub struct Start {
+    /// The object tree.
+    pub tree: PathBuf,
+    /// `-n`, ours or make's.
+    pub dry_run: bool,
+    /// `-k`, ours or make's.
+    pub keep_going: bool,
+    /// The thin link may write in memory first.
+    pub scratch_in_memory: bool,
+    /// Folder and size of the shared cache.
+    pub cache: Option<(PathBuf, u64)>,
+    /// Where jobs get leave to run.
+    pub slots: Slots,
+    /// The listeners of the run.
+    pub shown: Shown,
+}
+
+/// Takes the options that all such commands have. Fails where a report cannot be opened.
+pub fn start(
+    command: &'static str,
+    common: &Common,
+    options: &StageOptions,
+) -> Result<Start, Error> {
+    let make = make_flags();
+    let flags = make.clone().unwrap_or_default();
+    let dry_run = common.dry_run || flags.dry_run;
+    let tree = tree(common);
+    let about = About { command, tree: &tree, dry_run };
+    let mut shown = Shown::new(verbosity(common, &flags), &options.reports, &flags, about)?;
+    let granted = Slots::granted(make.as_ref(), common.jobs.map(usize::from), stage::cores());
+    if let Some(warning) = granted.warning {
+        shown.on(&Event::Warning(&warning));
+    }
+    Ok(Start {
+        tree,
+        dry_run,
+        keep_going: common.keep_going || flags.keep_going,
+        scratch_in_memory: options.scratch == Scratch::Memory,
+        cache: place(&options.cache).map(|folder| (folder, options.cache.cache_size)),
+        slots: granted.slots,
+        shown,
+    })
+}
