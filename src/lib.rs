@@ -20,6 +20,7 @@
 //! | what an object is made from | [`stage::explain::explain`] |
 //! | exported symbols and their versions | [`modpost::read`] |
 //! | the order of initcalls | [`relink::initcalls`] |
+//! | the final link and kallsyms | [`vmlinux::link`] |
 //!
 //! [`store`] remembers what was built from what; [`report`] is what a listener hears. Each
 //! module has an example, and `examples/phases.rs` is a whole program that calls the phases
@@ -54,6 +55,8 @@ pub mod exec;
 mod parallel;
 
 pub mod modpost;
+pub mod vmlinux;
+
 pub mod relink;
 
 pub mod report;

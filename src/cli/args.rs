@@ -79,9 +79,38 @@ pub enum Command {
     /// Remove what `build` made in an object tree
     #[command(after_help = help::CLEAN)]
     Clean,
+    /// The final link of vmlinux as scripts/link-vmlinux.sh does it; relink runs it
+    #[command(hide = true, after_help = help::LINK_VMLINUX)]
+    LinkVmlinux(LinkVmlinux),
     /// Print a shell's completions, or write the man pages, for those who package kthinlto
     #[command(hide = true, after_help = help::GENERATE)]
     Generate(Generate),
+}
+
+/// Options of `link-vmlinux`: what the kernel's script is given, and then the objects.
+#[derive(Debug, Args)]
+pub struct LinkVmlinux {
+    /// The linker, with options
+    #[arg(value_name = "LD")]
+    pub linker: String,
+    /// KBUILD_LDFLAGS
+    #[arg(value_name = "FLAGS", allow_hyphen_values = true)]
+    pub flags: String,
+    /// LDFLAGS_vmlinux
+    #[arg(value_name = "VMLINUX_FLAGS", allow_hyphen_values = true)]
+    pub vmlinux_flags: String,
+    /// The kernel that is made
+    #[arg(value_name = "OUTPUT")]
+    pub output: String,
+    /// The objects, in link order
+    #[arg(value_name = "OBJECT", required = true)]
+    pub objects: Vec<String>,
+    /// Where the list of symbols goes
+    #[arg(long, value_name = "FILE", default_value = "System.map")]
+    pub system_map: PathBuf,
+    /// The object of kallsyms' tables: the last link's are tried first, and the new ones kept
+    #[arg(long, value_name = "FILE", default_value = ".tmp_tables.o")]
+    pub tables: PathBuf,
 }
 
 /// Options of `generate`.
@@ -294,9 +323,21 @@ pub struct Relink {
     /// Date of the build; without it, now
     #[arg(long, env = "KBUILD_BUILD_TIMESTAMP", value_name = "DATE")]
     pub build_timestamp: Option<String>,
+    /// Who links vmlinux: our own passes, once they made what the kernel's script makes
+    #[arg(long, env = "KTHINLTO_FINAL_LINK", value_name = "HOW", default_value = "auto")]
+    pub final_link: FinalLink,
     /// How the stage runs and what it shows
     #[command(flatten)]
     pub stage: StageOptions,
+}
+
+/// Who does the final link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum FinalLink {
+    /// The script, and ours beside it to compare; from then on ours, while nothing but objects changes
+    Auto,
+    /// Always scripts/link-vmlinux.sh
+    Script,
 }
 
 /// How the stage runs and what it shows: options of all that run it.

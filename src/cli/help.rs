@@ -113,6 +113,14 @@ Examples:
   kthinlto clean -n                 list what would go
   kthinlto clean -C ~/build/x86     and the next build makes all of it again";
 
+/// Below the options of `link-vmlinux`.
+pub const LINK_VMLINUX: &str = "\
+Examples:
+  kthinlto link-vmlinux ld.lld '-m elf_x86_64' '-z max-page-size=0x200000' vmlinux vmlinux.o
+
+Environment:
+  srctree, KBUILD_LDS, CC, KBUILD_AFLAGS, …    as for scripts/link-vmlinux.sh";
+
 /// Below the options of `generate`.
 pub const GENERATE: &str = "\
 Examples:
@@ -142,7 +150,18 @@ mod tests {
     #[test]
     fn each_text_is_made_of_sections() {
         let all = [
-            MAIN, BUILD, RELINK, PATCH, EXPLAIN, GRAPH, SYMVERS, INITCALLS, CACHE, CLEAN, GENERATE,
+            MAIN,
+            BUILD,
+            RELINK,
+            PATCH,
+            EXPLAIN,
+            GRAPH,
+            SYMVERS,
+            INITCALLS,
+            CACHE,
+            CLEAN,
+            GENERATE,
+            LINK_VMLINUX,
         ];
         for (heading, lines) in all.into_iter().flat_map(sections) {
             assert!(["Examples", "Environment", "Exit codes"].contains(&heading), "{heading}");

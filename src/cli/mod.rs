@@ -9,6 +9,7 @@ mod generate;
 mod graph;
 mod help;
 mod initcalls;
+mod link_vmlinux;
 mod relink;
 mod reports;
 mod start;
@@ -81,6 +82,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Symvers(symvers) => run_symvers(&cli.common, symvers),
         Command::Initcalls(initcalls) => run_initcalls(&cli.common, initcalls),
         Command::Cache(cache) => run_cache(cache),
+        Command::LinkVmlinux(arguments) => Ok(link_vmlinux::run(arguments)?),
         Command::Generate(generate) => Ok(generate::run(generate)?),
         Command::Clean => clean::clean(&tree(&cli.common), cli.common.dry_run),
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::args::{Common, Relink};
+use super::args::{Common, FinalLink, Relink};
 use super::{given, start};
 use crate::exec::interrupt::Interrupts;
 use crate::relink::{self, Identity, Settings};
@@ -15,6 +15,10 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<()> {
         until: arguments.until.clone(),
         nm: given(&arguments.nm),
         identity: identity(arguments),
+        program: match arguments.final_link {
+            FinalLink::Auto => std::env::current_exe().ok(),
+            FinalLink::Script => None,
+        },
         dry_run: start.dry_run,
         keep_going: start.keep_going,
         executor: arguments.stage.executor,

@@ -1,6 +1,8 @@
 //! The final link: kbuild's own `scripts/link-vmlinux.sh`, run in a folder of its own where the
 //! tree's folders and objects are linked to. So the passes for kallsyms, and their checks,
 //! are those of the kernel's version, and vmlinux in its place is the old one until they are done.
+//! The first time our own, quicker passes (`crate::vmlinux`) follow, and if they make the same bytes,
+//! they do it from then on, as long as script, programs, flags and configuration are the same.
 //!
 //! Environment: what `scripts/link-vmlinux.sh` reads, Linux 6.1 to 7.3.
 
@@ -10,14 +12,14 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::command::{program, raw_words, retarget};
-use super::plan::{Action, Output, Prepare, Step};
+use super::plan::{Action, Output, Prepare, Proof, Step};
 use super::steps::Planner;
 use super::tree::Tree;
 use super::version::{self, HEADER, OBJECT};
 use crate::error::{Error, Result};
 use crate::kbuild::auto_conf;
 use crate::kbuild::cmd_file::{self, CmdFile};
-use crate::store::Digest;
+use crate::store::{Digest, KeyBuilder};
 use crate::thinlink::{LIST, ORDER};
 
 /// The script.
@@ -26,8 +28,16 @@ const SCRIPT: &str = "scripts/link-vmlinux.sh";
 const FOLDER: &str = "link";
 /// Folders of the object tree that the script looks into.
 const FOLDERS: [&str; 4] = ["arch", "include", "scripts", "tools"];
+/// Device trees that are part of the kernel.
+const DEVICE_TREES: &str = ".builtin-dtbs.o";
 /// Objects of the object tree that it may link.
-const OBJECTS: [&str; 3] = ["vmlinux.o", ".vmlinux.export.o", ".builtin-dtbs.o"];
+const OBJECTS: [&str; 3] = ["vmlinux.o", ".vmlinux.export.o", DEVICE_TREES];
+/// The file that says that our own passes made what the script made.
+const PROVEN: &str = "proven";
+/// The name under which that goes on record.
+const RECORD: &str = "relink link-vmlinux";
+/// The tables of kallsyms of the last link, below the store's folder.
+const TABLES: &str = "kallsyms.o";
 
 /// Whether the script links `.vmlinux.export.o`.
 pub fn takes_exports(tree: &Tree) -> Result<bool> {
@@ -62,6 +72,9 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     let environment = environment(tree)?;
     let (link, nm, objcopy) = (&tree.link, &tree.nm, &tree.objcopy);
     let mut salt = planner.tools(&[&tree.compiler, &link.linker, nm, objcopy])?;
+    let grounds = grounds(planner, &salt, &environment)?;
+    let way = Way::choose(planner, grounds);
+    tracing::debug!("the final link is made by {}", way.text());
     salt.extend([&fixed, &environment, &compile].map(|text| Digest::of(text.as_bytes())));
     Ok(Step {
         name: tree.linked.to_owned(),
@@ -70,11 +83,16 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
         salt,
         outputs: outputs(planner),
         action: Action::Shell {
-            text: text(planner, &compile, &environment),
+            text: text(planner, &compile, &environment, way)?,
             linker: Some(link.linker.clone()),
         },
         shown: tree.command(tree.linked)?,
         prepare: Prepare::FinalLink,
+        proof: grounds.filter(|_| way == Way::Compare).map(|grounds| Proof {
+            sign: format!("{}/{FOLDER}/{PROVEN}", planner.scratch),
+            record: RECORD,
+            grounds,
+        }),
     })
 }
 
@@ -160,8 +178,79 @@ fn absolute(folder: &Path) -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
+/// Who links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Script,
+    /// The script, and then ours, to see whether it makes the same.
+    Compare,
+    /// Ours, and the script if it fails.
+    Ours,
+}
+
+impl Way {
+    fn text(self) -> &'static str {
+        match self {
+            Way::Script => "the kernel's script",
+            Way::Compare => "the kernel's script, and compared with our own passes",
+            Way::Ours => "our own passes",
+        }
+    }
+
+    fn choose(planner: &Planner<'_>, grounds: Option<Digest>) -> Self {
+        match grounds {
+            None => Way::Script,
+            Some(_) if planner.store.output(RECORD) == grounds => Way::Ours,
+            Some(_) => Way::Compare,
+        }
+    }
+}
+
+/// All that decides whether our own passes make what the script makes, but for the objects.
+/// `None` if there is no program for them.
+fn grounds(
+    planner: &mut Planner<'_>,
+    tools: &[Digest],
+    environment: &str,
+) -> Result<Option<Digest>> {
+    let Some(program) = planner.program else {
+        return Ok(None);
+    };
+    let tree = planner.tree;
+    let program = planner.tools(&[&shell_words::quote(&program.to_string_lossy())])?;
+    let mut key = KeyBuilder::new("kthinlto final link 1");
+    tools.iter().chain(&program).for_each(|digest| {
+        key.digest(digest);
+    });
+    for text in [environment, &tree.link.flags, &tree.link.vmlinux_flags] {
+        key.field(text.as_bytes());
+    }
+    let sources = [SCRIPT, "scripts/mksysmap"].map(|name| tree.source(name));
+    let made = ["scripts/kallsyms", "scripts/sorttable", auto_conf::PATH].map(str::to_owned);
+    for name in sources.iter().chain(&made) {
+        match planner.store.files.find(name)? {
+            Some(facts) => key.digest(&facts.digest),
+            None => key.field(b"absent"),
+        };
+    }
+    Ok(Some(key.finish()))
+}
+
+/// The objects of vmlinux, in the script's order.
+fn objects(tree: &Tree) -> Result<Vec<&'static str>> {
+    let mut objects = vec!["vmlinux.o"];
+    if tree.conf.is_on("CONFIG_GENERIC_BUILTIN_DTB") && tree.folder.join(DEVICE_TREES).exists() {
+        objects.push(DEVICE_TREES);
+    }
+    if takes_exports(tree)? {
+        objects.push(".vmlinux.export.o");
+    }
+    objects.push(OBJECT);
+    Ok(objects)
+}
+
 /// What the shell is given.
-fn text(planner: &Planner<'_>, compile: &str, environment: &str) -> String {
+fn text(planner: &Planner<'_>, compile: &str, environment: &str, way: Way) -> Result<String> {
     let (tree, scratch) = (planner.tree, planner.scratch);
     let folder = format!("{scratch}/{FOLDER}");
     let object = retarget(compile, OBJECT, &format!("{folder}/{OBJECT}"));
@@ -169,15 +258,32 @@ fn text(planner: &Planner<'_>, compile: &str, environment: &str) -> String {
     // One word in any case: the linker's threads are added to it.
     let linker = format!("'{}'", link.linker);
     let quoted = [&link.flags, &link.vmlinux_flags].map(|text| shell_words::quote(text));
+    let flags = format!("{linker} {} {}", quoted[0], quoted[1]);
+    let target = tree.linked;
     // The script prints a line for each pass; here the step has one.
-    let mut text = format!(
-        "{object}; cd {folder}; export {environment}; \"$srctree\"/{SCRIPT} {linker} {} {} {} >/dev/null",
-        quoted[0], quoted[1], tree.linked
-    );
+    let script = format!("\"$srctree\"/{SCRIPT} {flags} {target} >/dev/null");
+    let program = planner.program.unwrap_or(Path::new("")).to_string_lossy();
+    let (program, objects) = (shell_words::quote(&program), objects(tree)?.join(" "));
+    // The tables stay in the store's folder, two above.
+    let ours = |output: &str, map: &str| {
+        format!(
+            "{program} link-vmlinux --tables ../../{TABLES} --system-map {map} {flags} {output} {objects}"
+        )
+    };
+    let linking = match way {
+        Way::Script => script,
+        Way::Ours => format!("{} || {script}", ours(target, "System.map")),
+        Way::Compare => format!(
+            "{script}; if {} >/dev/null 2>&1 && cmp -s ours {target} && cmp -s ours.map System.map; \
+             then : >{PROVEN}; fi; rm -f ours",
+            ours("ours", "ours.map")
+        ),
+    };
+    let mut text = format!("{object}; cd {folder}; export {environment}; {linking}");
     if let Some(pass) = &link.post_link {
         text += &format!("; {pass}");
     }
-    text
+    Ok(text)
 }
 
 /// `NOSTDINC_FLAGS LINUXINCLUDE KBUILD_CPPFLAGS KBUILD_AFLAGS KBUILD_AFLAGS_KERNEL`: what all

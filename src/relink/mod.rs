@@ -49,6 +49,9 @@ pub struct Settings {
     pub nm: Option<String>,
     /// Number and date of the build.
     pub identity: Identity,
+    /// This program's file, if it has the command `link-vmlinux`: where that was seen to make
+    /// what the kernel's script makes, it does the final link.
+    pub program: Option<PathBuf>,
     /// `-n`: say what would be done.
     pub dry_run: bool,
     /// `-k`: go on after a failed backend.
@@ -109,7 +112,8 @@ fn finish(
     };
     let identity = &settings.identity;
     store.files.find_again(VMLINUX)?; // it may have been written since it was looked at
-    let plan: Plan = Planner { tree, store, scratch: &scratch, identity }.plan()?;
+    let program = settings.program.as_deref();
+    let plan: Plan = Planner { tree, store, scratch: &scratch, identity, program }.plan()?;
     let plan = match &settings.until {
         Some(name) => plan.until(name)?,
         None => plan,

@@ -68,6 +68,19 @@ pub struct Step {
     pub action: Action,
     /// What has to be done right before.
     pub prepare: Prepare,
+    /// What the command may show by a file that it leaves.
+    pub proof: Option<Proof>,
+}
+
+/// Something that a step's command found out, and that is worth to be remembered.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    /// The file that it leaves where it found it so, relative to the tree.
+    pub sign: String,
+    /// Under which name it goes on record.
+    pub record: &'static str,
+    /// What goes on record: all that it depends on.
+    pub grounds: Digest,
 }
 
 /// All steps, in an order in which they could be run one after the other.
@@ -130,6 +143,7 @@ mod tests {
             shown: String::new(),
             action: Action::Shell { text: String::new(), linker: None },
             prepare: Prepare::Nothing,
+            proof: None,
         }
     }
 

@@ -267,6 +267,11 @@ impl<'a> Run<'a> {
         {
             self.with.store.set_output(&record_name(step), made)?;
         }
+        if let Some(proof) = &step.proof
+            && self.with.tree.folder.join(&proof.sign).exists()
+        {
+            self.with.store.set_output(proof.record, proof.grounds)?;
+        }
         self.states[number] = State::Done;
         Ok(())
     }

@@ -42,6 +42,8 @@ pub struct Planner<'a> {
     pub scratch: &'a str,
     /// The build's number and date.
     pub identity: &'a Identity,
+    /// The program that has `link-vmlinux`, if there is one.
+    pub program: Option<&'a Path>,
 }
 
 impl Planner<'_> {
@@ -93,6 +95,7 @@ impl Planner<'_> {
             },
             shown,
             prepare: Prepare::Nothing,
+            proof: None,
         })
     }
 
@@ -108,6 +111,7 @@ impl Planner<'_> {
             action: Action::Initcalls { files },
             shown,
             prepare: Prepare::Nothing,
+            proof: None,
         })
     }
 
@@ -133,6 +137,7 @@ impl Planner<'_> {
             },
             shown,
             prepare: Prepare::Nothing,
+            proof: None,
         })
     }
 
@@ -153,6 +158,7 @@ impl Planner<'_> {
             shown: text.clone(),
             action: Action::Shell { text, linker: None },
             prepare: Prepare::Nothing,
+            proof: None,
         }))
     }
 
@@ -171,6 +177,7 @@ impl Planner<'_> {
             shown: format!("llvm-ar t {VMLINUX} > {VMLINUX_OBJS}"),
             action: Action::ListObjects { front_end_names },
             prepare: Prepare::Nothing,
+            proof: None,
         })
     }
 
@@ -199,6 +206,7 @@ impl Planner<'_> {
             },
             shown,
             prepare: Prepare::Nothing,
+            proof: None,
         })
     }
 
@@ -224,6 +232,7 @@ impl Planner<'_> {
             },
             shown,
             prepare: Prepare::Nothing,
+            proof: None,
         }))
     }
 

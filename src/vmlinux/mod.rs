@@ -1,0 +1,231 @@
+//! The final link of vmlinux without the slow parts of `scripts/link-vmlinux.sh`: the tables of
+//! kallsyms and System.map are made here, not by sed, the kernel's own program and the
+//! assembler, and the tables of the last link are tried first, which saves a pass.
+//! What links, sorts and knows the architecture is still the kernel's and the linker's.
+//! Must not know how anyone came to trust it: relink compares it with the script first.
+//!
+//! Rules: `scripts/link-vmlinux.sh`, Linux 6.12 to 7.3.
+//!
+//! ```text
+//! script ─► link ─► nm ─► sysmap ─► kallsyms (tokens, object) ─► link ─► … ─► sorttable
+//! ```
+
+mod kallsyms;
+pub mod nm;
+mod object;
+mod script;
+mod sysmap;
+mod tokens;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use ::object::{FileKind, ReadCache};
+
+use self::kallsyms::{Options, Tables};
+use self::object::Template;
+use self::script::Script;
+use self::sysmap::Filter;
+use crate::error::{Error, Result, describe_status};
+use crate::kbuild::auto_conf::AutoConf;
+use crate::store::write_aside;
+
+/// Links until addresses stand still; the kernel's script gives up after three.
+const PASSES: usize = 4;
+/// The symbols with their sizes, for `sorttable`.
+const SYMBOLS: &str = ".tmp_vmlinux.nm-sort";
+/// The step's name in errors.
+const STEP: &str = "the final link";
+
+/// A final link, in the current folder: what `scripts/link-vmlinux.sh` is told.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// `LD`, with options.
+    pub linker: String,
+    /// `KBUILD_LDFLAGS` and `LDFLAGS_vmlinux`.
+    pub flags: [String; 2],
+    /// `KBUILD_LDS`.
+    pub linker_script: String,
+    /// The objects, in link order.
+    pub objects: Vec<String>,
+    /// The source tree.
+    pub sources: PathBuf,
+    /// The compiler and its flags for assembly files.
+    pub assembler: String,
+    /// The kernel that is linked.
+    pub output: String,
+    /// Where `System.map` goes.
+    pub system_map: PathBuf,
+    /// The tables of the last link, which are tried first, and where the new ones go.
+    pub tables: PathBuf,
+}
+
+/// Makes the output and `System.map`. Fails where the script or the configuration asks for
+/// something that is not known here, and where the tables do not fit in the end.
+pub fn link(link: &Link) -> Result<()> {
+    let unknown = |name: &str| {
+        let remedy = "let scripts/link-vmlinux.sh do the final link";
+        Error::bad_input(link.sources.join(name), "rules that are not known here", remedy)
+    };
+    let (name, filter_name) = ("scripts/link-vmlinux.sh", "scripts/mksysmap");
+    let script =
+        Script::read(&read_text(&link.sources.join(name))?, &AutoConf::read(Path::new("."))?)
+            .ok_or_else(|| unknown(name))?;
+    let filter = Filter::read(&read_text(&link.sources.join(filter_name))?)
+        .ok_or_else(|| unknown(filter_name))?;
+    let run = Run { link, filter };
+    let settled = match &script.kallsyms {
+        Some(words) => Some(run.kallsyms(words)?.ok_or_else(|| unknown("scripts/kallsyms.c"))?),
+        None => None,
+    };
+    let tables = settled.as_ref().map(|settled| settled.object.as_path());
+    run.link(&link.output, tables, &[])?;
+    let file = open(&link.output)?;
+    let symbols = defined(&file, &link.output)?;
+    if script.sorttable == Some(true) {
+        write_aside(Path::new(SYMBOLS), &nm::with_sizes(symbols.clone()))?;
+    }
+    let is_64 = FileKind::parse(&file) == Ok(FileKind::Elf64);
+    let map = sysmap::text(&run.filter.keep(symbols), is_64);
+    if settled.as_ref().is_some_and(|settled| settled.map != map) {
+        return Err(failed(
+            "other addresses than those in its tables",
+            "run scripts/link-vmlinux.sh",
+        ));
+    }
+    write_aside(&link.system_map, &map)?;
+    if let Some(with_symbols) = script.sorttable {
+        run.sort_tables(with_symbols)?;
+    }
+    if let Some(settled) = settled {
+        write_aside(&link.tables, &read(&settled.object)?)?;
+    }
+    Ok(())
+}
+
+fn failed(found: impl Into<String>, advice: &'static str) -> Error {
+    Error::Step { step: STEP.to_owned(), found: found.into(), advice }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io("read", path, e))
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    Ok(String::from_utf8_lossy(&read(path)?).into_owned())
+}
+
+/// Tables that fit: linked in, they move nothing.
+struct Settled {
+    object: PathBuf,
+    map: Vec<u8>,
+}
+
+struct Run<'a> {
+    link: &'a Link,
+    filter: Filter,
+}
+
+impl Run<'_> {
+    /// Links until the tables of a pass are as long as those that it was linked with. `None`
+    /// where they have parts that are not known here.
+    fn kallsyms(&self, words: &[String]) -> Result<Option<Settled>> {
+        let first = self.template(words)?;
+        let Some(template) = Template::read(&read(&first)?) else {
+            return Ok(None);
+        };
+        let Some(options) = Options::parse(words, template.has("kallsyms_relative_base")) else {
+            return Ok(None);
+        };
+        let mut before = match fs::read(&self.link.tables) {
+            Ok(tables) if Template::read(&tables).is_some_and(|last| last.is_like(&template)) => {
+                tables
+            }
+            _ => read(&first)?,
+        };
+        for pass in 1..=PASSES {
+            let (output, object) =
+                (format!(".tmp_vmlinux{pass}"), PathBuf::from(format!(".tmp_tables{pass}.o")));
+            write_aside(&object, &before)?;
+            self.link(&output, Some(&object), &["--strip-debug"])?;
+            let file = open(&output)?;
+            let symbols = self.filter.keep(defined(&file, &output)?);
+            let tables = Tables::new(&symbols, options, template.is_big_endian());
+            let Some(now) = template.fill(&tables) else {
+                return Ok(None);
+            };
+            let fits = object::shape(&now) == object::shape(&before);
+            if fits {
+                write_aside(&object, &now)?;
+                let map = sysmap::text(&symbols, template.is_64());
+                return Ok(Some(Settled { object, map }));
+            }
+            before = now;
+        }
+        Err(failed("addresses move with each pass", "run scripts/link-vmlinux.sh"))
+    }
+
+    /// The object that the kernel's own program and the compiler make of one symbol.
+    fn template(&self, words: &[String]) -> Result<PathBuf> {
+        let map = Path::new(".tmp_template.syms");
+        write_aside(map, format!("{:016x} T {}\n", 0x1000, object::TEXT).as_bytes())?;
+        let mut program = Command::new("scripts/kallsyms");
+        program.args(words).args(["--all-symbols"]).arg(map);
+        let text = output(&mut program, "scripts/kallsyms")?;
+        write_aside(Path::new(".tmp_template.S"), &text)?;
+        let object = PathBuf::from(".tmp_template.o");
+        // As the script has it: words without quotes.
+        let mut assembler = command(&self.link.assembler);
+        assembler.arg("-c").arg("-o").arg(&object).arg(".tmp_template.S");
+        output(&mut assembler, "the compiler")?;
+        Ok(object)
+    }
+
+    fn link(&self, to: &str, tables: Option<&Path>, more: &[&str]) -> Result<()> {
+        let link = self.link;
+        let mut linker = command(&link.linker);
+        linker.args(link.flags.iter().flat_map(|flags| flags.split_whitespace()));
+        linker.arg(format!("--script={}", link.linker_script)).args(more).args(["-o", to]);
+        linker.arg("--whole-archive").args(&link.objects).arg("--no-whole-archive");
+        linker.args(["--start-group", "--end-group"]).args(tables);
+        output(&mut linker, "the linker").map(drop)
+    }
+
+    fn sort_tables(&self, with_symbols: bool) -> Result<()> {
+        let mut program = Command::new("scripts/sorttable");
+        if with_symbols {
+            program.args(["-s", SYMBOLS]);
+        }
+        output(program.arg(&self.link.output), "scripts/sorttable").map(drop)
+    }
+}
+
+fn open(name: &str) -> Result<ReadCache<File>> {
+    Ok(ReadCache::new(File::open(name).map_err(|e| Error::io("read", name, e))?))
+}
+
+/// The symbols of a linked kernel.
+fn defined<'data>(file: &'data ReadCache<File>, name: &str) -> Result<Vec<nm::Symbol<'data>>> {
+    nm::defined(file).map_err(|found| Error::bad_input(name, found, "run again"))
+}
+
+/// A program given as words.
+fn command(words: &str) -> Command {
+    let mut words = words.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    command
+}
+
+/// Runs a program to its end; what it prints.
+fn output(command: &mut Command, name: &str) -> Result<Vec<u8>> {
+    let ended = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let ended =
+        ended.map_err(|e| failed(format!("{name} cannot be run: {e}"), "build it with make"))?;
+    if ended.status.success() {
+        return Ok(ended.stdout);
+    }
+    let how = describe_status(ended.status);
+    Err(failed(format!("{name} {how}"), "its messages are above"))
+}

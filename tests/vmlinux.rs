@@ -1,0 +1,86 @@
+//! The symbols of a linked kernel as `llvm-nm` lists them, on an executable with symbols of all
+//! kinds. The whole final link is compared with the kernel's script in `tests/kernel/relink`.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{good, text, tool};
+use kthinlto::vmlinux::nm;
+
+/// A symbol for each letter that a linked kernel can have, and several at one address.
+const SYMBOLS: &str = "\
+.text
+.globl _start, global, same_b, same_a
+_start:
+same_b: same_a: same_local:
+.type sized, @function
+sized: ret
+.size sized, . - sized
+.weak weak_text
+weak_text: ret
+.globl indirect
+.type indirect, @gnu_indirect_function
+indirect: ret
+local: ret
+global: ret
+.data
+.globl data
+data: .long 1
+.weak weak_data
+.type weak_data, @object
+weak_data: .long 2
+.bss
+.globl zero
+zero: .zero 4
+local_zero: .zero 4
+.section .rodata, \"a\"
+.globl constant
+constant: .long 3
+.section .comment.mine, \"\"
+noted: .long 4
+.section .debug_mine, \"\"
+.globl debugged
+debugged: .long 5
+.globl number
+number = 0x1234
+hidden_number = 7
+";
+
+#[test]
+fn symbols_are_listed_as_nm_lists_them() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("all.s"), SYMBOLS).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(tool(program));
+        command.args(arguments).current_dir(folder.path());
+        good(command)
+    };
+    run("clang", &["--target=x86_64-linux-gnu", "-c", "-o", "all.o", "all.s"]);
+    run("ld.lld", &["-m", "elf_x86_64", "--static", "-o", "all", "all.o"]);
+
+    let bytes = fs::read(folder.path().join("all")).unwrap();
+    let symbols = nm::defined(bytes.as_slice()).unwrap();
+    let mut lines = Vec::new();
+    for symbol in &symbols {
+        lines.extend(format!("{:016x}", symbol.address).into_bytes());
+        symbol.write_tail(&mut lines);
+        lines.push(b'\n');
+    }
+    assert_eq!(text(&lines), run("llvm-nm", &["-n", "all"]));
+    assert_eq!(text(&nm::with_sizes(symbols)), run("llvm-nm", &["-S", "all"]));
+    assert!(lines.len() > 400, "{}", text(&lines));
+}
+
+#[test]
+fn damaged_files_are_one_sentence() {
+    let sentence = |bytes: &[u8]| nm::defined(bytes).unwrap_err();
+    assert_eq!(sentence(b"no kernel"), "not an ELF file");
+    let mut header = vec![0_u8; 64];
+    header[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    header[6] = 1;
+    header[40] = 0xff; // section headers beyond the end
+    header[60] = 3;
+    assert!(sentence(&header).starts_with("a truncated or corrupt ELF file: "));
+}
