@@ -4,10 +4,12 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use common::{good, text, tool};
 use kthinlto::vmlinux::nm;
+use tempfile::TempDir;
 
 /// A symbol for each letter that a linked kernel can have, and several at one address.
 const SYMBOLS: &str = "\
@@ -48,18 +50,25 @@ number = 0x1234
 hidden_number = 7
 ";
 
-#[test]
-fn symbols_are_listed_as_nm_lists_them() {
+fn run(folder: &Path, program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(tool(program));
+    command.args(arguments).current_dir(folder);
+    good(command)
+}
+
+/// The file `all`, linked of these symbols.
+fn linked() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("all.s"), SYMBOLS).unwrap();
-    let run = |program: &str, arguments: &[&str]| {
-        let mut command = Command::new(tool(program));
-        command.args(arguments).current_dir(folder.path());
-        good(command)
-    };
-    run("clang", &["--target=x86_64-linux-gnu", "-c", "-o", "all.o", "all.s"]);
-    run("ld.lld", &["-m", "elf_x86_64", "--static", "-o", "all", "all.o"]);
+    let target = ["--target=x86_64-linux-gnu", "-c", "-o", "all.o", "all.s"];
+    run(folder.path(), "clang", &target);
+    run(folder.path(), "ld.lld", &["-m", "elf_x86_64", "--static", "-o", "all", "all.o"]);
+    folder
+}
 
+#[test]
+fn symbols_are_listed_as_nm_lists_them() {
+    let folder = linked();
     let bytes = fs::read(folder.path().join("all")).unwrap();
     let symbols = nm::defined(bytes.as_slice()).unwrap();
     let mut lines = Vec::new();
@@ -68,8 +77,8 @@ fn symbols_are_listed_as_nm_lists_them() {
         symbol.write_tail(&mut lines);
         lines.push(b'\n');
     }
-    assert_eq!(text(&lines), run("llvm-nm", &["-n", "all"]));
-    assert_eq!(text(&nm::with_sizes(symbols)), run("llvm-nm", &["-S", "all"]));
+    assert_eq!(text(&lines), run(folder.path(), "llvm-nm", &["-n", "all"]));
+    assert_eq!(text(&nm::with_sizes(symbols)), run(folder.path(), "llvm-nm", &["-S", "all"]));
     assert!(lines.len() > 400, "{}", text(&lines));
 }
 
@@ -83,4 +92,20 @@ fn damaged_files_are_one_sentence() {
     header[40] = 0xff; // section headers beyond the end
     header[60] = 3;
     assert!(sentence(&header).starts_with("a truncated or corrupt ELF file: "));
+}
+
+/// Whatever byte is another, and wherever the file ends: symbols or a sentence.
+#[test]
+fn no_damage_is_a_crash() {
+    let bytes = fs::read(linked().path().join("all")).unwrap();
+    let mut sentences = 0;
+    for at in 0..bytes.len() {
+        for with in [0, 1, 0x7f, 0xff] {
+            let mut damaged = bytes.clone();
+            damaged[at] = with;
+            sentences += usize::from(nm::defined(damaged.as_slice()).is_err());
+        }
+        sentences += usize::from(nm::defined(&bytes[..at]).is_err());
+    }
+    assert!(sentences > bytes.len() / 2, "{sentences}");
 }
