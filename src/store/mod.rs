@@ -26,9 +26,10 @@ mod log;
 pub mod snapshot;
 
 use std::collections::hash_map::Entry;
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -267,17 +268,36 @@ fn lock(tree: &Path, path: &Path) -> Result<File> {
 }
 
 /// Writes a file aside and renames it into place: a reader sees the old or the new one.
+///
+/// The file aside has one name, `.tmp_` and the file's own, so that the next writer takes over
+/// what a kill left there; kbuild's `make clean` removes such names too.
 pub fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fail = |e: io::Error| Error::io("write", path, e);
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-    let mut aside = tempfile::Builder::new()
-        .prefix(".tmp_kthinlto")
-        .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder.unwrap_or(Path::new(".")))
-        .map_err(|e| fail(e.kind().into()))?; // its own words name the file aside
-    aside.as_file_mut().write_all(bytes).map_err(fail)?;
-    aside.persist(path).map_err(|e| fail(e.error))?;
-    Ok(())
+    let fail = |e| Error::io("write", path, e);
+    let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::InvalidFilename.into()))?;
+    let mut aside = OsString::from(".tmp_");
+    aside.push(name);
+    let aside = path.with_file_name(aside);
+    let mut file = open_aside(&aside).map_err(fail)?;
+    let written = file.write_all(bytes).and_then(|()| fs::rename(&aside, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&aside);
+    }
+    written.map_err(fail)
+}
+
+/// An empty file of this name that no one else writes while it is open.
+fn open_aside(aside: &Path) -> io::Result<File> {
+    loop {
+        let file = File::options().write(true).create(true).truncate(false).open(aside)?;
+        file.lock()?;
+        // While we waited, its writer may have renamed it into place.
+        let own = file.metadata()?;
+        let there = fs::metadata(aside);
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
+            file.set_len(0)?;
+            return Ok(file);
+        }
+    }
 }
 
 /// Writes a file only if its bytes are not these already; says whether it did.
@@ -315,5 +335,46 @@ mod tests {
         assert!(write_if_changed(&path, b"y").unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"y");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left aside");
+    }
+
+    #[test]
+    fn what_a_kill_left_aside_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(".tmp_a.o.cmd"), "half of something longer").unwrap();
+        let path = dir.path().join("a.o.cmd");
+        write_aside(&path, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn writers_of_one_file_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::thread::scope(|scope| {
+            for writer in b'a'..b'i' {
+                let path = &path;
+                scope.spawn(move || {
+                    for length in 1..100 {
+                        write_aside(path, &vec![writer; 1000 * length]).unwrap();
+                        let seen = fs::read(path).unwrap();
+                        assert!(
+                            seen.len().is_multiple_of(1000) && seen.iter().all(|&b| b == seen[0])
+                        );
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::create_dir(&path).unwrap();
+        let error = write_aside(&path, b"x").unwrap_err().to_string();
+        assert!(error.contains(&path.display().to_string()), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
