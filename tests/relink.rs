@@ -42,7 +42,7 @@ ${MAKE} -f "${srctree}/scripts/Makefile.build" obj=init init/version-timestamp.o
 [ ! -e "$PIDS.hold-link" ] || { echo half > "$4"; echo $$ $$ >> "$PIDS"; exec sleep 600; }
 objs="vmlinux.o .vmlinux.export.o init/version-timestamp.o"
 is_enabled CONFIG_KALLSYMS && scripts/kallsyms > .tmp_vmlinux0.kallsyms.S
-"${CC}" ${KBUILD_AFLAGS} -c -o .tmp_vmlinux0.kallsyms.o .tmp_vmlinux0.kallsyms.S
+${CC} ${KBUILD_AFLAGS} -c -o .tmp_vmlinux0.kallsyms.o .tmp_vmlinux0.kallsyms.S
 echo "  LD      $4"
 $1 $2 $3 -o "$4" --whole-archive ${objs} .tmp_vmlinux0.kallsyms.o
 ${NM} -n "$4" > System.map
@@ -456,6 +456,28 @@ fn interrupted_at_each_step_and_run_again_it_makes_the_same_bytes() {
         assert_same(&built.results(), &built.by_hand());
         built.assert_nothing_aside();
     }
+}
+
+#[test]
+fn folders_of_headers_above_the_object_tree_are_found() {
+    // As with `make O=build` in the sources, where kbuild names these `..`.
+    let built = Built::new();
+    built
+        .tree
+        .shell("mkdir ../above; echo '.globl kallsyms; kallsyms: .long 1' > ../above/tables.h");
+    built.tree.write_object("scripts/kallsyms", "#!/bin/sh\necho '#include <tables.h>'\n");
+    let source = format!("{}/kernel/head.S", built.tree.srctree());
+    let command = format!(
+        "{} --target=x86_64-linux-gnu -I../above -c -o kernel/head.o {source}",
+        tool("clang")
+    );
+    built.tree.write_object(
+        "kernel/.head.o.cmd",
+        &format!("savedcmd_kernel/head.o := {command}\n\nsource_kernel/head.o := {source}\n"),
+    );
+    good(built.relink(&[]));
+    let symbols = built.tree.shell(&format!("{} vmlinux.unstripped", tool("llvm-nm")));
+    assert_holds(&symbols, &["kallsyms"]);
 }
 
 #[test]

@@ -160,17 +160,19 @@ fn environment(tree: &Tree) -> Result<String> {
 }
 
 /// The compiler for the tables of kallsyms. With debug information it has to run in the tree's
-/// own folder, whose name is part of the object.
+/// own folder, whose name is part of the object; so it does where flags name folders above that.
 fn compiler(tree: &Tree, flags: &str) -> Result<String> {
-    if !has_debug_information(flags) {
+    if !in_tree(flags) {
         return Ok(tree.compiler.clone());
     }
     let folder = absolute(&tree.folder)?;
     Ok(format!("env --chdir={folder} {}", tree.compiler))
 }
 
-fn has_debug_information(flags: &str) -> bool {
-    raw_words(flags).into_iter().any(|word| word.starts_with("-g") || word.starts_with("-Wa,-g"))
+/// Whether the compiler runs in the tree's own folder, and its files are there too.
+fn in_tree(flags: &str) -> bool {
+    let debug = |word: &str| word.starts_with("-g") || word.starts_with("-Wa,-g");
+    raw_words(flags).into_iter().any(|word| debug(word) || word.contains("../"))
 }
 
 fn absolute(folder: &Path) -> Result<String> {
@@ -348,7 +350,7 @@ pub fn prepare(tree: &Tree, scratch: &str, identity: &version::Identity) -> Resu
     for name in FOLDERS.iter().chain(&OBJECTS).filter(|name| tree.folder.join(name).exists()) {
         symlink(Path::new(&up).join(name), folder.join(name)).map_err(fail)?;
     }
-    if has_debug_information(&assembler_flags(tree)) {
+    if in_tree(&assembler_flags(tree)) {
         link_kallsyms(&up, &folder).map_err(fail)?;
     }
     let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf);

@@ -35,6 +35,9 @@ use crate::store::write_aside;
 const PASSES: usize = 4;
 /// The symbols with their sizes, for `sorttable`.
 const SYMBOLS: &str = ".tmp_vmlinux.nm-sort";
+/// The kernel's own tables of one symbol, which ours are made after. In the script they have this
+/// name in the last pass but for rare cases, and debug information repeats it.
+const TEMPLATE: &str = ".tmp_vmlinux2.kallsyms";
 /// The step's name in errors.
 const STEP: &str = "the final link";
 
@@ -168,16 +171,19 @@ impl Run<'_> {
 
     /// The object that the kernel's own program and the compiler make of one symbol.
     fn template(&self, words: &[String]) -> Result<PathBuf> {
-        let map = Path::new(".tmp_template.syms");
-        write_aside(map, format!("{:016x} T {}\n", 0x1000, object::TEXT).as_bytes())?;
+        let [map, text, object] =
+            ["syms", "S", "o"].map(|ending| PathBuf::from(format!("{TEMPLATE}.{ending}")));
+        // Not aside: they may be links to where the compiler runs.
+        let write = |path: &Path, text: &[u8]| {
+            fs::write(path, text).map_err(|e| Error::io("write", path, e))
+        };
+        write(&map, format!("{:016x} T {}\n", 0x1000, object::TEXT).as_bytes())?;
         let mut program = Command::new("scripts/kallsyms");
-        program.args(words).args(["--all-symbols"]).arg(map);
-        let text = output(&mut program, "scripts/kallsyms")?;
-        write_aside(Path::new(".tmp_template.S"), &text)?;
-        let object = PathBuf::from(".tmp_template.o");
+        program.args(words).args(["--all-symbols"]).arg(&map);
+        write(&text, &output(&mut program, "scripts/kallsyms")?)?;
         // As the script has it: words without quotes.
         let mut assembler = command(&self.link.assembler);
-        assembler.arg("-c").arg("-o").arg(&object).arg(".tmp_template.S");
+        assembler.arg("-c").arg("-o").arg(&object).arg(&text);
         output(&mut assembler, "the compiler")?;
         Ok(object)
     }
