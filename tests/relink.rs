@@ -480,6 +480,78 @@ fn folders_of_headers_above_the_object_tree_are_found() {
     assert_holds(&symbols, &["kallsyms"]);
 }
 
+/// Adds BTF to the configuration, and the files of the kernel that are for it. The link notes
+/// what it would run in the file `pids.btf`.
+fn with_btf(built: &Built) {
+    let source = |name: &str, text: &str| fs::write(built.tree.sources.join(name), text).unwrap();
+    source("scripts/Kbuild.include", "test-ge = $(if $(filter 124,$1),y)\n");
+    source(
+        "scripts/Makefile.btf",
+        "JOBS := $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))\n\
+         flags-$(call test-ge,$(CONFIG_PAHOLE_VERSION)) += --lang_exclude=rust\n\
+         ifeq ($(KBUILD_BUILD_TIMESTAMP),)\nflags-y += -j$(JOBS)\nendif\n\
+         export PAHOLE_FLAGS := $(flags-y)\n\
+         export RESOLVE_BTFIDS_FLAGS := $(if $(KBUILD_VERBOSE),--verbose) --fatal_warnings\n",
+    );
+    let note = "echo \"$PAHOLE $PAHOLE_FLAGS\" > $PIDS.btf\n$RESOLVE_BTFIDS $RESOLVE_BTFIDS_FLAGS $KBUILD_CFLAGS >> $PIDS.btf\n";
+    source("scripts/link-vmlinux.sh", &LINK.replace("objs=", &format!("{note}objs=")));
+    let resolve = "tools/bpf/resolve_btfids/resolve_btfids";
+    built.tree.write_object(resolve, "#!/bin/sh\necho resolve \"$@\"\n");
+    built.tree.write_object("pahole", "#!/bin/sh\necho v1.24\n");
+    built.tree.shell(&format!("chmod +x {resolve} pahole"));
+    let conf = fs::read_to_string(built.path("include/config/auto.conf")).unwrap();
+    built.tree.write_object(
+        "include/config/auto.conf",
+        &format!("{conf}CONFIG_DEBUG_INFO_BTF=y\nCONFIG_PAHOLE_VERSION=124\n"),
+    );
+}
+
+#[test]
+fn pahole_gets_the_flags_that_the_kernels_makefile_has_for_it() {
+    let built = Built::new();
+    with_btf(&built);
+    let relink = || {
+        let mut command = built.relink(&[]);
+        command.env("PAHOLE", "./pahole").env("KBUILD_VERBOSE", "0").env("MAKEFLAGS", "k");
+        command
+    };
+    let said = || fs::read_to_string(built.pids().with_extension("btf")).unwrap();
+    good(relink());
+    let resolve = "resolve --fatal_warnings --target=x86_64-linux-gnu\n";
+    assert_eq!(said(), format!("./pahole --lang_exclude=rust\n{resolve}"));
+    assert_eq!(steps(&good(relink())), Vec::<String>::new());
+
+    let mut command = relink();
+    command.env_remove("KBUILD_BUILD_TIMESTAMP").env("KBUILD_BUILD_VERSION_TIMESTAMP", "today");
+    assert!(steps(&good(command)).contains(&"LD vmlinux.unstripped".to_owned()));
+    let flags = said();
+    let threads = flags.split_once(" -j").unwrap().1.split('\n').next().unwrap();
+    assert!((1..=2).contains(&threads.parse::<u32>().unwrap()), "{flags}");
+
+    built.tree.shell("echo '# another one' >> pahole");
+    assert!(steps(&good(relink())).contains(&"LD vmlinux.unstripped".to_owned()));
+}
+
+#[test]
+fn pahole_that_is_missing_or_another_is_named_before_anything_is_run() {
+    let built = Built::new();
+    with_btf(&built);
+    let relink = |pahole: &str| {
+        let mut command = built.relink(&[]);
+        command.env("PAHOLE", pahole);
+        command
+    };
+    fails(relink("no-such-pahole"), 4, &["PAHOLE `no-such-pahole`", "install it", "PAHOLE="]);
+    fails(relink("true"), 4, &["PAHOLE `true`", "`--version` says `true"]);
+    built.tree.shell("sed -i s/v1.24/v1.30/ pahole");
+    let pieces = ["auto.conf", "pahole 124", "`./pahole` is 130", "make olddefconfig"];
+    fails(relink("./pahole"), 3, &pieces);
+    built.tree.shell("sed -i s/v1.30/v1.24/ pahole");
+    built.tree.shell("rm tools/bpf/resolve_btfids/resolve_btfids");
+    fails(relink("./pahole"), 3, &["resolve_btfids", "no such program", "make prepare"]);
+    assert!(!built.path("vmlinux.a").exists());
+}
+
 #[test]
 fn a_tree_that_cannot_be_relinked_is_told_why() {
     let built = Built::new();
@@ -493,8 +565,6 @@ fn a_tree_that_cannot_be_relinked_is_told_why() {
         3,
         &["auto.conf", "other than clang", "make LLVM=1"],
     );
-    let btf = format!("{conf}CONFIG_DEBUG_INFO_BTF=y\n");
-    with_conf(&btf, 3, &["CONFIG_DEBUG_INFO_BTF", "make vmlinux"]);
     with_conf("CONFIG_CC_IS_CLANG=y\n", 3, &["a kernel without LTO", "CONFIG_LTO_CLANG_THIN"]);
     with_conf(&conf.replace("THIN_DIST", "FULL"), 3, &["CONFIG_LTO_CLANG_FULL", "no thin link"]);
     fs::remove_file(built.path("include/config/auto.conf")).unwrap();

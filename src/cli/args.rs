@@ -317,6 +317,9 @@ pub struct Relink {
     /// The program that lists symbols, where the tree's records do not tell
     #[arg(long, env = "NM", value_name = "COMMAND")]
     pub nm: Option<String>,
+    /// The program that makes BTF, in a kernel that has it; without it, pahole
+    #[arg(long, env = "PAHOLE", value_name = "COMMAND")]
+    pub pahole: Option<String>,
     /// Number of the build; without it, one more than the last
     #[arg(long, env = "KBUILD_BUILD_VERSION", value_name = "NUMBER")]
     pub build_version: Option<String>,

@@ -61,7 +61,8 @@ Examples:
 Environment:
   KBUILD_BUILD_VERSION, KBUILD_BUILD_TIMESTAMP
                   number and date of the build, as for make; else one more, and now
-  NM              only where the tree was not built with LLVM's tools";
+  NM              only where the tree was not built with LLVM's tools
+  PAHOLE          in a kernel with DEBUG_INFO_BTF, if it is not pahole";
 
 /// Below the options of `patch`.
 pub const PATCH: &str = "\

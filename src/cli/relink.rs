@@ -14,6 +14,7 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<()> {
         tree: start.tree,
         until: arguments.until.clone(),
         nm: given(&arguments.nm),
+        pahole: given(&arguments.pahole).unwrap_or_else(|| "pahole".to_owned()),
         identity: identity(arguments),
         program: match arguments.final_link {
             FinalLink::Auto => std::env::current_exe().ok(),

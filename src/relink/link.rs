@@ -11,6 +11,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use super::btf;
 use super::command::{program, raw_words, retarget};
 use super::plan::{Action, Output, Prepare, Proof, Step};
 use super::steps::Planner;
@@ -49,7 +50,8 @@ pub fn takes_exports(tree: &Tree) -> Result<bool> {
 /// Fails where a program that the script runs is not there.
 pub fn check(tree: &Tree) -> Result<()> {
     let script = tree.read_source(SCRIPT)?;
-    host_tools(tree, &script).iter().try_for_each(|tool| tree.check_host_tool(tool))
+    host_tools(tree, &script).iter().try_for_each(|tool| tree.check_host_tool(tool))?;
+    btf::check(tree)
 }
 
 /// The step.
@@ -65,6 +67,9 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     inputs
         .extend([SCRIPT, "scripts/mksysmap", "scripts/file-size.sh"].map(|name| tree.source(name)));
     inputs.extend(host_tools);
+    if btf::is_on(tree) {
+        inputs.extend(btf::inputs(tree));
+    }
     inputs.extend(tree.dependencies(OBJECT).into_iter().filter(|name| name != HEADER));
     inputs.dedup();
     let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf);
@@ -72,6 +77,9 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     let environment = environment(tree)?;
     let (link, nm, objcopy) = (&tree.link, &tree.nm, &tree.objcopy);
     let mut salt = planner.tools(&[&tree.compiler, &link.linker, nm, objcopy])?;
+    if btf::is_on(tree) {
+        salt.extend(planner.tools(&[&tree.pahole])?);
+    }
     let grounds = grounds(planner, &salt, &environment)?;
     let way = Way::choose(planner, grounds);
     tracing::debug!("the final link is made by {}", way.text());
@@ -150,13 +158,17 @@ fn environment(tree: &Tree) -> Result<String> {
         ("MAKE", ":".to_owned()),
         ("KBUILD_AFLAGS", flags),
     ];
+    let mut all: Vec<(&str, String)> = variables
+        .into_iter()
+        .map(|(name, value)| (name, shell_words::quote(&value).into_owned()))
+        .collect();
+    if btf::is_on(tree) {
+        all.extend(btf::variables(tree)?);
+    }
     let unset = ["NOSTDINC_FLAGS", "LINUXINCLUDE", "KBUILD_CPPFLAGS", "KBUILD_AFLAGS_KERNEL"];
-    let unset = unset.map(|name| (name, String::new()));
-    let all = variables.into_iter().chain(unset);
-    Ok(all
-        .map(|(name, value)| format!("{name}={}", shell_words::quote(&value)))
-        .collect::<Vec<_>>()
-        .join(" "))
+    all.extend(unset.map(|name| (name, String::new())));
+    let assignments = all.into_iter().map(|(name, value)| format!("{name}={value}"));
+    Ok(assignments.collect::<Vec<_>>().join(" "))
 }
 
 /// The compiler for the tables of kallsyms. With debug information it has to run in the tree's
@@ -351,23 +363,22 @@ pub fn prepare(tree: &Tree, scratch: &str, identity: &version::Identity) -> Resu
         symlink(Path::new(&up).join(name), folder.join(name)).map_err(fail)?;
     }
     if in_tree(&assembler_flags(tree)) {
-        link_kallsyms(&up, &folder).map_err(fail)?;
+        link_outputs(&up, &folder).map_err(fail)?;
     }
     let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf);
     identity.write(&tree.folder, &flags)
 }
 
-/// Where the compiler runs in the tree's folder, the tables of kallsyms are there too.
-fn link_kallsyms(tree: &str, folder: &Path) -> std::io::Result<()> {
+/// Where the compiler runs in the tree's folder, the tables of kallsyms are there too, and what
+/// becomes the object with BTF.
+fn link_outputs(tree: &str, folder: &Path) -> std::io::Result<()> {
+    let link = |name: &str| symlink(Path::new(tree).join(name), folder.join(name));
     for number in 0..=3 {
         for stem in
             [format!(".tmp_vmlinux{number}.kallsyms"), format!(".tmp_vmlinux.kallsyms{number}")]
         {
-            for ending in ["S", "o"] {
-                let name = format!("{stem}.{ending}");
-                symlink(Path::new(tree).join(&name), folder.join(&name))?;
-            }
+            ["S", "o"].iter().try_for_each(|ending| link(&format!("{stem}.{ending}")))?;
         }
     }
-    Ok(())
+    link(".tmp_vmlinux1.btf.o")
 }

@@ -6,6 +6,7 @@
 //! tree ─► stage ─► plan (steps, link, version) ─► run
 //! ```
 
+mod btf;
 mod command;
 pub mod initcalls;
 mod link;
@@ -47,6 +48,8 @@ pub struct Settings {
     pub until: Option<String>,
     /// `NM`, for trees whose records do not tell.
     pub nm: Option<String>,
+    /// `PAHOLE`, for kernels with BTF; the records do not tell it.
+    pub pahole: String,
     /// Number and date of the build.
     pub identity: Identity,
     /// This program's file, if it has the command `link-vmlinux`: where that was seen to make
@@ -72,7 +75,7 @@ pub fn relink(
     interrupts: &Interrupts,
     listener: &mut dyn Listener,
 ) -> Result<()> {
-    let tree = Tree::recognize(&settings.tree, settings.nm.as_deref())?;
+    let tree = Tree::recognize(&settings.tree, settings.nm.as_deref(), &settings.pahole)?;
     steps::check(&tree)?;
     let stage = stage_settings(settings, &tree);
     let (mut store, summary) = stage::build_keeping_store(&stage, slots, interrupts, listener)?;

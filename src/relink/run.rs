@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::btf::THREADS;
 use super::plan::{Action, Output, Plan, Prepare, Step};
 use super::tree::Tree;
 use super::version::Identity;
@@ -219,7 +220,7 @@ impl<'a> Run<'a> {
         let threads = more.len() + 1;
         self.threads.insert(number, more);
         let with = format!("{linker} --threads={threads}");
-        text.replace(linker, &with)
+        format!("{THREADS}={threads}; {}", text.replace(linker, &with))
     }
 
     fn list_objects(&self, step: &Step, front_end_names: bool) -> Result<()> {

@@ -56,13 +56,16 @@ pub struct Tree {
     pub objcopy: String,
     /// `NM`.
     pub nm: String,
+    /// `PAHOLE`.
+    pub pahole: String,
     /// The archives of vmlinux.
     pub archives: Vec<PathBuf>,
 }
 
 impl Tree {
-    /// Recognizes the tree in `folder`. `nm` is the program to use where its records do not tell.
-    pub fn recognize(folder: &Path, nm: Option<&str>) -> Result<Self> {
+    /// Recognizes the tree in `folder`. `nm` is the program to use where its records do not tell,
+    /// and `pahole` one that they never do.
+    pub fn recognize(folder: &Path, nm: Option<&str>, pahole: &str) -> Result<Self> {
         let conf = AutoConf::read(folder)?;
         check_mode(&conf)?;
         let initcalls = recorded(folder, ".tmp_initcalls.lds")?;
@@ -92,6 +95,7 @@ impl Tree {
             linked,
             objcopy,
             nm,
+            pahole: pahole.to_owned(),
         })
     }
 
@@ -149,11 +153,6 @@ fn check_mode(conf: &AutoConf) -> Result<()> {
     }
     if conf.is_on("CONFIG_ARCH_WANTS_PRE_LINK_VMLINUX") {
         let found = "CONFIG_ARCH_WANTS_PRE_LINK_VMLINUX, whose object only make can build";
-        return unfit(found, "link this kernel with `make vmlinux`");
-    }
-    if conf.is_on("CONFIG_DEBUG_INFO_BTF") {
-        // pahole's flags are on record nowhere.
-        let found = "CONFIG_DEBUG_INFO_BTF, for which relink cannot call pahole yet";
         return unfit(found, "link this kernel with `make vmlinux`");
     }
     Ok(())

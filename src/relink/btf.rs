@@ -1,0 +1,181 @@
+//! Type information (BTF) of vmlinux: what the scripts that make it from debug information are
+//! given by kbuild's makefiles, and which no record holds. make is asked for it, with the kernel's
+//! own rule and the configuration as all that it reads. Must not know how vmlinux is linked.
+//!
+//! Rules: `scripts/Makefile.btf`, Linux 6.12 to 7.3, and `scripts/pahole-flags.sh` in 6.1.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::command::{program, raw_words};
+use super::tree::Tree;
+use super::version;
+use crate::error::{Error, Result, describe_status};
+use crate::kbuild::auto_conf;
+
+/// Whether vmlinux gets it.
+const OPTION: &str = "CONFIG_DEBUG_INFO_BTF";
+/// The version of pahole that the kernel was configured for, as 124 for 1.24.
+const VERSION: &str = "CONFIG_PAHOLE_VERSION";
+/// The program that resolves what `.BTF_ids` names.
+const RESOLVE: &str = "tools/bpf/resolve_btfids/resolve_btfids";
+/// Runs pahole, in later kernels; in earlier ones the script of the final link does.
+const SCRIPT: &str = "scripts/gen-btf.sh";
+/// The rule for the flags, a makefile.
+const RULE: &str = "scripts/Makefile.btf";
+/// The same in older kernels, a script.
+const OLD_RULE: &str = "scripts/pahole-flags.sh";
+/// The variable of the shell that holds how many threads a step may run.
+pub const THREADS: &str = "threads";
+
+/// Whether vmlinux of this tree gets BTF.
+pub fn is_on(tree: &Tree) -> bool {
+    tree.conf.is_on(OPTION)
+}
+
+/// Fails where a program for it is not there, or pahole is another than the kernel is configured for.
+pub fn check(tree: &Tree) -> Result<()> {
+    if !is_on(tree) {
+        return Ok(());
+    }
+    tree.check_host_tool(RESOLVE)?;
+    let found = pahole_version(tree)?;
+    match tree.conf.text(VERSION) {
+        Some(configured) if configured != found => Err(Error::bad_input(
+            auto_conf::PATH,
+            format!("pahole {configured}, but `{}` is {found}", tree.pahole),
+            "name the other one with PAHOLE=, or run `make olddefconfig` and `make vmlinux`",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Files that the final link reads for it.
+pub fn inputs(tree: &Tree) -> Vec<String> {
+    let rules = [SCRIPT, RULE, OLD_RULE].into_iter().map(|name| tree.source(name));
+    let there = rules.filter(|name| tree.folder.join(name).is_file());
+    there.chain([RESOLVE.to_owned()]).collect()
+}
+
+/// Variables that the scripts read, with their values as a shell reads them. How many threads
+/// pahole runs is left to the variable [`THREADS`].
+pub fn variables(tree: &Tree) -> Result<Vec<(&'static str, String)>> {
+    let [pahole_flags, resolve_flags] = match tree.folder.join(tree.source(RULE)).is_file() {
+        true => ask_make(tree)?,
+        false => [ask_script(tree)?, String::new()],
+    };
+    let quote = |text: &str| shell_words::quote(text).into_owned();
+    Ok(vec![
+        ("PAHOLE", quote(&tree.pahole)),
+        ("PAHOLE_FLAGS", with_threads(&pahole_flags)),
+        ("RESOLVE_BTFIDS", quote(&format!("./{RESOLVE}"))),
+        ("RESOLVE_BTFIDS_FLAGS", quote(&resolve_flags)),
+        ("CLANG_FLAGS", String::new()),
+        ("KBUILD_CFLAGS", quote(&machine_flags(&tree.command(version::OBJECT)?))),
+    ])
+}
+
+/// `-j`, with or without a number, is as many as there are slots.
+fn with_threads(flags: &str) -> String {
+    let (threads, others): (Vec<&str>, Vec<&str>) =
+        flags.split_whitespace().partition(|word| word.starts_with("-j"));
+    let others = shell_words::quote(&others.join(" ")).into_owned();
+    match threads.is_empty() {
+        true => others,
+        false => format!("{others}\" -j${THREADS}\""),
+    }
+}
+
+/// What decides which machine an empty object is for: the options of a C compiler that take
+/// their value with them, less those that name files and macros, or check the source.
+fn machine_flags(compile: &str) -> String {
+    let words = raw_words(&compile[program(compile).len()..]);
+    let kept = words.into_iter().filter(|word| {
+        ["-m", "-f", "--target=", "-G"].iter().any(|start| word.starts_with(start))
+            && !word.contains("-map=")
+    });
+    kept.collect::<Vec<_>>().join(" ")
+}
+
+fn ask_make(tree: &Tree) -> Result<[String; 2]> {
+    let sources = tree.source("");
+    let sources = sources.trim_end_matches('/');
+    let makefile = format!(
+        "include {} $(srctree)/scripts/Kbuild.include $(srctree)/{RULE}\n\
+         $(info $(strip $(PAHOLE_FLAGS)))\n$(info $(strip $(RESOLVE_BTFIDS_FLAGS)))\nall: ;\n",
+        auto_conf::PATH
+    );
+    let mut make = Command::new("make");
+    // Of make's own environment only this would be read.
+    for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEFILES", "KBUILD_EXTMOD", "KBUILD_VERBOSE"]
+    {
+        make.env_remove(name);
+    }
+    make.args(["-s", "-r", "-R", "--no-print-directory"]);
+    make.arg(format!("srctree={sources}")).arg("--eval").arg(makefile).args(["-f", "/dev/null"]);
+    let text = output(tree, &mut make, RULE)?;
+    let mut lines = text.lines().map(|line| line.trim().to_owned());
+    Ok([lines.next().unwrap_or_default(), lines.next().unwrap_or_default()])
+}
+
+fn ask_script(tree: &Tree) -> Result<String> {
+    let mut script = Command::new("sh");
+    script.arg(tree.source(OLD_RULE)).env("PAHOLE", &tree.pahole);
+    Ok(output(tree, &mut script, OLD_RULE)?.trim().to_owned())
+}
+
+/// As `scripts/pahole-version.sh` prints it: 124 for `v1.24`.
+fn pahole_version(tree: &Tree) -> Result<String> {
+    let missing =
+        |found: String| Error::ToolMissing { role: "PAHOLE", command: tree.pahole.clone(), found };
+    let mut words = tree.pahole.split_whitespace();
+    let mut pahole = Command::new(words.next().unwrap_or_default());
+    pahole.args(words).arg("--version").current_dir(&tree.folder).stdin(Stdio::null());
+    let asked = pahole.output().map_err(|e| missing(e.to_string()))?;
+    let text = String::from_utf8_lossy(&asked.stdout);
+    let first = text.lines().next().unwrap_or_default();
+    let parsed = first.strip_prefix('v').map(|number| number.replacen('.', "", 1));
+    parsed.ok_or_else(|| missing(format!("`--version` says `{first}`")))
+}
+
+/// Runs what tells the flags, in the tree; what it prints.
+fn output(tree: &Tree, command: &mut Command, rule: &str) -> Result<String> {
+    let fail = |found: String| {
+        let remedy = "link this kernel with `make vmlinux`";
+        Err(Error::bad_input(Path::new(&tree.source(rule)), found, remedy))
+    };
+    let name = command.get_program().to_string_lossy().into_owned();
+    match command.current_dir(&tree.folder).stdin(Stdio::null()).output() {
+        Ok(asked) if asked.status.success() => {
+            Ok(String::from_utf8_lossy(&asked.stdout).into_owned())
+        }
+        Ok(asked) => {
+            let said = String::from_utf8_lossy(&asked.stderr).trim().replace('\n', "; ");
+            fail(format!(
+                "flags that `{name}` could not tell: it {}: {said}",
+                describe_status(asked.status)
+            ))
+        }
+        Err(error) => fail(format!("flags that `{name}` could not tell: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_are_the_steps_own() {
+        assert_eq!(with_threads(""), "''");
+        assert_eq!(with_threads("--lang_exclude=rust"), "'--lang_exclude=rust'");
+        assert_eq!(with_threads("-j --btf_features=a,b"), "'--btf_features=a,b'\" -j$threads\"");
+        assert_eq!(with_threads("-j8"), "''\" -j$threads\"");
+    }
+
+    #[test]
+    fn only_the_machines_flags_are_kept() {
+        let compile = "clang -Wp,-MMD,a.d -I./include -include x.h -D'a=\" -mno\"' --target=riscv64-linux-gnu \
+                       -fmacro-prefix-map=../= -mabi=lp64 -O2 -Wall -fshort-wchar -c -o a.o a.c";
+        assert_eq!(machine_flags(compile), "--target=riscv64-linux-gnu -mabi=lp64 -fshort-wchar");
+    }
+}
