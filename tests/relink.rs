@@ -596,11 +596,10 @@ fn a_tree_that_cannot_be_relinked_is_told_why() {
     fs::rename(&moved, &built.tree.sources).unwrap();
 
     built.tree.shell("touch -d '+1 hour' lib/w1.o");
-    fails(
-        built.relink(&[]),
-        3,
-        &["lib/w1.o", "newer than lib/.w1.o.cmd", "remove it", "make lib/w1.o"],
-    );
+    for _ in 0..2 {
+        let pieces = ["lib/w1.o", "newer than lib/.w1.o.cmd", "remove it", "make lib/w1.o"];
+        fails(built.relink(&[]), 3, &pieces);
+    }
     assert!(built.results().is_empty(), "{:?}", built.results().keys());
     built.tree.shell("touch -d '-1 hour' lib/w1.o");
     good(built.relink(&[]));

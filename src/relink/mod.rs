@@ -39,6 +39,9 @@ use crate::thinlink::ORDER;
 /// Beginning of the names of folders that outputs are written to first.
 const SCRATCH: &str = "relink.";
 
+/// The name under which the members of `vmlinux.a` go on record whose own records were checked.
+const CHECKED: &str = "relink checked";
+
 /// What a relink is to do.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -79,8 +82,8 @@ pub fn relink(
     steps::check(&tree)?;
     let stage = stage_settings(settings, &tree);
     let (mut store, summary) = stage::build_keeping_store(&stage, slots, interrupts, listener)?;
-    if summary.linked {
-        check_records(&tree)?;
+    if !settings.dry_run {
+        check_members(&tree, &mut store)?;
     }
     if settings.until.as_deref() == Some(VMLINUX) {
         return Ok(());
@@ -160,6 +163,17 @@ fn for_thin_link(flags: &str) -> String {
         *word != "--lto-whole-program-visibility" && !word.starts_with("--thinlto-cache-dir=")
     };
     flags.split(' ').filter(|word| !word.is_empty()).filter(own).collect::<Vec<_>>().join(" ")
+}
+
+/// Checks the records of these members once; as long as one is wrong, each time.
+fn check_members(tree: &Tree, store: &mut Store) -> Result<()> {
+    match store.output(VMLINUX) {
+        Some(members) if store.output(CHECKED) != Some(members) => {
+            check_records(tree)?;
+            store.set_output(CHECKED, members)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fails on an object that was written after its record: its record says nothing of it.
