@@ -4,6 +4,8 @@
 //!
 //! To accept a change: `INSTA_UPDATE=always cargo test --test errors`, and read the diff.
 
+#[path = "common/built.rs"]
+mod built;
 mod common;
 
 use std::fmt::Write;
@@ -11,6 +13,7 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 
+use built::Built;
 use common::{Tree, good, text, tool};
 use kthinlto::error::Error;
 use rustix::io::Errno;
@@ -163,6 +166,64 @@ const CASES: &[(&str, &str)] = &[
     ("a member cut short", "truncate -s -70 kernel/head.o; $K initcalls built-in.a"),
     ("bitcode with initcalls cut short", "truncate -s 2000 kernel/a.o; $K initcalls built-in.a"),
 ];
+
+/// The same for the cases of relink: `conf EXPRESSION` edits the configuration, and `btf` adds BTF to it.
+const RELINK_PRELUDE: &str = r#"
+unset CC LD KBUILD_LDFLAGS
+export KBUILD_BUILD_VERSION=1 KBUILD_BUILD_TIMESTAMP=today PIDS=$PWD/../pids PAHOLE=./pahole
+relink="$K relink -j1"
+conf() { sed -i "$1" include/config/auto.conf; }
+btf() { printf '%s\n' CONFIG_DEBUG_INFO_BTF=y CONFIG_PAHOLE_VERSION=124 >> include/config/auto.conf; }
+in_sources() { (cd ../src && cp -a "$1" ../kept && eval "$2"); $relink; code=$?; rm -rf "../src/$1"; mv ../kept "../src/$1"; exit $code; }
+"#;
+
+/// What goes wrong in a relink.
+const RELINK_CASES: &[(&str, &str)] = &[
+    ("no configuration", "rm include/config/auto.conf; $relink"),
+    ("another compiler", "conf s/CC_IS_CLANG/CC_IS_GCC/; $relink"),
+    ("no LTO", "conf /LTO/d; $relink"),
+    ("full LTO", "conf s/THIN_DIST/FULL/; $relink"),
+    ("an object before the link", "conf '$aCONFIG_ARCH_WANTS_PRE_LINK_VMLINUX=y'; $relink"),
+    ("a tree that was never built", "rm built-in.a .vmlinux.unstripped.cmd; $relink"),
+    ("a tree that is half built", "rm .vmlinux.unstripped.cmd; $relink"),
+    (
+        "a record of something else",
+        "echo 'savedcmd_vmlinux.unstripped := true' > .vmlinux.unstripped.cmd; $relink",
+    ),
+    ("a record with no command", ": > init/.version-timestamp.o.cmd; $relink"),
+    ("sources that were moved", "in_sources scripts/link-vmlinux.sh 'rm scripts/link-vmlinux.sh'"),
+    ("no objtool", "rm tools/objtool/objtool; $relink"),
+    ("an object newer than its record", "touch -d '+1 hour' lib/w1.o; $relink"),
+    ("a step that is none", "$relink --until vmlinux.x"),
+    ("a step that fails", ": > fail-objtool; $relink"),
+    ("a step that makes nothing", "echo '#!/bin/sh' > scripts/mod/modpost; $relink"),
+    ("no pahole", "btf; PAHOLE=pahole-none $relink"),
+    ("a pahole without a version", "btf; echo '#!/bin/sh' > pahole; $relink"),
+    ("another pahole", "btf; sed -i s/v1.24/v1.30/ pahole; $relink"),
+    ("no resolve_btfids", "btf; rm tools/bpf/resolve_btfids/resolve_btfids; $relink"),
+    (
+        "a makefile with an error",
+        "btf; in_sources scripts/Makefile.btf \"echo '\\$(error oh)' >> scripts/Makefile.btf\"",
+    ),
+];
+
+#[test]
+fn each_sentence_of_relink_is_as_it_was() {
+    let built = Built::new();
+    let conf = std::fs::read(built.path("include/config/auto.conf")).unwrap();
+    built.add_btf();
+    std::fs::write(built.path("include/config/auto.conf"), conf).unwrap();
+    built.tree.shell("mv ../obj ../built");
+    let mut all = String::new();
+    for (name, script) in RELINK_CASES {
+        let out = run(&built.tree, "", &format!("{RELINK_PRELUDE}\n{script}"));
+        let code = out.status.code().unwrap();
+        let said = plain(&built.tree, &text(&out.stderr));
+        assert!(!said.is_empty(), "{name}: it says nothing (exit code {code})");
+        write!(all, "# {name}: {code}\n{said}\n").unwrap();
+    }
+    insta::assert_snapshot!("relink", all);
+}
 
 #[test]
 fn each_sentence_is_as_it_was() {

@@ -7,7 +7,7 @@ mod common;
 
 use std::fs;
 
-use built::{Built, LINK, steps};
+use built::{Built, steps};
 use common::{assert_holds, assert_same, fails, good, text, tool};
 
 /// Takes kallsyms out of the configuration, so that our own passes need none of its programs, and
@@ -86,36 +86,10 @@ fn folders_of_headers_above_the_object_tree_are_found() {
     assert_holds(&symbols, &["kallsyms"]);
 }
 
-/// Adds BTF to the configuration, and the files of the kernel that are for it. The link notes
-/// what it would run in the file `pids.btf`.
-fn with_btf(built: &Built) {
-    let source = |name: &str, text: &str| fs::write(built.tree.sources.join(name), text).unwrap();
-    source("scripts/Kbuild.include", "test-ge = $(if $(filter 124,$1),y)\n");
-    source(
-        "scripts/Makefile.btf",
-        "JOBS := $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))\n\
-         flags-$(call test-ge,$(CONFIG_PAHOLE_VERSION)) += --lang_exclude=rust\n\
-         ifeq ($(KBUILD_BUILD_TIMESTAMP),)\nflags-y += -j$(JOBS)\nendif\n\
-         export PAHOLE_FLAGS := $(flags-y)\n\
-         export RESOLVE_BTFIDS_FLAGS := $(if $(KBUILD_VERBOSE),--verbose) --fatal_warnings\n",
-    );
-    let note = "echo \"$PAHOLE $PAHOLE_FLAGS\" > $PIDS.btf\n$RESOLVE_BTFIDS $RESOLVE_BTFIDS_FLAGS $KBUILD_CFLAGS >> $PIDS.btf\n";
-    source("scripts/link-vmlinux.sh", &LINK.replace("objs=", &format!("{note}objs=")));
-    let resolve = "tools/bpf/resolve_btfids/resolve_btfids";
-    built.tree.write_object(resolve, "#!/bin/sh\necho resolve \"$@\"\n");
-    built.tree.write_object("pahole", "#!/bin/sh\necho v1.24\n");
-    built.tree.shell(&format!("chmod +x {resolve} pahole"));
-    let conf = fs::read_to_string(built.path("include/config/auto.conf")).unwrap();
-    built.tree.write_object(
-        "include/config/auto.conf",
-        &format!("{conf}CONFIG_DEBUG_INFO_BTF=y\nCONFIG_PAHOLE_VERSION=124\n"),
-    );
-}
-
 #[test]
 fn pahole_gets_the_flags_that_the_kernels_makefile_has_for_it() {
     let built = Built::new();
-    with_btf(&built);
+    built.add_btf();
     let relink = || {
         let mut command = built.relink(&[]);
         command.env("PAHOLE", "./pahole").env("KBUILD_VERBOSE", "0").env("MAKEFLAGS", "k");
@@ -141,7 +115,7 @@ fn pahole_gets_the_flags_that_the_kernels_makefile_has_for_it() {
 #[test]
 fn pahole_that_is_missing_or_another_is_named_before_anything_is_run() {
     let built = Built::new();
-    with_btf(&built);
+    built.add_btf();
     let relink = |pahole: &str| {
         let mut command = built.relink(&[]);
         command.env("PAHOLE", pahole);

@@ -164,6 +164,33 @@ impl Built {
         self.tree.objects.join(name)
     }
 
+    /// Adds BTF to the configuration, and the files of the kernel that are for it. The link notes
+    /// what it would run in the file `pids.btf`.
+    pub fn add_btf(&self) {
+        let source =
+            |name: &str, text: &str| fs::write(self.tree.sources.join(name), text).unwrap();
+        source("scripts/Kbuild.include", "test-ge = $(if $(filter 124,$1),y)\n");
+        source(
+            "scripts/Makefile.btf",
+            "JOBS := $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))\n\
+             flags-$(call test-ge,$(CONFIG_PAHOLE_VERSION)) += --lang_exclude=rust\n\
+             ifeq ($(KBUILD_BUILD_TIMESTAMP),)\nflags-y += -j$(JOBS)\nendif\n\
+             export PAHOLE_FLAGS := $(flags-y)\n\
+             export RESOLVE_BTFIDS_FLAGS := $(if $(KBUILD_VERBOSE),--verbose) --fatal_warnings\n",
+        );
+        let note = "echo \"$PAHOLE $PAHOLE_FLAGS\" > $PIDS.btf\n$RESOLVE_BTFIDS $RESOLVE_BTFIDS_FLAGS $KBUILD_CFLAGS >> $PIDS.btf\n";
+        source("scripts/link-vmlinux.sh", &LINK.replace("objs=", &format!("{note}objs=")));
+        let resolve = "tools/bpf/resolve_btfids/resolve_btfids";
+        self.tree.write_object(resolve, "#!/bin/sh\necho resolve \"$@\"\n");
+        self.tree.write_object("pahole", "#!/bin/sh\necho v1.24\n");
+        self.tree.shell(&format!("chmod +x {resolve} pahole"));
+        let conf = fs::read_to_string(self.path("include/config/auto.conf")).unwrap();
+        self.tree.write_object(
+            "include/config/auto.conf",
+            &format!("{conf}CONFIG_DEBUG_INFO_BTF=y\nCONFIG_PAHOLE_VERSION=124\n"),
+        );
+    }
+
     /// What the recorded commands make in a copy of the tree, one after the other.
     pub fn by_hand(&self) -> BTreeMap<String, Vec<u8>> {
         let copy = tempfile::tempdir().unwrap();
