@@ -9,6 +9,16 @@
 //! ```text
 //! script ─► link ─► nm ─► sysmap ─► kallsyms (tokens, object) ─► link ─► … ─► sorttable
 //! ```
+//!
+//! ```
+//! use kthinlto::vmlinux::nm;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let program = std::fs::read(std::env::current_exe()?)?;
+//! let symbols = nm::defined(&program[..])?; // as `llvm-nm -n` lists them
+//! assert!(symbols.is_sorted_by_key(|symbol| (symbol.address, symbol.name)));
+//! assert!(symbols.iter().any(|symbol| (symbol.letter, symbol.name) == (b'T', b"_start")));
+//! # Ok(()) }
+//! ```
 
 mod kallsyms;
 pub mod nm;
