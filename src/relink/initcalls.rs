@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 
 use object::elf;
 use object::read::archive::ArchiveFile;
-use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
+use object::read::elf::{FileHeader, SectionTable, Sym};
 use object::{Endianness, FileKind, SectionIndex};
 
 use crate::archive::read::flatten;
 use crate::bitcode;
 use crate::error::{Error, Result};
 use crate::parallel;
+use crate::vmlinux::nm;
 
 /// Beginning of the symbol that marks an initcall.
 const PREFIX: &[u8] = b"__initcall__";
@@ -324,21 +325,14 @@ fn elf_locals<E: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> object::Resul
     Ok(names)
 }
 
-/// Whether nm has a letter for what is in this section, and no `?` (llvm-nm, LLVM 22).
+/// Whether nm has a small letter for what is in this section.
 fn has_small_letter<E: FileHeader<Endian = Endianness>>(
     endian: Endianness,
     sections: &SectionTable<'_, E>,
     section: Option<SectionIndex>,
 ) -> object::Result<bool> {
-    let Some(index) = section else {
-        return Ok(false);
-    };
-    let section = sections.section(index)?;
-    let has = |flag| section.sh_flags(endian).contains(flag);
-    if has(elf::SHF_ALLOC) || has(elf::SHF_EXECINSTR) || section.sh_type(endian) == elf::SHT_NOBITS
-    {
-        return Ok(true);
-    }
-    let debug = sections.section_name(endian, section)?.starts_with(b".debug");
-    Ok(!debug && !has(elf::SHF_WRITE))
+    section.map_or(Ok(false), |index| {
+        let letter = nm::section_letter(endian, sections, sections.section(index)?)?;
+        Ok(letter.is_ascii_lowercase())
+    })
 }

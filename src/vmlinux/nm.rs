@@ -58,7 +58,8 @@ where
     let header = E::parse(file)?;
     let endian = header.endian()?;
     let sections = header.sections(endian, file)?;
-    let letters = section_letters(endian, &sections)?;
+    let letters = sections.iter().map(|section| section_letter(endian, &sections, section));
+    let letters = letters.collect::<object::Result<Vec<u8>>>()?;
     // Both tables at once: a read for each name takes longer than all the rest.
     let table = sections.iter().find(|section| section.sh_type(endian) == elf::SHT_SYMTAB);
     let Some(table) = table else {
@@ -86,32 +87,30 @@ where
     Ok(found)
 }
 
-/// The letter of a local symbol, by the number of its section.
-fn section_letters<'data, E, R>(
+/// The letter of a local symbol in this section; `?` where nm has none.
+pub fn section_letter<'data, E, R>(
     endian: Endianness,
     sections: &SectionTable<'data, E, R>,
-) -> object::Result<Vec<u8>>
+    section: &E::SectionHeader,
+) -> object::Result<u8>
 where
     E: FileHeader<Endian = Endianness>,
     R: ReadRef<'data>,
 {
-    let letter = |section: &E::SectionHeader| -> object::Result<u8> {
-        let has = |flag| section.sh_flags(endian).contains(flag);
-        Ok(if has(elf::SHF_EXECINSTR) {
-            b't'
-        } else if section.sh_type(endian) == elf::SHT_NOBITS {
-            b'b'
-        } else if has(elf::SHF_ALLOC) {
-            if has(elf::SHF_WRITE) { b'd' } else { b'r' }
-        } else if sections.section_name(endian, section)?.starts_with(b".debug") {
-            b'N'
-        } else if has(elf::SHF_WRITE) {
-            b'?'
-        } else {
-            b'n'
-        })
-    };
-    sections.iter().map(letter).collect()
+    let has = |flag| section.sh_flags(endian).contains(flag);
+    Ok(if has(elf::SHF_EXECINSTR) {
+        b't'
+    } else if section.sh_type(endian) == elf::SHT_NOBITS {
+        b'b'
+    } else if has(elf::SHF_ALLOC) {
+        if has(elf::SHF_WRITE) { b'd' } else { b'r' }
+    } else if sections.section_name(endian, section)?.starts_with(b".debug") {
+        b'N'
+    } else if has(elf::SHF_WRITE) {
+        b'?'
+    } else {
+        b'n'
+    })
 }
 
 fn letter<S: Sym<Endian = Endianness>>(endian: Endianness, symbol: &S, in_section: u8) -> u8 {
