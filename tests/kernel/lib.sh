@@ -50,6 +50,12 @@ done_testing() { [ "$failures" = 0 ]; }
 # patched VERSION: the patched source; its absence ends the test.
 patched() { "$ROOT/scripts/patched-kernel" "$1"; }
 
+# What the trees with kallsyms have besides the tiny configuration.
+KALLSYMS=$ROOT/tests/kernel/kallsyms.config
+
+# key_7_3 SRC: what the tree is made from that mainline-7.3 builds, and others use.
+key_7_3() { tree_key "$1" "$(cat "$KALLSYMS")"; }
+
 # fresh OBJ KEY: true if OBJ was completed from the inputs that KEY names; else OBJ is removed.
 fresh() {
 	[ "$(cat "$1.stamp" 2>/dev/null)" = "$2" ] && return 0

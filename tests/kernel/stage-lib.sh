@@ -45,3 +45,20 @@ compile_edited() (
 		sed 's/\$(pound)/#/g; s/\$\$/$/g')
 	eval "${command%% ;*} -ivfsoverlay $WORK/overlay"
 )
+
+# by_executor HOW [CMD...]: every backend of $obj again, by one executor; run by CMD.  What it says of
+# itself is in $WORK/verbose.
+by_executor() {
+	find "$obj" \( "${NATIVES[@]}" -o "${COMMANDS[@]}" \) -delete
+	rm -rf "$obj/.kthinlto" "$obj/vmlinux.a"
+	KTHINLTO_EXECUTOR=$1 KBUILD_VERBOSE=1 stage "$obj" "${@:2}" >"$WORK/verbose" 2>&1 || {
+		tail -n 5 "$WORK/verbose"
+		return 1
+	}
+}
+
+# forked: the last run's backends were copies that a fork server made, to the last one.
+forked() {
+	grep 'a fork server of .* runs the backends' "$WORK/verbose"
+	if grep -E 'no fork server|plain processes' "$WORK/verbose"; then return 1; fi
+}
