@@ -17,8 +17,9 @@ use kthinlto::archive::{order, read, write};
 use kthinlto::backend::command::{aside_name, check_native, invocation, native_name};
 use kthinlto::backend::{flags, inputs};
 use kthinlto::exec::process::Invocation;
+use kthinlto::format::Format;
 use kthinlto::plan::{self, Planned};
-use kthinlto::store::{Facts, Format, Indexed, Store};
+use kthinlto::store::{Facts, Indexed, Store};
 use kthinlto::thinlink::{LIST, ORDER, Scratch, ThinLink, list_text, response_file};
 use kthinlto::toolchain::{self, Role, Tool};
 

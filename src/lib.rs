@@ -37,6 +37,7 @@
 //! Linux only: jobs are ended and reaped through process descriptors.
 
 pub mod error;
+pub mod format;
 pub mod kbuild;
 
 pub mod archive;

@@ -6,7 +6,8 @@
 //! Linker behaviour: lld/ELF/LTO.cpp and `--thinlto-*` options, LLVM 15 to 22.
 //!
 //! ```
-//! use kthinlto::store::{Digest, Facts, Format};
+//! use kthinlto::format::Format;
+//! use kthinlto::store::{Digest, Facts};
 //! use kthinlto::thinlink::{ThinLink, response_file};
 //! use kthinlto::toolchain::Tool;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {

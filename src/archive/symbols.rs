@@ -6,12 +6,13 @@ use object::read::elf::{ElfFile, FileHeader};
 use object::{Endianness, Object, ObjectSymbol, SymbolFlags};
 
 use crate::bitcode;
+use crate::format::Format;
 
 /// Defined global symbols of a member, in its symbol table's order, or `None` for a file
 /// that is no object. A damaged object counts as one with no symbols, as for `llvm-ar`'s
 /// reader a table is a convenience; who compiles or links it will complain.
 pub fn defined_globals(bytes: &[u8]) -> Option<Vec<String>> {
-    if bitcode::is_bitcode(bytes) {
+    if Format::of(bytes) == Format::Bitcode {
         return Some(bitcode::symtab::defined(bytes).unwrap_or_default());
     }
     match object::FileKind::parse(bytes).ok()? {

@@ -9,7 +9,7 @@ use object::Object;
 
 use super::flags::Flags;
 use crate::exec::process::Invocation;
-use crate::store::{Format, files};
+use crate::format::Format;
 use crate::thinlink::index_name;
 
 /// Name of the native object of a bitcode object: `a/b.o` → `a/b.thinlto-native.o`.
@@ -84,7 +84,7 @@ pub fn check_native(path: &Path) -> Result<(), String> {
     if bytes.is_empty() {
         return Err("an empty object".into());
     }
-    if files::format_of(&bytes) != Format::Elf {
+    if Format::of(&bytes) != Format::Elf {
         return Err("a file that is no ELF object".into());
     }
     match object::File::parse(bytes.as_slice()) {

@@ -5,7 +5,8 @@ use std::fs;
 
 use crate::bitcode::asm::{self, Includes};
 use crate::error::{Error, Result};
-use crate::store::{AsmRecord, Digest, Format, Indexed, KeyBuilder, Store};
+use crate::format::Format;
+use crate::store::{AsmRecord, Digest, Indexed, KeyBuilder, Store};
 use crate::thinlink::index_name;
 
 use super::flagset::{self, FlagSets};

@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::format::{BITCODE, BITCODE_WRAPPER};
+
 /// Why a bitstream cannot be read, as a clause for a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed bitcode ({0})")]
@@ -38,16 +40,6 @@ const MAX_DEPTH: usize = 32;
 /// The standard block that carries abbreviations for others.
 const BLOCKINFO: u64 = 0;
 
-/// Bytes of a raw bitcode stream: `BC` 0xC0DE.
-const RAW_MAGIC: [u8; 4] = *b"BC\xC0\xDE";
-/// Bytes of the wrapper that some targets put around it.
-const WRAPPER_MAGIC: [u8; 4] = [0xDE, 0xC0, 0x17, 0x0B];
-
-/// Whether the first bytes of a file are those of bitcode.
-pub fn has_magic(bytes: &[u8]) -> bool {
-    bytes.starts_with(&RAW_MAGIC) || bytes.starts_with(&WRAPPER_MAGIC)
-}
-
 /// Walks all blocks of a bitcode file.
 pub fn walk<'a>(bytes: &'a [u8], visitor: &mut dyn Visitor<'a>) -> Result<()> {
     let stream = unwrap(bytes)?;
@@ -64,20 +56,20 @@ pub fn walk<'a>(bytes: &'a [u8], visitor: &mut dyn Visitor<'a>) -> Result<()> {
 
 /// The raw stream within a file, past a wrapper if there is one.
 fn unwrap(bytes: &[u8]) -> Result<&[u8]> {
-    if bytes.starts_with(&RAW_MAGIC) {
+    if bytes.starts_with(&BITCODE) {
         return Ok(bytes);
     }
     let word = |at: usize| {
         let word = bytes.get(at..at + 4).ok_or(Malformed("a cut wrapper"))?;
         Ok(u32::from_le_bytes([word[0], word[1], word[2], word[3]]) as usize)
     };
-    if !bytes.starts_with(&WRAPPER_MAGIC) {
+    if !bytes.starts_with(&BITCODE_WRAPPER) {
         return Err(Malformed("no bitcode magic"));
     }
     let (offset, size) = (word(8)?, word(12)?);
     let end = offset.checked_add(size).ok_or(Malformed("a wrong wrapper"))?;
     let inner = bytes.get(offset..end).ok_or(Malformed("a cut wrapper"))?;
-    match inner.starts_with(&RAW_MAGIC) {
+    match inner.starts_with(&BITCODE) {
         true => Ok(inner),
         false => Err(Malformed("no bitcode in the wrapper")),
     }

@@ -1,12 +1,9 @@
-//! What the stage has to know of a bitcode file without LLVM: whether it is one, which
+//! What the stage has to know of a bitcode file without LLVM: which
 //! symbols it defines, which files its inline assembly includes, what its index
 //! imports. Must not know of jobs, flags or the tree.
 //!
 //! ```
-//! use kthinlto::bitcode::{asm, is_bitcode};
-//! assert!(is_bitcode(b"BC\xC0\xDE and so on"));
-//! assert!(!is_bitcode(b"\x7fELF"));
-//!
+//! use kthinlto::bitcode::asm;
 //! let mut found = asm::Includes::default();
 //! asm::scan(b".incbin \"kernel/config_data.gz\"\n.include x", &mut found);
 //! assert_eq!(found.files, ["kernel/config_data.gz"]);
@@ -17,5 +14,3 @@ pub mod asm;
 pub mod bitstream;
 pub mod index;
 pub mod symtab;
-
-pub use bitstream::has_magic as is_bitcode;

@@ -19,6 +19,7 @@ use object::{Endianness, FileKind, SectionIndex};
 use crate::archive::read::flatten;
 use crate::bitcode;
 use crate::error::{Error, Result};
+use crate::format::Format;
 use crate::parallel;
 use crate::vmlinux::nm;
 
@@ -286,7 +287,7 @@ pub fn in_object(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
 /// The names that nm shows with a small letter, as far as an initcall can have them: defined,
 /// and seen by no other object.
 fn local_symbols(bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
-    if bitcode::is_bitcode(bytes) {
+    if Format::of(bytes) == Format::Bitcode {
         let damaged = |error| format!("damaged bitcode: {error}");
         return bitcode::symtab::defined_locals(bytes)
             .map_err(damaged)?

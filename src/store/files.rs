@@ -13,8 +13,8 @@ use rustc_hash::FxHashMap as HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use crate::bitcode;
 use crate::error::{Error, Result};
+use crate::format::Format;
 
 /// What `stat` says of a file: equal stamps of an old enough file mean equal bytes. The
 /// change time is in it because `touch -r`, `cp -p` and archives cannot set it.
@@ -50,19 +50,6 @@ impl Stamp {
 
 fn nanos(seconds: i64, nanos: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000) + nanos
-}
-
-/// The formats that matter to the stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Format {
-    /// LLVM bitcode.
-    Bitcode,
-    /// ELF.
-    Elf,
-    /// An `ar` archive, thin or not.
-    Archive,
-    /// Anything else, an empty file too.
-    Other,
 }
 
 /// What is known of a file's content.
@@ -271,21 +258,11 @@ fn hash(file: &mut File) -> io::Result<Facts> {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
         };
-        format.get_or_insert_with(|| format_of(&buffer[..count]));
+        format.get_or_insert_with(|| Format::of(&buffer[..count]));
         hasher.update(&buffer[..count]);
         size += count as u64;
     }
     Ok(Facts { digest: hasher.finalize().into(), format: format.unwrap_or(Format::Other), size })
-}
-
-/// The format that the first bytes of a file show.
-pub fn format_of(bytes: &[u8]) -> Format {
-    match bytes {
-        _ if bitcode::is_bitcode(bytes) => Format::Bitcode,
-        [0x7f, b'E', b'L', b'F', ..] => Format::Elf,
-        [b'!', b'<', b't' | b'a', ..] => Format::Archive,
-        _ => Format::Other,
-    }
 }
 
 pub(super) fn nanos_now() -> i64 {
@@ -349,12 +326,5 @@ mod tests {
         let files = Files::new(Path::new("/nonexistent"), HashMap::default());
         assert_eq!(files.find("a").unwrap(), None);
         assert!(files.facts("a").unwrap_err().to_string().starts_with("cannot read a: "));
-    }
-
-    #[test]
-    fn formats_are_told_by_their_first_bytes() {
-        assert_eq!(format_of(b"BC\xC0\xDE"), Format::Bitcode);
-        assert_eq!(format_of(b"\x7fELF\x02"), Format::Elf);
-        assert_eq!(format_of(b""), Format::Other);
     }
 }

@@ -36,7 +36,7 @@ use std::sync::{Mutex, PoisonError};
 use rustc_hash::FxHashMap as HashMap;
 
 pub use self::digest::{Digest, KeyBuilder};
-pub use self::files::{Facts, Files, Format};
+pub use self::files::{Facts, Files};
 pub use self::log::{
     AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord,
 };
