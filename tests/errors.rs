@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 
 use built::Built;
-use common::{Tree, good, text, tool};
+use common::{Tree, good, heed_signals, text, tool};
 use kthinlto::error::Error;
 use rustix::io::Errno;
 
@@ -263,6 +263,7 @@ fn run(tree: &Tree, cc: &str, script: &str) -> std::process::Output {
         .env("CC", cc)
         .env_remove("KTHINLTO_CACHE_DIR")
         .env_remove("KTHINLTO_LOG");
+    heed_signals();
     command.output().unwrap()
 }
 

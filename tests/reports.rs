@@ -220,7 +220,7 @@ fn the_trace_is_of_the_same_run() {
             .collect();
         assert_eq!(found.len(), 1, "{job}");
         assert_eq!((&found[0]["ts"], &found[0]["dur"]), (&job["start_us"], &job["wall_us"]));
-        assert_eq!(found[0]["tid"], job["slot"].as_u64().unwrap() + 1);
+        assert_eq!(found[0]["tid"], job["slot"].as_u64().unwrap() + 2);
     }
     for event in events {
         assert!(["X", "M", "C"].contains(&event["ph"].as_str().unwrap()), "{event}");

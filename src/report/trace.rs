@@ -9,12 +9,21 @@ use serde_json::{Value, json};
 
 use super::record::{RanJob, Run};
 
-/// The whole file.
+/// The row of the phases. Not 0: Perfetto takes that for the process's own, and draws it into
+/// the row whose number is the process's.
+const PHASES: usize = 1;
+
+/// The row of a slot.
+fn row(slot: usize) -> usize {
+    PHASES + 1 + slot
+}
+
+/// The whole file. It names no unit of time: older viewers took the times in that for it.
 pub fn render(run: &Run) -> String {
     let mut events = names(run);
     events.extend(run.phases.iter().map(|phase| {
         json!({
-            "name": phase.name, "cat": "phase", "ph": "X", "pid": 1, "tid": 0,
+            "name": phase.name, "cat": "phase", "ph": "X", "pid": 1, "tid": PHASES,
             "ts": phase.start_us, "dur": phase.wall_us,
         })
     }));
@@ -26,7 +35,6 @@ pub fn render(run: &Run) -> String {
     events.extend(running(run));
     let all = json!({
         "traceEvents": events,
-        "displayTimeUnit": "ms",
         "otherData": { "kthinlto": run.kthinlto, "command": run.command, "tree": run.tree },
     });
     all.to_string() + "\n"
@@ -35,17 +43,17 @@ pub fn render(run: &Run) -> String {
 fn names(run: &Run) -> Vec<Value> {
     let name = |kind: &str, tid: usize, name: String| json!({ "name": kind, "ph": "M", "pid": 1, "tid": tid, "args": { "name": name } });
     let mut names = vec![
-        name("process_name", 0, format!("kthinlto {}", run.command)),
-        name("thread_name", 0, "phases".to_owned()),
+        name("process_name", PHASES, format!("kthinlto {}", run.command)),
+        name("thread_name", PHASES, "phases".to_owned()),
     ];
     let slots = 0..run.totals.slots;
-    names.extend(slots.map(|slot| name("thread_name", slot + 1, format!("slot {slot}"))));
+    names.extend(slots.map(|slot| name("thread_name", row(slot), format!("slot {slot}"))));
     names
 }
 
 fn job_event(job: &RanJob, why: Option<&str>) -> Value {
     json!({
-        "name": job.object, "cat": job.verb, "ph": "X", "pid": 1, "tid": job.slot + 1,
+        "name": job.object, "cat": job.verb, "ph": "X", "pid": 1, "tid": row(job.slot),
         "ts": job.start_us, "dur": job.wall_us,
         "args": {
             "outcome": job.outcome, "cpu_us": job.cpu_us, "peak_kib": job.peak_kib,
@@ -70,6 +78,8 @@ fn running(run: &Run) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::record::tests::run;
     use super::*;
 
@@ -80,7 +90,7 @@ mod tests {
         let job = events.iter().find(|event| event["name"] == "b.o").unwrap();
         assert_eq!(
             (&job["ph"], &job["tid"], &job["dur"]),
-            (&json!("X"), &json!(2), &json!(30_000))
+            (&json!("X"), &json!(3), &json!(30_000))
         );
         assert_eq!(job["args"]["why"], "import a.o");
         let counts = events.iter().filter(|event| event["ph"] == "C");
@@ -89,5 +99,18 @@ mod tests {
         for event in events.iter().filter(|event| event["ph"] != "M") {
             assert!(event["ts"].is_u64(), "{event}");
         }
+    }
+
+    #[test]
+    fn no_slot_shares_a_row_with_the_phases() {
+        let all: Value = serde_json::from_str(&render(&run())).unwrap();
+        let events = all["traceEvents"].as_array().unwrap();
+        let rows = |phase: bool| {
+            let whole = events.iter().filter(|event| event["ph"] == "X");
+            let kind = whole.filter(|event| (event["cat"] == "phase") == phase);
+            kind.map(|event| event["tid"].as_u64().unwrap()).collect::<BTreeSet<_>>()
+        };
+        assert_eq!(rows(true), BTreeSet::from([1]));
+        assert!(rows(false).is_disjoint(&rows(true)) && !rows(false).contains(&0));
     }
 }

@@ -525,8 +525,7 @@ pub struct Beside {
 impl Beside {
     /// Starts it, its output kept, with no signal ignored.
     pub fn start(mut command: Command) -> Self {
-        static HANDLERS: Once = Once::new();
-        HANDLERS.call_once(heed_signals);
+        heed_signals();
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Beside { child: command.spawn().unwrap() }
     }
@@ -553,12 +552,15 @@ impl Beside {
 }
 
 /// What is ignored stays ignored in children, under nohup for one; what is handled does not.
-fn heed_signals() {
+pub fn heed_signals() {
     use signal_hook::{consts::signal, flag};
-    for signal in [signal::SIGINT, signal::SIGTERM, signal::SIGHUP, signal::SIGQUIT] {
-        let always = Arc::new(AtomicBool::new(true));
-        flag::register_conditional_shutdown(signal, 128 + signal, always).unwrap();
-    }
+    static HANDLERS: Once = Once::new();
+    HANDLERS.call_once(|| {
+        for signal in [signal::SIGINT, signal::SIGTERM, signal::SIGHUP, signal::SIGQUIT] {
+            let always = Arc::new(AtomicBool::new(true));
+            flag::register_conditional_shutdown(signal, 128 + signal, always).unwrap();
+        }
+    });
 }
 
 impl Drop for Beside {
