@@ -91,6 +91,9 @@ fn json_tells_what_was_done() {
             assert!(end <= start(pair[1]), "overlap on slot {slot}: {pair:?}");
         }
     }
+    let own = run["own_us"].as_u64().unwrap();
+    let cores = std::thread::available_parallelism().unwrap().get() as u64;
+    assert!(0 < own && own < run["wall_us"].as_u64().unwrap() * cores, "{run}");
     assert_eq!(totals["slots"], 2);
     // Imports are those that the linker wrote.
     let modules = list(&run, "modules");

@@ -37,6 +37,8 @@ pub struct Run {
     pub started_ms: u64,
     /// How long it took.
     pub wall_us: u64,
+    /// Processor time of this program itself, all its threads together, and none of its jobs.
+    pub own_us: u64,
     /// What the program exits with.
     pub exit_code: u8,
     /// Nothing was run (`-n`).
@@ -217,6 +219,7 @@ impl Recorder {
             tree: tree.to_string_lossy().into_owned(),
             started_ms: since.as_millis().try_into().unwrap_or(u64::MAX),
             wall_us: 0,
+            own_us: 0,
             exit_code: 0,
             dry_run,
             error: None,
@@ -243,6 +246,7 @@ impl Recorder {
             run.jobs[number].wall_us = now - run.jobs[number].start_us;
         }
         (run.wall_us, run.exit_code, run.error) = (now, exit_code, error);
+        run.own_us = micros(own_time());
         run.critical_path = critical_path(&run);
         run.costly_imports = costly_imports(&run);
         run.totals = totals(&run);
@@ -345,6 +349,12 @@ impl Listener for Recorder {
             Event::Step { .. } | Event::Output(_) | Event::Done(_) => {}
         }
     }
+}
+
+/// Processor time of this process so far.
+fn own_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 fn micros(time: Duration) -> u64 {
