@@ -98,7 +98,8 @@ fn pahole_gets_the_flags_that_the_kernels_makefile_has_for_it() {
     let said = || fs::read_to_string(built.pids().with_extension("btf")).unwrap();
     good(relink());
     let resolve = "resolve --fatal_warnings --target=x86_64-linux-gnu\n";
-    assert_eq!(said(), format!("./pahole --lang_exclude=rust\n{resolve}"));
+    let pahole = built.path("pahole");
+    assert_eq!(said(), format!("{} --lang_exclude=rust\n{resolve}", pahole.display()));
     assert_eq!(steps(&good(relink())), Vec::<String>::new());
 
     let mut command = relink();

@@ -66,13 +66,25 @@ pub fn variables(tree: &Tree) -> Result<Vec<(&'static str, String)>> {
     };
     let quote = |text: &str| shell_words::quote(text).into_owned();
     Ok(vec![
-        ("PAHOLE", quote(&tree.pahole)),
+        ("PAHOLE", quote(&from_anywhere(tree)?)),
         ("PAHOLE_FLAGS", with_threads(&pahole_flags)),
         ("RESOLVE_BTFIDS", quote(&format!("./{RESOLVE}"))),
         ("RESOLVE_BTFIDS_FLAGS", quote(&resolve_flags)),
         ("CLANG_FLAGS", String::new()),
         ("KBUILD_CFLAGS", quote(&machine_flags(&tree.command(version::OBJECT)?))),
     ])
+}
+
+/// pahole as the script can call it, which runs in another folder than make does.
+fn from_anywhere(tree: &Tree) -> Result<String> {
+    let words = tree.pahole.split_once(char::is_whitespace);
+    let (program, options) = words.unwrap_or((&tree.pahole, ""));
+    if !program.contains('/') {
+        return Ok(tree.pahole.clone());
+    }
+    let program = tree.folder.join(program);
+    let program = std::path::absolute(&program).map_err(|e| Error::io("resolve", &program, e))?;
+    Ok(format!("{} {options}", program.display()).trim_end().to_owned())
 }
 
 /// `-j`, with or without a number, is as many as there are slots.
