@@ -275,8 +275,13 @@ fn plain(tree: &Tree, said: &str) -> String {
     said.lines().map(|line| without_numbers(line) + "\n").collect()
 }
 
-/// Numbers that another process, another run or another LLVM has differ.
+/// Numbers that another process, another run or another LLVM has differ, and so does the backend
+/// that comes first: the one that took longest the last time.
 fn without_numbers(line: &str) -> String {
+    if let Some((before, after)) = line.split_once("the backend of ") {
+        let after = after.split_once(' ').map_or("", |(_object, after)| after);
+        return format!("{before}the backend of OBJECT {after}");
+    }
     for start in ["(process ", "(its last ", "can't skip to bit "] {
         if let Some((before, after)) = line.split_once(start) {
             let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
