@@ -28,7 +28,11 @@ pub fn path_for(object: &Path) -> PathBuf {
 impl CmdFile {
     /// Reads the file; its absence is an `Err` of kind `NotFound`.
     pub fn read(path: &Path) -> io::Result<Self> {
-        Ok(Self::parse(&String::from_utf8_lossy(&fs::read(path)?)))
+        let bytes = fs::read(path)?;
+        Ok(match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(text),
+            Err(_) => Self::parse(&String::from_utf8_lossy(&bytes)),
+        })
     }
 
     /// Takes the lines that concern us. The variable's name is not looked at beyond
@@ -36,15 +40,19 @@ impl CmdFile {
     /// the file is found by the object's own place.
     pub fn parse(text: &str) -> Self {
         let mut found = CmdFile::default();
+        // Most of a file is its list of dependencies: those lines are not searched.
         for line in text.lines() {
-            let Some((name, value)) = line.split_once(" := ") else {
+            let is_flags = line.starts_with("saved_c_flags_");
+            let is_command = line.starts_with("savedcmd_") || line.starts_with("cmd_");
+            if !is_flags && !is_command {
+                continue;
+            }
+            let Some((_, value)) = line.split_once(" := ") else {
                 continue;
             };
-            if name.starts_with("saved_c_flags_") {
+            if is_flags {
                 found.saved_c_flags = Some(value.trim().to_owned());
-            } else if found.command.is_none()
-                && (name.starts_with("savedcmd_") || name.starts_with("cmd_"))
-            {
+            } else if found.command.is_none() {
                 found.command = Some(unescape_make(value));
             }
         }

@@ -294,7 +294,10 @@ fn open_aside(aside: &Path) -> io::Result<File> {
         let own = file.metadata()?;
         let there = fs::metadata(aside);
         if there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
-            file.set_len(0)?;
+            // Not for a new file: ext4 writes one that was truncated to the disk when it is closed.
+            if own.len() > 0 {
+                file.set_len(0)?;
+            }
             return Ok(file);
         }
     }
