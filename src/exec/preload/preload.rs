@@ -18,6 +18,7 @@
 #![no_std]
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
+use core::hint::black_box;
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -97,6 +98,8 @@ unsafe extern "C" {
     fn getpid() -> c_int;
     fn getppid() -> c_int;
     fn mallopt(parameter: c_int, value: c_int) -> c_int;
+    fn malloc(size: usize) -> *mut c_void;
+    fn free(piece: *mut c_void);
     fn dl_iterate_phdr(visit: Visit, data: *mut c_void) -> c_int;
     fn mmap(
         address: *mut c_void,
@@ -146,6 +149,9 @@ const MREMAP_FIXED: c_int = 3;
 /// Size of a huge page of x86-64, and of code that is worth some.
 const HUGE: usize = 2 << 20;
 const LARGE: usize = 8 << 20;
+/// What glibc's malloc puts before a piece, and how much of that is its own.
+const HEADER: usize = 16;
+const WORD: usize = 8;
 
 /// First word of the first packet; it changes with the protocol.
 const HELLO: c_int = 0x6b74_6c31;
@@ -390,7 +396,23 @@ unsafe fn warm() {
         mallopt(M_TRIM_THRESHOLD, 1 << 30);
         if has_huge_pages() {
             dl_iterate_phdr(move_code, null_mut());
+            align_heap();
         }
+    }
+}
+
+/// Uses up the heap's first pieces, so that what copies allocate begins with a huge page.
+unsafe fn align_heap() {
+    // SAFETY: pieces are not touched; the last is kept for good.
+    unsafe {
+        let piece = black_box(malloc(2 * HUGE));
+        if piece.is_null() {
+            return;
+        }
+        free(piece);
+        let top = piece as usize - HEADER;
+        let next = (top + 3 * HUGE).next_multiple_of(HUGE);
+        black_box(malloc(next - HEADER - top - WORD));
     }
 }
 
