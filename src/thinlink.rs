@@ -96,7 +96,7 @@ impl ThinLink<'_> {
             format!("--thinlto-prefix-replace=;{scratch}/objects/"),
             format!("@{response}"),
         ]);
-        Invocation { argv: argv.collect(), folder: tree.to_path_buf() }
+        Invocation::new(argv.collect(), tree)
     }
 }
 

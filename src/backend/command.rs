@@ -10,6 +10,7 @@ use object::Object;
 use super::flags::Flags;
 use crate::exec::process::Invocation;
 use crate::format::Format;
+use crate::store::Facts;
 use crate::thinlink::index_name;
 
 /// Name of the native object of a bitcode object: `a/b.o` → `a/b.thinlto-native.o`.
@@ -61,7 +62,7 @@ pub fn invocation(
     let index = format!("-fthinlto-index={}", index_name(object));
     let rest = [index, "-c".into(), "-o".into(), output.into(), object.into()];
     let argv = compiler.iter().cloned().chain(flags.words.iter().cloned()).chain(fixed).chain(rest);
-    Invocation { argv: argv.collect(), folder: tree.to_path_buf() }
+    Invocation::new(argv.collect(), tree)
 }
 
 /// The same command as shell text with the final output, as mainline's makefile records it.
@@ -73,9 +74,9 @@ pub fn recorded_text(compiler: &str, flags: &Flags, object: &str) -> String {
     format!("{compiler} {flags} {fixed} -fthinlto-index={index} -c -o {native} {object}")
 }
 
-/// Whether a backend's output is a native object: clang 22 may exit with 0 after it failed,
+/// What a backend made, if it is a native object: clang 22 may exit with 0 after it failed,
 /// and leave an empty file. An `Err` says, as a clause, what it is instead.
-pub fn check_native(path: &Path) -> Result<(), String> {
+pub fn check_native(path: &Path) -> Result<Facts, String> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err("no object".into()),
@@ -94,7 +95,7 @@ pub fn check_native(path: &Path) -> Result<(), String> {
         Ok(file) if file.sections().next().is_none() => {
             Err("an ELF object with no sections".into())
         }
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(Facts::of(&bytes)),
         Err(e) => Err(format!("a damaged ELF object ({e})")),
     }
 }

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{command, flags};
+use super::command;
+use super::flags::{self, Flags};
 use crate::error::{Error, Result};
 use crate::flag_files::named_files;
 use crate::kbuild::cmd_file;
@@ -58,6 +59,8 @@ fn uses_other_assembler(words: &[&str]) -> bool {
 #[derive(Debug, Default)]
 pub struct FlagSets {
     sets: Mutex<HashMap<Digest, Arc<FlagSet>>>,
+    /// Flags of the objects whose records were read in this run, until they are taken.
+    read: Mutex<HashMap<String, Flags>>,
 }
 
 impl FlagSets {
@@ -72,13 +75,24 @@ impl FlagSets {
         let set = match store.flag_set(object, facts.digest) {
             Some(set) => set,
             None => {
-                let words = flags::recorded(store.tree(), object)?.words;
+                let flags = flags::recorded(store.tree(), object)?;
                 let words: Vec<String> =
-                    flags::effective(&words).into_iter().map(str::to_owned).collect();
+                    flags::effective(&flags.words).into_iter().map(str::to_owned).collect();
+                self.read().insert(object.to_owned(), flags);
                 store.set_flags(object, facts.digest, words)?
             }
         };
         Ok(self.resolved(store, set))
+    }
+
+    /// All flags of one object, to run its backend with. Its record is read once.
+    pub fn take(&self, store: &Store, object: &str) -> Result<Flags> {
+        let read = self.read().remove(object);
+        read.map_or_else(|| flags::recorded(store.tree(), object), Ok)
+    }
+
+    fn read(&self) -> MutexGuard<'_, HashMap<String, Flags>> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn resolved(&self, store: &Store, set: Digest) -> Arc<FlagSet> {

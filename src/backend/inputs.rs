@@ -9,6 +9,7 @@ use crate::format::Format;
 use crate::store::{AsmRecord, Digest, Indexed, KeyBuilder, Store};
 use crate::thinlink::index_name;
 
+use super::flags::Flags;
 use super::flagset::{self, FlagSets};
 
 /// What all backends of a run have in common.
@@ -135,6 +136,16 @@ pub fn key(store: &Store, common: &Common, module: &Indexed) -> Result<Key> {
 /// Whether a module's backend leaves a `.dwo` file beside its object.
 pub fn splits_dwarf(store: &Store, common: &Common, object: &str) -> Result<bool> {
     Ok(common.sets.of(store, object)?.splits_dwarf)
+}
+
+/// All flags of a module, to run its backend with: out of the record that the key was made from.
+pub fn take_flags(store: &Store, common: &Common, object: &str) -> Result<Flags> {
+    common.sets.take(store, object)
+}
+
+/// What is equal for modules whose flags differ in nothing that a backend reads.
+pub fn flag_set(store: &Store, common: &Common, object: &str) -> Result<Digest> {
+    Ok(common.sets.of(store, object)?.digest)
 }
 
 /// All inputs of one backend.

@@ -19,6 +19,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod cc1;
 pub mod command;
 pub mod flags;
 pub mod flagset;

@@ -10,6 +10,11 @@ pub trait Executor {
     /// Starts a job.
     fn start(&mut self, what: &Invocation) -> io::Result<Running>;
 
+    /// Whether it begins a job at [`Invocation::inner`].
+    fn takes_inner(&self) -> bool {
+        false
+    }
+
     /// A job failed. Starts it once more in another way, if the one that it was started in
     /// may be the cause.
     fn start_again(

@@ -43,7 +43,8 @@ impl ForkServer {
     /// A copy for this job, if the server can make one.
     fn copy(&mut self, what: &Invocation) -> Option<io::Result<Running>> {
         let is_ours = what.argv.first() == Some(&self.program) && what.folder == self.folder;
-        match self.server.as_ref().filter(|_| is_ours)?.run(&what.argv) {
+        let argv = what.inner.as_ref().unwrap_or(&what.argv);
+        match self.server.as_ref().filter(|_| is_ours)?.run(argv) {
             Ok(running) => Some(Ok(running)),
             Err(Failure::Shortage(error)) => Some(Err(error)),
             Err(Failure::Unfit) => None,
@@ -58,6 +59,10 @@ impl ForkServer {
 impl Executor for ForkServer {
     fn start(&mut self, what: &Invocation) -> io::Result<Running> {
         self.copy(what).unwrap_or_else(|| Running::start(what))
+    }
+
+    fn takes_inner(&self) -> bool {
+        self.server.is_some()
     }
 
     fn start_again(&mut self, what: &Invocation, _: &Outcome) -> Option<io::Result<Running>> {

@@ -2,7 +2,7 @@
 //! what is compiled.
 //!
 //! ```
-//! use std::io;
+//! use std::{io, path::Path};
 //! use kthinlto::error::Result;
 //! use kthinlto::exec::{executor::Processes, interrupt::Interrupts, process::{Invocation, Outcome}};
 //! use kthinlto::exec::{run::{Runner, Work}, slots::Slots};
@@ -14,7 +14,7 @@
 //!     fn next(&mut self) -> Option<(usize, Invocation)> {
 //!         let program = ["true", "true", "false"].get(self.given)?.to_string();
 //!         self.given += 1;
-//!         Some((self.given, Invocation { argv: vec![program], folder: "/".into() }))
+//!         Some((self.given, Invocation::new(vec![program], Path::new("/"))))
 //!     }
 //!
 //!     fn done(&mut self, _job: usize, outcome: io::Result<Outcome>) -> Result<bool> {

@@ -22,9 +22,17 @@ pub struct Invocation {
     pub argv: Vec<String>,
     /// Working directory.
     pub folder: PathBuf,
+    /// What the program would call itself with in the end, where that is known: a copy of it may
+    /// begin there, and saves the way to it.
+    pub inner: Option<Vec<String>>,
 }
 
 impl Invocation {
+    /// A command and the folder to run it in.
+    pub fn new(argv: Vec<String>, folder: &Path) -> Self {
+        Invocation { argv, folder: folder.to_path_buf(), inner: None }
+    }
+
     /// The command as a shell would read it.
     pub fn shell_text(&self) -> String {
         shell_words::join(&self.argv)
@@ -246,7 +254,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Invocation {
-        Invocation { argv: ["sh", "-c", script].map(String::from).to_vec(), folder: ".".into() }
+        Invocation::new(["sh", "-c", script].map(String::from).to_vec(), Path::new("."))
     }
 
     #[test]
@@ -275,7 +283,7 @@ mod tests {
     fn what_cannot_be_started_is_an_error_and_leaves_no_child() {
         let start = |argv: &[&str], folder: &str| {
             let argv = argv.iter().map(|word| word.to_string()).collect();
-            Running::start(&Invocation { argv, folder: folder.into() }).unwrap_err().kind()
+            Running::start(&Invocation::new(argv, Path::new(folder))).unwrap_err().kind()
         };
         assert_eq!(start(&["no-such-program-here"], "."), io::ErrorKind::NotFound);
         assert_eq!(start(&["true"], "/no/such/folder"), io::ErrorKind::NotFound);

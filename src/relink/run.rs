@@ -183,7 +183,7 @@ impl<'a> Run<'a> {
                     None => text.clone(),
                 };
                 let argv = vec!["sh".to_owned(), "-c".to_owned(), format!("set -e; {text}")];
-                return Ok(Some(Invocation { argv, folder: self.with.tree.folder.clone() }));
+                return Ok(Some(Invocation::new(argv, &self.with.tree.folder)));
             }
             Action::ListObjects { front_end_names } => self.list_objects(step, *front_end_names)?,
             Action::Initcalls { files } => self.write_initcalls(step, files)?,

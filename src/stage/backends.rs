@@ -6,13 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::{Settings, Stage, schedule};
+use crate::backend::cc1::Template;
 use crate::backend::command::{
     aside_name, check_native, dwo_name, invocation, native_name, recorded_text, splits_dwarf,
 };
-use crate::backend::flags::{self, Flags};
+use crate::backend::flags::Flags;
+use crate::backend::inputs::{self, Common};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::interrupt::Interrupts;
 use crate::exec::process::{Invocation, Outcome, Usage};
@@ -21,7 +24,7 @@ use crate::kbuild::cmd_file;
 use crate::plan::{Planned, recorded_inputs};
 use crate::report::{Ending, Event, Job as Started, Listener};
 use crate::store::cache::Cache;
-use crate::store::{BackendRecord, Cost, Store, write_if_changed};
+use crate::store::{BackendRecord, Cost, Digest, Facts, Store, write_if_changed};
 use crate::toolchain::Tool;
 
 /// How many native objects were made, and how.
@@ -33,12 +36,18 @@ pub struct Ran {
 
 impl Stage<'_> {
     /// Makes those that have to be made: from the cache where it has them, else by the compiler.
-    pub(super) fn run_backends(&mut self, compiler: &Tool, planned: Vec<Planned>) -> Result<Ran> {
+    pub(super) fn run_backends(
+        &mut self,
+        compiler: &Tool,
+        common: &Common,
+        planned: Vec<Planned>,
+    ) -> Result<Ran> {
         let tree = &self.settings.tree;
         let jobs = planned.into_iter().map(|planned| {
-            let flags = flags::recorded(tree, &planned.object)?;
+            let flags = inputs::take_flags(&self.store, common, &planned.object)?;
             let cost = self.store.backend(&planned.object).and_then(|was| was.cost);
-            Ok(Job { planned, flags, cost })
+            let flag_set = inputs::flag_set(&self.store, common, &planned.object)?;
+            Ok(Job { planned, flags, flag_set, inner: None, cost })
         });
         let mut jobs: Vec<Job> = jobs.collect::<Result<_>>()?;
         jobs.sort_by_key(|job| {
@@ -70,6 +79,7 @@ impl Stage<'_> {
         backends.listener.on(&Event::Phase("backends"));
         let total = backends.jobs.len();
         let mut executor = backends.executor(self.slots);
+        backends.spare_driver(executor.as_mut(), self.slots);
         let ended = runner.run(executor.as_mut(), &mut backends);
         backends.note(executor.as_mut());
         match ended? {
@@ -96,6 +106,10 @@ impl Stage<'_> {
 pub(super) struct Job {
     planned: Planned,
     flags: Flags,
+    /// Equal for jobs whose flags differ in nothing that a backend reads.
+    pub(super) flag_set: Digest,
+    /// What the compiler's driver would run, where that is known.
+    pub(super) inner: Option<Rc<Template>>,
     /// What it took the last time.
     cost: Option<Cost>,
 }
@@ -132,9 +146,8 @@ impl Work for Backends<'_> {
         let slot = free_slot(self.in_flight.values().copied());
         self.in_flight.insert(number, slot);
         self.listener.on(&Event::Started(Started { slot, verb: "CC", object }));
-        let aside = aside_name(&native_name(object));
-        let (argv, flags) = (&self.compiler.argv, &job.flags);
-        Some((number, invocation(argv, flags, object, &aside, &self.settings.tree)))
+        let inner = job.inner.as_ref().map(|template| template.fill(object));
+        Some((number, Invocation { inner, ..self.invocation(number) }))
     }
 
     fn next_memory(&self) -> u64 {
@@ -155,8 +168,8 @@ impl Work for Backends<'_> {
             self.listener.on(&Event::Ended { slot, ending, usage });
         }
         match judged {
-            Ok(()) => {
-                self.accept(number, usage.as_ref().map(cost))?;
+            Ok(native) => {
+                self.accept(number, native, usage.as_ref().map(cost))?;
                 self.give_to_cache(number);
                 Ok(true)
             }
@@ -171,6 +184,18 @@ impl Work for Backends<'_> {
 }
 
 impl Backends<'_> {
+    /// The bitcode object of a job.
+    pub(super) fn object(&self, number: usize) -> &str {
+        &self.jobs[number].planned.object
+    }
+
+    /// The command of a job.
+    pub(super) fn invocation(&self, number: usize) -> Invocation {
+        let Job { planned, flags, .. } = &self.jobs[number];
+        let aside = aside_name(&native_name(&planned.object));
+        invocation(&self.compiler.argv, flags, &planned.object, &aside, &self.settings.tree)
+    }
+
     /// Takes out of the list of jobs those whose object the cache has; returns their number.
     fn take_cached(&mut self, interrupts: &Interrupts) -> Result<usize> {
         let Some(cache) = self.cache.take() else {
@@ -206,13 +231,13 @@ impl Backends<'_> {
             return Ok(false);
         }
         // The entry is what was once accepted; that it is an object is checked all the same.
-        if check_native(&aside).is_err() {
+        let Ok(native) = check_native(&aside) else {
             remove_file(&self.settings.tree, &aside.to_string_lossy());
             return Ok(false);
-        }
+        };
         let object = &self.jobs[number].planned.object;
         let cost = self.store.backend(object).and_then(|was| was.cost);
-        self.accept(number, cost)?;
+        self.accept(number, native, cost)?;
         let object = &self.jobs[number].planned.object;
         self.listener.on(&Event::FromCache { object, wall: began.elapsed() });
         Ok(true)
@@ -233,8 +258,8 @@ impl Backends<'_> {
         }
     }
 
-    /// Whether a backend's result may be used. An `Err` is the sentence that says why not.
-    fn judge(&self, job: &Job, outcome: io::Result<Outcome>) -> Result<(), String> {
+    /// What a backend made, if it may be used. An `Err` is the sentence that says why not.
+    fn judge(&self, job: &Job, outcome: io::Result<Outcome>) -> Result<Facts, String> {
         let object = &job.planned.object;
         let compiler = &self.compiler.text;
         let outcome = outcome.map_err(|e| {
@@ -246,7 +271,7 @@ impl Backends<'_> {
             return Err(format!("the backend of {object} failed: `{compiler}` {how}; {advice}"));
         }
         let aside = aside_name(&native_name(object));
-        check_native(&self.settings.tree.join(aside)).map_err(|found| {
+        let native = check_native(&self.settings.tree.join(aside)).map_err(|found| {
             format!(
                 "the backend of {object} failed: `{compiler}` exited with 0 but left {found}; \
                  {advice}"
@@ -256,12 +281,12 @@ impl Backends<'_> {
             Some(name) => {
                 Err(format!("{name} changed while the backend of {object} read it; run again"))
             }
-            None => Ok(()),
+            None => Ok(native),
         }
     }
 
     /// Puts a good result in its place and on record, with what it took.
-    fn accept(&mut self, number: usize, cost: Option<Cost>) -> Result<()> {
+    fn accept(&mut self, number: usize, made: Facts, cost: Option<Cost>) -> Result<()> {
         let job = &self.jobs[number];
         let (tree, object) = (&self.settings.tree, &job.planned.object);
         let native = native_name(object);
@@ -280,11 +305,10 @@ impl Backends<'_> {
         let text = recorded_text(&self.compiler.text, &job.flags, object);
         let record = tree.join(cmd_file::path_for(Path::new(&native)));
         write_if_changed(&record, cmd_file::render(&native, &text).as_bytes())?;
-        self.store.files.find_again(&native)?;
-        let output = self.store.files.facts(&native)?.digest;
+        self.store.files.set(&native, made)?;
         let inputs = &job.planned.inputs;
         let key = inputs.key.digest();
-        let record = BackendRecord::new(key, output, cost, &recorded_inputs(inputs));
+        let record = BackendRecord::new(key, made.digest, cost, &recorded_inputs(inputs));
         self.store.set_backend(object, record)
     }
 }

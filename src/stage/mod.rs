@@ -31,6 +31,7 @@
 
 mod archives;
 mod backends;
+mod cc1;
 mod executor;
 pub mod explain;
 pub mod graph;
@@ -283,7 +284,7 @@ impl Stage<'_> {
         drop(held);
         self.check_interrupt()?;
         self.announce_plan(indexed, &planned);
-        self.run_backends(&compiler, planned)
+        self.run_backends(&compiler, &common, planned)
     }
 
     fn runner(&self) -> Runner<'_> {
