@@ -41,8 +41,12 @@ impl<'a> Visitor<'a> for Search {
         matches!(block, MODULE_BLOCK | CONSTANTS_BLOCK | FUNCTION_BLOCK)
     }
 
-    fn record(&mut self, block: u64, record: &Record<'a>) {
-        if block != FUNCTION_BLOCK && may_include(&record.ops) {
+    fn reads(&mut self, block: u64) -> bool {
+        block != FUNCTION_BLOCK
+    }
+
+    fn record(&mut self, _: u64, record: &Record<'a>) {
+        if may_include(&record.ops) {
             let text: Vec<u8> = record.ops.iter().map(|op| *op as u8).collect();
             scan(&text, &mut self.found);
         }

@@ -31,12 +31,18 @@ pub struct Record<'a> {
 pub trait Visitor<'a> {
     /// Whether the walk should go into a block with this id.
     fn wants(&mut self, block: u64) -> bool;
+    /// Whether it wants the records of such a block, and not only blocks in it.
+    fn reads(&mut self, _block: u64) -> bool {
+        true
+    }
     /// A record of a wanted block.
     fn record(&mut self, block: u64, record: &Record<'a>);
 }
 
 /// Blocks within blocks deeper than this are refused; LLVM's own nest four deep.
 const MAX_DEPTH: usize = 32;
+/// Bits that eight bytes hold at least, wherever in the first of them one begins.
+const SURE: u32 = 57;
 /// The standard block that carries abbreviations for others.
 const BLOCKINFO: u64 = 0;
 
@@ -121,9 +127,11 @@ impl<'a> Walker<'a, '_> {
         let mut abbrevs = self.info.get(&block).cloned().unwrap_or_default();
         let mut described = None; // the block that a BLOCKINFO record speaks of
         let mut record = Record::default();
+        let reads = block == BLOCKINFO || self.visitor.reads(block);
         loop {
             match self.bits.fixed(width)? {
                 0 => return Ok(()),
+                3 if !reads => self.bits.skip_plain()?,
                 1 => self.block(depth + 1)?,
                 2 if block == BLOCKINFO => {
                     let abbrev = self.define_abbrev()?;
@@ -136,6 +144,9 @@ impl<'a> Walker<'a, '_> {
                     let abbrev = abbrevs.get(id as usize - 4);
                     let abbrev = abbrev.ok_or(Malformed("an unknown abbreviation"))?;
                     self.bits.abbreviated(abbrev, &mut record)?;
+                    if !reads {
+                        record.code = u64::MAX;
+                    }
                 }
             }
             if record.code != u64::MAX {
@@ -203,7 +214,26 @@ impl<'a> Bits<'a> {
         self.len().saturating_sub(self.at)
     }
 
+    /// The next bits, at least [`SURE`] of them; `None` near the end of the stream.
+    #[inline(always)]
+    fn peek(&self) -> Option<u64> {
+        let chunk = self.stream.get(self.at / 8..)?.first_chunk::<8>()?;
+        Some(u64::from_le_bytes(*chunk) >> (self.at % 8))
+    }
+
+    #[inline(always)]
     fn fixed(&mut self, width: u32) -> Result<u64> {
+        match self.peek().filter(|_| width <= SURE) {
+            Some(bits) => {
+                self.at += width as usize;
+                Ok(bits & ((1 << width) - 1))
+            }
+            None => self.fixed_anywhere(width),
+        }
+    }
+
+    #[cold]
+    fn fixed_anywhere(&mut self, width: u32) -> Result<u64> {
         if width == 0 {
             return Ok(0);
         }
@@ -221,10 +251,30 @@ impl<'a> Bits<'a> {
         Ok(if width == 64 { value } else { value & ((1 << width) - 1) })
     }
 
+    #[inline(always)]
     fn vbr(&mut self, width: u32) -> Result<u64> {
         if !(2..=32).contains(&width) {
             return Err(Malformed("a wrong VBR width"));
         }
+        // Nearly all numbers fit into one piece or two.
+        let (more, low) = (1 << (width - 1), (1 << (width - 1)) - 1);
+        let Some(bits) = self.peek() else {
+            return self.vbr_anywhere(width);
+        };
+        if bits & more == 0 {
+            self.at += width as usize;
+            return Ok(bits & low);
+        }
+        let second = bits >> width;
+        if 2 * width <= SURE && second & more == 0 {
+            self.at += 2 * width as usize;
+            return Ok(bits & low | (second & low) << (width - 1));
+        }
+        self.vbr_anywhere(width)
+    }
+
+    #[cold]
+    fn vbr_anywhere(&mut self, width: u32) -> Result<u64> {
         let more = 1 << (width - 1);
         let (mut value, mut shift) = (0u64, 0);
         loop {
@@ -240,6 +290,15 @@ impl<'a> Bits<'a> {
                 return Err(Malformed("a number wider than 64 bits"));
             }
         }
+    }
+
+    /// Passes over a record without an abbreviation: its code, and as many numbers as it says.
+    fn skip_plain(&mut self) -> Result<()> {
+        self.vbr(6)?;
+        for _ in 0..self.vbr(6)? {
+            self.vbr(6)?;
+        }
+        Ok(())
     }
 
     fn align(&mut self) -> Result<()> {
@@ -276,16 +335,31 @@ impl<'a> Bits<'a> {
                     if count as usize > self.len() {
                         return Err(Malformed("an array longer than the file"));
                     }
-                    for _ in 0..count {
-                        record.ops.push(self.scalar(element)?);
-                    }
-                    return Ok(());
+                    return self.array(element, count, &mut record.ops);
                 }
                 Op::Blob => record.blob = Some(self.blob()?),
                 scalar => record.ops.push(self.scalar(scalar)?),
             }
         }
         Ok(())
+    }
+
+    /// Elements of an array: which kind they are is asked once.
+    fn array(&mut self, element: Op, count: u64, ops: &mut Vec<u64>) -> Result<()> {
+        match element {
+            Op::Fixed(width) => (0..count).try_for_each(|_| {
+                ops.push(self.fixed(width)?);
+                Ok(())
+            }),
+            Op::Char6 => (0..count).try_for_each(|_| {
+                ops.push(CHAR6[self.fixed(6)? as usize].into());
+                Ok(())
+            }),
+            other => (0..count).try_for_each(|_| {
+                ops.push(self.scalar(other)?);
+                Ok(())
+            }),
+        }
     }
 
     fn blob(&mut self) -> Result<&'a [u8]> {
@@ -313,3 +387,30 @@ fn load(bytes: &[u8]) -> u64 {
 }
 
 const CHAR6: [u8; 64] = *b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(stream: &[u8], at: usize) -> Bits<'_> {
+        Bits { stream, at }
+    }
+
+    proptest! {
+        #[test]
+        fn the_quick_ways_read_what_the_others_do(
+            stream in prop::collection::vec(any::<u8>(), 0..24),
+            start in 0_usize..200,
+            width in 2_u32..=32,
+            wide in 0_u32..=64,
+        ) {
+            let (mut quick, mut other) = (at(&stream, start), at(&stream, start));
+            prop_assert_eq!(quick.vbr(width), other.vbr_anywhere(width));
+            prop_assert_eq!(quick.at, other.at);
+            let (mut quick, mut other) = (at(&stream, start), at(&stream, start));
+            prop_assert_eq!(quick.fixed(wide), other.fixed_anywhere(wide));
+            prop_assert_eq!(quick.at, other.at);
+        }
+    }
+}
