@@ -227,8 +227,7 @@ impl Scratch {
         let made = self.made(&module.object, ".thinlto.bc");
         let bytes = fs::read(&made).map_err(|e| Error::io("read", &made, e))?;
         store::write_aside(&place, &bytes)?;
-        store.files.find_again(&name)?;
-        Ok(())
+        store.files.set(&name, Facts::of(&bytes))
     }
 }
 

@@ -12,6 +12,9 @@ use rustix::process::Pid;
 
 /// How old an answer may be: reading takes longer than starting a process.
 const FRESH: Duration = Duration::from_millis(100);
+/// The same while there is this many times more than is needed.
+const CALM: Duration = Duration::from_secs(1);
+const PLENTY: u64 = 8;
 
 /// Asks the kernel, not more often than it changes much.
 #[derive(Debug, Default)]
@@ -34,8 +37,13 @@ impl Memory {
     /// KiB that processes can still get without anything being swapped or killed; `None`
     /// where the kernel does not say.
     pub fn available(&mut self) -> Option<u64> {
+        self.available_for(u64::MAX / PLENTY)
+    }
+
+    /// The same; looked at less often where it is plenty for `need`.
+    fn available_for(&mut self, need: u64) -> Option<u64> {
         if let Some((when, available)) = self.last
-            && when.elapsed() < FRESH
+            && when.elapsed() < if available / PLENTY >= need { CALM } else { FRESH }
         {
             return Some(available);
         }
@@ -50,11 +58,11 @@ impl Memory {
     /// Whether a process that may need `need` KiB has room beside those that run, of which
     /// each may still grow to what it is listed with.
     pub fn has_room(&mut self, need: u64, running: impl Iterator<Item = (Pid, u64)>) -> bool {
-        let Some(available) = self.available() else {
-            return true;
-        };
         let running: Vec<(Pid, u64)> = running.collect();
         let all: u64 = running.iter().map(|(_, most)| most).sum();
+        let Some(available) = self.available_for(need.saturating_add(all)) else {
+            return true;
+        };
         if available >= need + all {
             return true; // the usual case, without a look at each
         }
@@ -165,6 +173,16 @@ mod tests {
         assert_eq!(group.available(), Some(549));
         file("max", "max\n");
         assert_eq!(group.available(), None);
+    }
+
+    #[test]
+    fn plenty_is_looked_at_less_often() {
+        let old = Some((Instant::now() - FRESH * 2, 1000));
+        let mut memory = Memory { groups: None, last: old };
+        assert_eq!(memory.available_for(1000 / PLENTY), Some(1000));
+        assert_ne!(memory.available_for(1000 / PLENTY + 1), Some(1000), "asked the kernel");
+        memory.last = Some((Instant::now() - CALM * 2, 1000));
+        assert_ne!(memory.available_for(1), Some(1000));
     }
 
     #[test]

@@ -250,6 +250,8 @@ pub struct Log {
     path: PathBuf,
     /// `None` where records are only read.
     file: Option<File>,
+    /// Records that only save work, until one comes that has to be in the file.
+    waiting: Vec<u8>,
     /// A sentence for the user, where the file was damaged or of another version.
     pub warning: Option<String>,
 }
@@ -258,7 +260,9 @@ impl Log {
     /// Reads all records and writes none, now or later.
     pub fn peek(path: &Path) -> Result<(Self, Records)> {
         let read = Read::from(&read_or_empty(path)?);
-        let log = Log { path: path.to_path_buf(), file: None, warning: read.warning(path) };
+        let path = path.to_path_buf();
+        let (waiting, warning) = (Vec::new(), read.warning(&path));
+        let log = Log { path, file: None, waiting, warning };
         Ok((log, read.records))
     }
 
@@ -276,35 +280,52 @@ impl Log {
             .open(path)
             .map_err(|e| Error::io("open the state file", path, e))?;
         let path = path.to_path_buf();
-        let log = Log { path, file: Some(file), warning };
+        let log = Log { path, file: Some(file), waiting: Vec::new(), warning };
         Ok((log, read.records))
     }
 
+    /// Takes a record that a kill may cost: what was learnt is learnt again.
+    fn learn(&mut self, line: &Line) -> Result<()> {
+        if self.file.is_some() {
+            self.waiting.extend(encode(line));
+        }
+        if self.waiting.len() < MOST_WAITING { Ok(()) } else { self.write() }
+    }
+
+    /// Takes a record that is in the file when this returns.
     fn append(&mut self, line: &Line) -> Result<()> {
-        let Some(file) = &mut self.file else {
+        self.learn(line)?;
+        self.write()
+    }
+
+    /// Writes all records that wait.
+    pub fn write(&mut self) -> Result<()> {
+        let Some(file) = self.file.as_mut().filter(|_| !self.waiting.is_empty()) else {
             return Ok(());
         };
         let length = file.metadata().map(|found| found.len());
-        file.write_all(&encode(line)).map_err(|e| {
+        let written = file.write_all(&self.waiting);
+        self.waiting.clear();
+        written.map_err(|e| {
             // Half a record, on a full disk, would hide all that are appended after it.
             let _ = length.and_then(|length| file.set_len(length));
             Error::io("write the state file", &self.path, e)
         })
     }
 
-    /// Appends the stamp and facts of a file.
+    /// Takes the stamp and facts of a file.
     pub fn file(&mut self, path: &str, stamp: Stamp, facts: Facts) -> Result<()> {
-        self.append(&Line::File(path.to_owned(), stamp, facts))
+        self.learn(&Line::File(path.to_owned(), stamp, facts))
     }
 
-    /// Appends what a module's assembly includes.
+    /// Takes what a module's assembly includes.
     pub fn asm(&mut self, digest: Digest, record: &AsmRecord) -> Result<()> {
-        self.append(&Line::Asm(digest, record.clone()))
+        self.learn(&Line::Asm(digest, record.clone()))
     }
 
-    /// Appends what was learnt about a tool.
+    /// Takes what was learnt about a tool.
     pub fn tool(&mut self, name: &str, record: &ToolRecord) -> Result<()> {
-        self.append(&Line::Tool(name.to_owned(), record.clone()))
+        self.learn(&Line::Tool(name.to_owned(), record.clone()))
     }
 
     /// Appends a thin link.
@@ -322,19 +343,27 @@ impl Log {
         self.append(&Line::Settings(record.clone()))
     }
 
-    /// Appends a set of flags.
+    /// Takes a set of flags.
     pub fn flag_set(&mut self, set: Digest, words: &[String]) -> Result<()> {
-        self.append(&Line::FlagSet(set, words.to_vec()))
+        self.learn(&Line::FlagSet(set, words.to_vec()))
     }
 
-    /// Appends which flags an object has.
+    /// Takes which flags an object has.
     pub fn flags(&mut self, object: &str, record: FlagsRecord) -> Result<()> {
-        self.append(&Line::Flags(object.to_owned(), record))
+        self.learn(&Line::Flags(object.to_owned(), record))
     }
 
     /// Appends what an output was made from.
     pub fn output(&mut self, name: &str, made_from: Digest) -> Result<()> {
         self.append(&Line::Output(name.to_owned(), made_from))
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Err(error) = self.write() {
+            tracing::debug!("what was learnt is lost: {error}");
+        }
     }
 }
 
@@ -346,6 +375,8 @@ fn read_or_empty(path: &Path) -> Result<Vec<u8>> {
     }
 }
 
+/// Bytes of records that may wait.
+const MOST_WAITING: usize = 64 << 10;
 /// Bytes before a record's payload: its length and its check.
 const FRAME: usize = 8;
 
@@ -481,6 +512,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_learnt_is_written_with_the_next_record_or_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = filled(dir.path());
+        let size = || fs::metadata(&path).unwrap().len();
+        let (mut log, _) = Log::open(&path).unwrap();
+        let before = size();
+        let nothing = AsmRecord { files: Vec::new(), unknown: false };
+        log.asm(Digest::of(b"1"), &nothing).unwrap();
+        assert_eq!(size(), before, "it waits");
+        log.backend("c.o", &backend(5)).unwrap();
+        let (_, records) = Log::open(&path).unwrap();
+        assert_eq!(records.backends["c.o"], backend(5));
+        assert!(records.asm.contains_key(&Digest::of(b"1")));
+        log.asm(Digest::of(b"2"), &nothing).unwrap();
+        drop(log);
+        assert_eq!(Log::open(&path).unwrap().1.asm.len(), 2);
+        let (mut log, _) = Log::open(&path).unwrap();
+        (0..2000).for_each(|n: u32| log.asm(Digest::of(&n.to_le_bytes()), &nothing).unwrap());
+        assert!(size() > before + MOST_WAITING as u64, "not without end");
+    }
+
+    #[test]
     fn a_flipped_bit_loses_no_record_before_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = filled(dir.path());
@@ -489,7 +542,7 @@ mod tests {
         bytes[at] ^= 1;
         fs::write(&path, &bytes).unwrap();
         let (log, records) = Log::open(&path).unwrap();
-        assert!(log.warning.unwrap().contains("was damaged"));
+        assert!(log.warning.as_deref().unwrap().contains("was damaged"));
         assert_eq!(records.backends.len(), 1);
         assert_eq!(records.backends["a.o"], backend(1));
         assert_eq!(Log::open(&path).unwrap().0.warning, None, "one warning only");
@@ -502,7 +555,7 @@ mod tests {
         for text in ["kthinlto state 0\n", "garbage"] {
             fs::write(&path, text).unwrap();
             let (log, records) = Log::open(&path).unwrap();
-            assert!(log.warning.unwrap().contains("another version"));
+            assert!(log.warning.as_deref().unwrap().contains("another version"));
             assert_eq!(records.count(), 0);
             assert_eq!(Log::open(&path).unwrap().0.warning, None);
         }

@@ -237,7 +237,7 @@ impl Store {
         for (name, stamp, facts) in self.files.take_unrecorded() {
             log.file(&name, stamp, facts)?;
         }
-        Ok(())
+        log.write()
     }
 }
 
