@@ -39,25 +39,23 @@ impl CmdFile {
     /// its prefix: kbuild may have spelled the object another way (`a/../b.o`), and
     /// the file is found by the object's own place.
     pub fn parse(text: &str) -> Self {
-        let mut found = CmdFile::default();
-        // Most of a file is its list of dependencies: those lines are not searched.
-        for line in text.lines() {
-            let is_flags = line.starts_with("saved_c_flags_");
-            let is_command = line.starts_with("savedcmd_") || line.starts_with("cmd_");
-            if !is_flags && !is_command {
-                continue;
-            }
-            let Some((_, value)) = line.split_once(" := ") else {
-                continue;
-            };
-            if is_flags {
-                found.saved_c_flags = Some(value.trim().to_owned());
-            } else if found.command.is_none() {
-                found.command = Some(unescape_make(value));
-            }
+        let value = |line: &str| line.split_once(" := ").map(|(_, value)| value.to_owned());
+        let command = |line: &&str| line.starts_with("savedcmd_") || line.starts_with("cmd_");
+        CmdFile {
+            // The first line, as kbuild writes the file.
+            command: text.lines().filter(command).find_map(value).map(|text| unescape_make(&text)),
+            saved_c_flags: flags_line(text).and_then(value).map(|text| text.trim().to_owned()),
         }
-        found
     }
+}
+
+/// The last line that begins with `saved_c_flags_`. Nearly all of a file is its list of
+/// dependencies, which is passed over in one go.
+fn flags_line(text: &str) -> Option<&str> {
+    const START: &str = "\nsaved_c_flags_";
+    let inner = memchr::memmem::find_iter(text.as_bytes(), START).last().map(|at| at + 1);
+    let first = || text.starts_with(&START[1..]).then_some(0);
+    text[inner.or_else(first)?..].lines().next()
 }
 
 /// The files that a `.cmd` file's list of dependencies names, the source first. Options of the
@@ -143,6 +141,17 @@ mod tests {
             let command = CmdFile::parse(&text).command.unwrap();
             assert_eq!(first_command(&command).unwrap().len(), 5);
         }
+    }
+
+    #[test]
+    fn the_last_flags_at_the_start_of_a_line_count() {
+        let flags = |text: &str| CmdFile::parse(text).saved_c_flags;
+        assert_eq!(flags("saved_c_flags_x.o := -O1").unwrap(), "-O1");
+        let text =
+            "saved_c_flags_x.o := -O1\nsaved_c_flags_x.o := -O2 \n a saved_c_flags_x.o := -O3\n";
+        assert_eq!(flags(text).unwrap(), "-O2");
+        assert_eq!(flags("deps_x.o := \\\n  saved_c_flags_x.h\n"), None);
+        assert_eq!(flags("saved_c_flags_x.o\n"), None);
     }
 
     #[test]
