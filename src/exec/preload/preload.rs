@@ -146,7 +146,7 @@ const MAP_ANONYMOUS: c_int = 0x22;
 const MADV_HUGEPAGE: c_int = 14;
 /// With MREMAP_MAYMOVE.
 const MREMAP_FIXED: c_int = 3;
-/// Size of a huge page of x86-64, and of code that is worth some.
+/// Size of a huge page of x86-64, and of a piece that is worth some.
 const HUGE: usize = 2 << 20;
 const LARGE: usize = 8 << 20;
 /// What glibc's malloc puts before a piece, and how much of that is its own.
@@ -386,8 +386,8 @@ unsafe fn tell(socket: c_int, first: c_int, second: c_int) -> c_int {
     }
 }
 
-/// What all copies would do each for itself: find the program's code in memory, page by page,
-/// and ask for theirs in small pieces. Where any of it cannot be, it is left as it was.
+/// What all copies would do each for itself: find the program's code and tables in memory, page
+/// by page, and ask for theirs in small pieces. Where any of it cannot be, it is left as it was.
 unsafe fn warm() {
     // SAFETY: this process has one thread.
     unsafe {
@@ -395,7 +395,7 @@ unsafe fn warm() {
         mallopt(M_MMAP_THRESHOLD, 32 << 20);
         mallopt(M_TRIM_THRESHOLD, 1 << 30);
         if has_huge_pages() {
-            dl_iterate_phdr(move_code, null_mut());
+            dl_iterate_phdr(move_pieces, null_mut());
             align_heap();
         }
     }
@@ -429,22 +429,30 @@ unsafe fn has_huge_pages() -> bool {
     }
 }
 
-/// Puts copies of a library's large pieces of code, in huge pages, in their place.
-unsafe extern "C" fn move_code(object: *const Loaded, _: usize, _: *mut c_void) -> c_int {
-    // SAFETY: the loader describes its own mappings; code is only read by the others.
+/// Puts copies, in huge pages, of a library's large pieces in their place: its code, and what
+/// that reads. A library that is all data, such as tables of characters, stays as it is.
+unsafe extern "C" fn move_pieces(object: *const Loaded, _: usize, _: *mut c_void) -> c_int {
+    // SAFETY: the loader describes its own mappings; these are not written to by anyone.
     unsafe {
-        for number in 0..usize::from((*object).count) {
-            let header = &*(*object).headers.add(number);
-            let is_code = header.kind == PT_LOAD && header.flags == PF_R | PF_X;
-            if is_code && header.memory >= LARGE {
-                move_piece((*object).address + header.address, header.memory);
+        let headers = core::slice::from_raw_parts((*object).headers, usize::from((*object).count));
+        let large = |flags| {
+            let is = move |header: &&Header| {
+                header.kind == PT_LOAD && header.flags == flags && header.memory >= LARGE
+            };
+            headers.iter().filter(is)
+        };
+        let code = large(PF_R | PF_X).map(|header| (header, PROT_READ | PROT_EXEC));
+        let data = large(PF_R).map(|header| (header, PROT_READ));
+        if large(PF_R | PF_X).next().is_some() {
+            for (header, rights) in code.chain(data) {
+                move_piece((*object).address + header.address, header.memory, rights);
             }
         }
     }
     0
 }
 
-unsafe fn move_piece(start: usize, length: usize) {
+unsafe fn move_piece(start: usize, length: usize, rights: c_int) {
     let first = start.next_multiple_of(HUGE);
     let length = ((start + length) & !(HUGE - 1)) - first;
     // SAFETY: the new mapping is ours alone until it has the bytes and the rights of the old
@@ -458,7 +466,7 @@ unsafe fn move_piece(start: usize, length: usize) {
         madvise(copy, length, MADV_HUGEPAGE);
         core::ptr::copy_nonoverlapping(first as *const u8, copy.cast(), length);
         // Refused under SELinux, for one.
-        if mprotect(copy, length, PROT_READ | PROT_EXEC) == 0 {
+        if mprotect(copy, length, rights) == 0 {
             mremap(copy, length, length, MREMAP_FIXED, first as *mut c_void);
         }
         // What is still there of the room is left: it costs nothing.
