@@ -19,9 +19,20 @@ pub struct Flags {
 /// Reads the flags for `object` (a name below `tree`).
 pub fn recorded(tree: &Path, object: &str) -> Result<Flags> {
     let record = cmd_file::path_for(Path::new(object));
-    let fail =
-        |found: String| Error::NoFlags { object: object.to_owned(), record: record.clone(), found };
-    let file = CmdFile::read(&tree.join(&record)).map_err(|e| fail(e.to_string()))?;
+    match CmdFile::read(&tree.join(&record)) {
+        Ok(file) => of_record(file, object),
+        Err(e) => Err(no_flags(object, e.to_string())),
+    }
+}
+
+fn no_flags(object: &str, found: String) -> Error {
+    let record = cmd_file::path_for(Path::new(object));
+    Error::NoFlags { object: object.to_owned(), record, found }
+}
+
+/// The flags for `object`, whose record says this.
+pub fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
+    let fail = |found: String| no_flags(object, found);
     if let Some(text) = file.saved_c_flags {
         let words = cmd_file::first_command(&text).map_err(fail)?;
         return Ok(Flags { words, text });
@@ -37,8 +48,7 @@ pub fn recorded(tree: &Path, object: &str) -> Result<Flags> {
 /// first option.
 pub fn recorded_compiler(tree: &Path, object: &str) -> Result<String> {
     let record = cmd_file::path_for(Path::new(object));
-    let fail =
-        |found: String| Error::NoFlags { object: object.to_owned(), record: record.clone(), found };
+    let fail = |found: String| no_flags(object, found);
     let file = CmdFile::read(&tree.join(&record)).map_err(|e| fail(e.to_string()))?;
     let command = file.command.ok_or_else(|| fail("no command".into()))?;
     let words = cmd_file::first_command(&command).map_err(fail)?;

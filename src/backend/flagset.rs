@@ -9,7 +9,7 @@ use super::command;
 use super::flags::{self, Flags};
 use crate::error::{Error, Result};
 use crate::flag_files::named_files;
-use crate::kbuild::cmd_file;
+use crate::kbuild::cmd_file::{self, CmdFile};
 use crate::store::{Digest, KeyBuilder, Store};
 
 /// What a key needs to know of a set of flags.
@@ -67,15 +67,20 @@ impl FlagSets {
     /// The set of one object's flags.
     pub fn of(&self, store: &Store, object: &str) -> Result<Arc<FlagSet>> {
         let record = record_of(object);
-        let facts = store.files.find(&record)?.ok_or_else(|| Error::NoFlags {
-            object: object.to_owned(),
-            record: record.into(),
-            found: "no such file".to_owned(),
-        })?;
+        let mut bytes = Vec::new();
+        let facts =
+            store.files.find_and_read(&record, &mut bytes)?.ok_or_else(|| Error::NoFlags {
+                object: object.to_owned(),
+                record: record.into(),
+                found: "no such file".to_owned(),
+            })?;
         let set = match store.flag_set(object, facts.digest) {
             Some(set) => set,
             None => {
-                let flags = flags::recorded(store.tree(), object)?;
+                let flags = match bytes.is_empty() {
+                    true => flags::recorded(store.tree(), object)?,
+                    false => flags::of_record(CmdFile::of(&bytes), object)?,
+                };
                 let words: Vec<String> =
                     flags::effective(&flags.words).into_iter().map(str::to_owned).collect();
                 self.read().insert(object.to_owned(), flags);

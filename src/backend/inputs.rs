@@ -6,7 +6,7 @@ use std::fs;
 use crate::bitcode::asm::{self, Includes};
 use crate::error::{Error, Result};
 use crate::format::Format;
-use crate::store::{AsmRecord, Digest, Indexed, KeyBuilder, Store};
+use crate::store::{AsmRecord, Digest, Facts, Indexed, KeyBuilder, Store};
 use crate::thinlink::index_name;
 
 use super::flags::Flags;
@@ -184,10 +184,22 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
     add_asm_files(store, &included.files, &mut Vec::new(), sink)
 }
 
+/// Looks, where an object was read anyhow, for what a walk will ask of it. What is wrong with
+/// it is for the walk to say: until then it may not even be an input.
+pub fn learn(store: &Store, object: &str, facts: Facts, bytes: &[u8]) {
+    if facts.format == Format::Bitcode {
+        let _ = store.asm_includes(facts.digest, || asm_record_of(object, bytes));
+    }
+}
+
 fn asm_record(store: &Store, object: &str) -> Result<AsmRecord> {
     let path = store.files.path(object);
     let bytes = fs::read(&path).map_err(|e| Error::io("read", object, e))?;
-    let Includes { files, unknown } = asm::includes(&bytes).map_err(|malformed| {
+    asm_record_of(object, &bytes)
+}
+
+fn asm_record_of(object: &str, bytes: &[u8]) -> Result<AsmRecord> {
+    let Includes { files, unknown } = asm::includes(bytes).map_err(|malformed| {
         let remedy = "remove it and build it again with make";
         Error::bad_input(object, malformed.to_string(), remedy)
     })?;

@@ -28,11 +28,15 @@ pub fn path_for(object: &Path) -> PathBuf {
 impl CmdFile {
     /// Reads the file; its absence is an `Err` of kind `NotFound`.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let bytes = fs::read(path)?;
-        Ok(match std::str::from_utf8(&bytes) {
+        fs::read(path).map(|bytes| Self::of(&bytes))
+    }
+
+    /// What a file of these bytes says.
+    pub fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
             Ok(text) => Self::parse(text),
-            Err(_) => Self::parse(&String::from_utf8_lossy(&bytes)),
-        })
+            Err(_) => Self::parse(&String::from_utf8_lossy(bytes)),
+        }
     }
 
     /// Takes the lines that concern us. The variable's name is not looked at beyond

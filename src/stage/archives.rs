@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use super::{Member, Settings, Stage};
+use super::members::{self, Member, Symbols};
+use super::{Settings, Stage};
 use crate::archive::order::head_objects_first;
 use crate::archive::read::flatten_seen;
 use crate::archive::symbols::defined_globals;
@@ -45,8 +46,9 @@ pub fn member_names(settings: &Settings, watch: &mut Watch) -> Result<Vec<String
 }
 
 impl Stage<'_> {
-    /// Writes `built-in-fixup.a` and `builtin.order` where they are not right already.
-    pub(super) fn write_order(&mut self, members: &[Member]) -> Result<()> {
+    /// Writes `built-in-fixup.a` and `builtin.order` where they are not right already. `known`
+    /// are the symbols of members that were read before.
+    pub(super) fn write_order(&mut self, members: &[Member], known: Symbols) -> Result<()> {
         let sources: Vec<String> = self
             .settings
             .archives
@@ -58,7 +60,7 @@ impl Stage<'_> {
         if !self.is_output_current(FIXUP, made_from)? {
             self.step("AR", FIXUP, &format!("llvm-ar cDPrST {FIXUP} {sources}"), "its members");
             if !self.settings.dry_run {
-                let bytes = thin_archive_with_symbols(&self.entries_with_symbols(members)?);
+                let bytes = thin_archive_with_symbols(&self.entries_with_symbols(members, &known)?);
                 self.write_output(FIXUP, made_from, &bytes)?;
             }
         }
@@ -74,12 +76,14 @@ impl Stage<'_> {
         }
     }
 
-    fn entries_with_symbols(&self, members: &[Member]) -> Result<Vec<Entry>> {
+    fn entries_with_symbols(&self, members: &[Member], known: &Symbols) -> Result<Vec<Entry>> {
         let tree = &self.settings.tree;
+        let read = |name: &str| {
+            let bytes = fs::read(tree.join(name)).map_err(|e| Error::io("read", name, e))?;
+            Ok(defined_globals(&bytes))
+        };
         let entry = |(name, facts): &Member| {
-            let path = tree.join(name);
-            let bytes = fs::read(path).map_err(|e| Error::io("read", name, e))?;
-            let symbols = defined_globals(&bytes);
+            let symbols = known.get(name).map_or_else(|| read(name), |known| Ok(known.clone()))?;
             Ok(Entry {
                 name: name.clone(),
                 size: facts.size,
@@ -105,7 +109,7 @@ impl Stage<'_> {
             return Ok(());
         }
         let records = self.records_digest(members)?;
-        let members = self.members(names)?;
+        let (members, _) = members::look(&self.store, self.settings, names, self.threads)?;
         let made_from = KeyBuilder::new(VMLINUX)
             .digest(&made_from(VMLINUX, &members))
             .digest(&records)

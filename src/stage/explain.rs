@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Settings, Stage, archives, compiler};
+use super::{Settings, archives, compiler, members};
 use crate::backend::command::native_name;
 use crate::backend::inputs::{self, Common, Inputs};
 use crate::error::{Error, Result};
@@ -137,7 +137,7 @@ fn alike<'a>(name: &str, objects: impl Iterator<Item = &'a str>) -> Vec<&'a str>
 /// Why the next build would begin with a thin link.
 fn why_relink(settings: &Settings, store: &mut Store) -> Result<Option<String>> {
     let names = archives::member_names(settings, &mut Watch::default())?;
-    let members = Stage::look_at_members(store, settings, names, 1)?;
+    let (members, _) = members::look(store, settings, names, 1)?;
     let Some(linker) = &settings.linker else {
         return Ok(None);
     };

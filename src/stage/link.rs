@@ -4,7 +4,8 @@
 use std::fs;
 use std::io;
 
-use super::{Member, Stage, cores};
+use super::members::Member;
+use super::{Stage, cores};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::executor::Processes;
 use crate::exec::process::{Invocation, Outcome};

@@ -36,6 +36,7 @@ mod executor;
 pub mod explain;
 pub mod graph;
 mod link;
+mod members;
 mod repeat;
 mod schedule;
 
@@ -50,10 +51,9 @@ use crate::exec::interrupt::Interrupts;
 use crate::exec::run::Runner;
 use crate::exec::slots::Slots;
 use crate::format::Format;
-use crate::parallel;
 use crate::plan::{self, Planned};
 use crate::report::{Backend, Event, Listener, Summary};
-use crate::store::{Facts, Indexed, SettingsRecord, Store};
+use crate::store::{Indexed, SettingsRecord, Store};
 use crate::toolchain::{self, Role, Tool};
 use backends::Ran;
 use repeat::Repeat;
@@ -100,9 +100,6 @@ impl Settings {
         }
     }
 }
-
-/// A member of the archives, with what it holds.
-type Member = (String, Facts);
 
 /// One run of the stage.
 pub struct Stage<'a> {
@@ -196,11 +193,11 @@ pub fn cores() -> usize {
 
 impl Stage<'_> {
     fn run(&mut self, names: Vec<String>, held: Vec<crate::exec::slots::Slot>) -> Result<Summary> {
-        let members = self.members(names)?;
+        let (members, symbols) = members::look(&self.store, self.settings, names, self.threads)?;
         self.store.set_settings(self.settings.record())?;
         self.check_interrupt()?;
         self.phase("archive");
-        self.write_order(&members)?;
+        self.write_order(&members, symbols)?;
         drop(held);
         let bitcode = members.iter().any(|(_, facts)| facts.format == Format::Bitcode);
         self.phase("thin link");
@@ -241,33 +238,6 @@ impl Stage<'_> {
         });
         let backends: Vec<Backend<'_>> = backends.collect();
         self.listener.on(&Event::Planned { modules, backends: &backends });
-    }
-
-    /// Reads what every member holds.
-    fn members(&self, names: Vec<String>) -> Result<Vec<Member>> {
-        Self::look_at_members(&self.store, self.settings, names, self.threads)
-    }
-
-    fn look_at_members(
-        store: &Store,
-        settings: &Settings,
-        names: Vec<String>,
-        threads: usize,
-    ) -> Result<Vec<Member>> {
-        let facts = parallel::map(threads, &names, |name| store.files.find(name));
-        let members = names.into_iter().zip(facts).map(|(name, facts)| match facts? {
-            Some(facts) if facts.format == Format::Archive => {
-                let found = "an archive whose name does not end in .a";
-                Err(Error::bad_input(name, found, "name it as kbuild does"))
-            }
-            Some(facts) => Ok((name, facts)),
-            None => {
-                let archives = settings.archives.iter().map(|a| a.to_string_lossy());
-                let archive = archives.collect::<Vec<_>>().join(" or ").into();
-                Err(Error::MissingMember { archive, member: name.into() })
-            }
-        });
-        members.collect()
     }
 
     /// Plans and runs the backends.

@@ -129,14 +129,25 @@ impl Files {
         let recorded = self.known().get(name).copied();
         match recorded {
             Some(known) if known.seen => Ok(Some(known.facts)),
-            recorded => self.look(name, recorded),
+            recorded => self.look(name, recorded, None),
+        }
+    }
+
+    /// The same, for who wants the bytes too where they have to be read: they are the ones
+    /// that the facts are of. `bytes` is empty where nothing was read.
+    pub fn find_and_read(&self, name: &str, bytes: &mut Vec<u8>) -> Result<Option<Facts>> {
+        bytes.clear();
+        let recorded = self.known().get(name).copied();
+        match recorded {
+            Some(known) if known.seen => Ok(Some(known.facts)),
+            recorded => self.look(name, recorded, Some(bytes)),
         }
     }
 
     /// Facts of a file that was just written.
     pub fn find_again(&self, name: &str) -> Result<Option<Facts>> {
         let recorded = self.known().get(name).copied();
-        self.look(name, recorded)
+        self.look(name, recorded, None)
     }
 
     /// Takes down what was put into a file just now. It is read again before it is recorded.
@@ -148,7 +159,12 @@ impl Files {
         Ok(())
     }
 
-    fn look(&self, name: &str, recorded: Option<Known>) -> Result<Option<Facts>> {
+    fn look(
+        &self,
+        name: &str,
+        recorded: Option<Known>,
+        bytes: Option<&mut Vec<u8>>,
+    ) -> Result<Option<Facts>> {
         let path = self.path(name);
         let found = match fs::metadata(&path) {
             Ok(found) => found,
@@ -161,7 +177,7 @@ impl Files {
         let stamp = Stamp::of(&found);
         let known = match recorded.filter(|known| known.stamp == stamp && !known.young) {
             Some(known) => Known { seen: true, ..known },
-            None => read_facts(&path).map_err(|e| Error::io("read", name, e))?,
+            None => read_facts(&path, bytes).map_err(|e| Error::io("read", name, e))?,
         };
         let mut all = self.known();
         match all.get_mut(name) {
@@ -222,7 +238,7 @@ impl Files {
         if !known.young {
             return true;
         }
-        match read_facts(&path) {
+        match read_facts(&path, None) {
             Ok(now) if now.facts == known.facts && now.stamp == known.stamp => {
                 // Perhaps it is old enough by now to be read no more.
                 self.known().insert(name.to_owned(), now);
@@ -241,7 +257,7 @@ impl Files {
         for (name, known) in self.known().iter_mut() {
             if let Some(known) = Some(known).filter(wanted) {
                 if known.young {
-                    match read_facts(&self.folder.join(name)) {
+                    match read_facts(&self.folder.join(name), None) {
                         Ok(again) if !again.young => *known = again,
                         _ => continue,
                     }
@@ -259,13 +275,20 @@ fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Hashes a file. If it changes meanwhile, it is read again.
-fn read_facts(path: &Path) -> io::Result<Known> {
+/// Hashes a file, and keeps its bytes if they are wanted. If it changes meanwhile, it is read again.
+fn read_facts(path: &Path, mut bytes: Option<&mut Vec<u8>>) -> io::Result<Known> {
     for _ in 0..5 {
         let nanos_before = nanos_now();
         let mut file = File::open(path)?;
         let stamp = Stamp::of(&file.metadata()?);
-        let facts = hash(&mut file, stamp.0)?;
+        let facts = match bytes.as_deref_mut() {
+            Some(bytes) => {
+                bytes.clear();
+                file.read_to_end(bytes)?;
+                Facts::of(bytes)
+            }
+            None => hash(&mut file, stamp.0)?,
+        };
         let young = !stamp.is_settled(nanos_before);
         if stamp == Stamp::of(&fs::metadata(path)?) && facts.size == stamp.0 {
             return Ok(Known { stamp, facts, young, recorded: false, seen: true });
@@ -328,6 +351,28 @@ mod tests {
             assert_eq!(again.digest, Digest::of(text.as_bytes()));
         }
         assert_ne!(one, files.facts("a").unwrap());
+    }
+
+    #[test]
+    fn bytes_come_with_their_facts_and_only_when_they_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, mut bytes) = (dir.path().join("a"), b"left over".to_vec());
+        let files = Files::new(dir.path(), HashMap::default());
+        assert_eq!(files.find_and_read("a", &mut bytes).unwrap(), None);
+        assert!(bytes.is_empty(), "there is no file");
+        let long = vec![7; 300 << 10];
+        fs::write(&path, &long).unwrap();
+        let facts = files.find_and_read("a", &mut bytes).unwrap().unwrap();
+        assert!(bytes == long && facts == Facts::of(&long));
+        assert_eq!(files.find_and_read("a", &mut bytes).unwrap(), Some(facts));
+        assert!(bytes.is_empty(), "known in this run");
+        age(&path, 100);
+        let stamp = Stamp::of(&fs::metadata(&path).unwrap());
+        let known = HashMap::from_iter([("a".to_owned(), (stamp, facts))]);
+        let next = Files::new(dir.path(), known);
+        assert_eq!(next.find_and_read("a", &mut bytes).unwrap(), Some(facts));
+        assert!(bytes.is_empty(), "known from an earlier run");
+        assert_eq!(next.find(&format!("{}", path.display())).unwrap(), Some(facts), "by a stream");
     }
 
     #[test]

@@ -1,0 +1,67 @@
+//! What the members of the archives hold. Each is read once, for all phases that will ask; one
+//! that is known from an earlier run is not read at all. Must not know what is made of them.
+
+use std::collections::HashMap;
+
+use super::Settings;
+use crate::archive::symbols::defined_globals;
+use crate::backend::inputs;
+use crate::error::{Error, Result};
+use crate::format::Format;
+use crate::parallel;
+use crate::store::{Facts, Store};
+
+/// Name and facts of a member.
+pub type Member = (String, Facts);
+
+/// Symbols of the members that were read, as [`defined_globals`] finds them.
+pub type Symbols = HashMap<String, Option<Vec<String>>>;
+
+struct Looked {
+    facts: Facts,
+    /// Of a member that was read.
+    symbols: Option<Option<Vec<String>>>,
+}
+
+/// Looks at all members, on up to `threads` threads.
+pub fn look(
+    store: &Store,
+    settings: &Settings,
+    names: Vec<String>,
+    threads: usize,
+) -> Result<(Vec<Member>, Symbols)> {
+    let looked = parallel::map(threads, &names, |name| look_at(store, name));
+    let (mut members, mut symbols) = (Vec::with_capacity(names.len()), Symbols::new());
+    for (name, looked) in names.into_iter().zip(looked) {
+        let Some(looked) = looked? else {
+            return Err(missing(settings, &name));
+        };
+        if looked.facts.format == Format::Archive {
+            let found = "an archive whose name does not end in .a";
+            return Err(Error::bad_input(name, found, "name it as kbuild does"));
+        }
+        if let Some(found) = looked.symbols {
+            symbols.insert(name.clone(), found);
+        }
+        members.push((name, looked.facts));
+    }
+    Ok((members, symbols))
+}
+
+fn look_at(store: &Store, name: &str) -> Result<Option<Looked>> {
+    let mut bytes = Vec::new();
+    let Some(facts) = store.files.find_and_read(name, &mut bytes)? else {
+        return Ok(None);
+    };
+    let was_read = !bytes.is_empty();
+    if was_read {
+        inputs::learn(store, name, facts, &bytes);
+    }
+    Ok(Some(Looked { facts, symbols: was_read.then(|| defined_globals(&bytes)) }))
+}
+
+fn missing(settings: &Settings, name: &str) -> Error {
+    let archives = settings.archives.iter().map(|archive| archive.to_string_lossy());
+    let archive = archives.collect::<Vec<_>>().join(" or ").into();
+    Error::MissingMember { archive, member: name.into() }
+}
