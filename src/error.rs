@@ -118,7 +118,7 @@ pub enum Error {
     },
 
     /// A file could not be read or written.
-    #[error("cannot {doing} {}: {source}{}", path.display(), io_remedy(source))]
+    #[error("cannot {doing} {}: {source}{}", path.display(), io_remedy(doing, source))]
     Io {
         /// What was being done, as a verb: `write`, `read`, `rename`.
         doing: &'static str,
@@ -199,15 +199,21 @@ impl Error {
 }
 
 /// What to do about an I/O error, where more can be said than the system says.
-fn io_remedy(source: &io::Error) -> &'static str {
+fn io_remedy(doing: &str, source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some space and run again (nothing finished is lost)"
         }
         io::ErrorKind::ReadOnlyFilesystem => "; use an object tree that can be written (O=)",
+        io::ErrorKind::PermissionDenied
+            if ["read", "look at"].iter().any(|verb| doing.starts_with(verb)) =>
+        {
+            "; check the owner and the mode"
+        }
         io::ErrorKind::PermissionDenied => {
             "; check the owner and the mode, or use another object tree (O=)"
         }
+        io::ErrorKind::IsADirectory => "; a folder stands where a file should be: name another",
         io::ErrorKind::NotFound => "; see that the path is right, and that nothing removes it",
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             "; a file stands where a folder should be: remove it"

@@ -62,6 +62,11 @@ const CASES: &[(&str, &str)] = &[
     ("no LD", "unset LD; $build"),
     ("flags that are not words", "KBUILD_LDFLAGS=\"-m 'x\" $build"),
     ("no cache", "$K cache stats"),
+    ("a variable that is none of the words known", "KTHINLTO_EXECUTOR=fork $build"),
+    ("a cache that is not there", "$K cache stats --cache-dir ../none"),
+    ("a tree that is not there", "$K clean -C ../none"),
+    ("a folder in the place of a report", "$build --timings ."),
+    ("a full standard output", "symvers; $K symvers --json >/dev/full"),
     // Archives and members.
     ("an archive that is not there", "rm built-in.a; $build"),
     ("a folder", "$K build kernel"),

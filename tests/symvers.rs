@@ -238,10 +238,26 @@ fn differences_are_told_to_people_and_to_scripts() {
 }
 
 #[test]
+fn a_full_standard_output_is_an_error_and_one_that_is_closed_is_none() {
+    let tree = Tree::usual();
+    for words in [&["-o", "-"][..], &["--json"]] {
+        let mut full = tree.symvers(words);
+        full.stdout(fs::File::options().write(true).open("/dev/full").unwrap());
+        fails(full, 5, &["cannot write standard output", "free some space"]);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut closed = tree.symvers(words);
+        closed.stdout(writer);
+        good(closed);
+    }
+}
+
+#[test]
 fn json_has_every_symbol() {
     let tree = Tree::usual();
     tree.record("lib/asm.o", "");
     let json: Value = serde_json::from_str(&good(tree.symvers(&["--json"]))).unwrap();
+    assert_eq!((&json["schema"], &json["version"]), (&"kthinlto-symvers".into(), &1.into()));
     let symbols = json["symbols"].as_array().unwrap();
     assert_eq!(symbols.len(), 3);
     assert_eq!(symbols[0]["version"], "0xfffffff2");

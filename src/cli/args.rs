@@ -219,7 +219,7 @@ pub struct CacheArgs {
 }
 
 /// What to do with the cache.
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub enum CacheAction {
     /// Print how many objects it holds, and their size
     Stats,
@@ -323,8 +323,9 @@ pub struct Relink {
     /// Number of the build; without it, one more than the last
     #[arg(long, env = "KBUILD_BUILD_VERSION", value_name = "NUMBER")]
     pub build_version: Option<String>,
-    /// Date of the build; without it, now
-    #[arg(long, env = "KBUILD_BUILD_TIMESTAMP", value_name = "DATE")]
+    /// Date of the build (also KBUILD_BUILD_VERSION_TIMESTAMP and, after it, KBUILD_BUILD_TIMESTAMP);
+    /// without it, now
+    #[arg(long, value_name = "DATE")]
     pub build_timestamp: Option<String>,
     /// Who links vmlinux: our own passes, once they made what the kernel's script makes
     #[arg(long, env = "KTHINLTO_FINAL_LINK", value_name = "HOW", default_value = "auto")]
@@ -372,8 +373,8 @@ pub enum Scratch {
 /// Options of `patch`.
 #[derive(Debug, Args)]
 pub struct Patch {
-    /// The kernel's source tree
-    #[arg(value_name = "TREE", required_unless_present = "list")]
+    /// The kernel's source tree; without it, that of -C
+    #[arg(value_name = "TREE", required_unless_present_any = ["list", "directory"])]
     pub tree: Option<PathBuf>,
     /// Only say whether the series applies
     #[arg(long)]

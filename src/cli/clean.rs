@@ -16,6 +16,10 @@ const TOP: [&str; 5] = ["built-in-fixup.a", ORDER, LIST, "vmlinux.a", ".vmlinux.
 
 /// Removes everything, or with `dry_run` lists it.
 pub fn clean(tree: &Path, dry_run: bool) -> anyhow::Result<()> {
+    if !tree.is_dir() {
+        let remedy = "name the object tree with -C";
+        return Err(Error::bad_input(tree, "there is no such folder", remedy).into());
+    }
     if !tree.join(FOLDER).is_dir() {
         say(&format!("{}: no {FOLDER}, nothing to clean", tree.display()));
         return Ok(());

@@ -2,7 +2,7 @@
 //! itself reads its command line with, so that they cannot differ from it.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use clap::{Command, CommandFactory};
@@ -11,18 +11,18 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
 
 use super::args::{Cli, Generate, Generated};
-use super::help;
+use super::{help, print, say};
 use crate::error::{Error, Result};
 
 /// Name of the program, which is that of its completions too.
 const NAME: &str = "kthinlto";
 
-/// Prints or writes what was asked for.
-pub fn run(arguments: &Generate) -> Result<()> {
+/// Prints or writes what was asked for; with `dry_run`, the pages' names are all that comes of it.
+pub fn run(arguments: &Generate, dry_run: bool) -> Result<()> {
     let shell = match arguments.what {
         Generated::Man => {
             let folder = arguments.folder.as_deref().unwrap_or(Path::new("."));
-            return man_pages(folder);
+            return man_pages(folder, dry_run);
         }
         Generated::Bash => Shell::Bash,
         Generated::Zsh => Shell::Zsh,
@@ -30,27 +30,34 @@ pub fn run(arguments: &Generate) -> Result<()> {
     };
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), NAME, &mut text);
-    io::stdout().lock().write_all(&text).map_err(|e| Error::io("write", "standard output", e))
+    print(&text)
 }
 
 /// Writes `kthinlto.1`, `kthinlto-build.1`, … into a folder.
-fn man_pages(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
+fn man_pages(folder: &Path, dry_run: bool) -> Result<()> {
+    if !dry_run {
+        fs::create_dir_all(folder).map_err(|e| Error::io("make the folder", folder, e))?;
+    }
     // What is hidden has no page; a page for `help` would say nothing.
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
-    write_pages(&command, folder)
+    write_pages(&command, folder, dry_run)
 }
 
-fn write_pages(command: &Command, folder: &Path) -> Result<()> {
-    let man = Man::new(command.clone()).manual("Kernel build tools");
+fn write_pages(command: &Command, folder: &Path, dry_run: bool) -> Result<()> {
+    let source = format!("{NAME} {}", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command.clone()).manual("Kernel build tools").source(source);
     let path = folder.join(man.get_filename());
-    let written = page(command, &man).and_then(|text| fs::write(&path, text));
-    written.map_err(|e| Error::io("write", &path, e))?;
+    if dry_run {
+        say(&format!("would write {}", path.display()));
+    } else {
+        let written = page(command, &man).and_then(|text| fs::write(&path, text));
+        written.map_err(|e| Error::io("write", &path, e))?;
+    }
     command
         .get_subcommands()
         .filter(|below| !below.is_hide_set())
-        .try_for_each(|below| write_pages(below, folder))
+        .try_for_each(|below| write_pages(below, folder, dry_run))
 }
 
 /// One page, in the order that man-pages(7) gives.

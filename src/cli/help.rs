@@ -20,7 +20,7 @@ Environment:
   KTHINLTO_FINAL_LINK  `script`: `relink` always runs scripts/link-vmlinux.sh
   KTHINLTO_PROGRESS    `never`: no progress on a terminal; NO_COLOR takes its colour
   KTHINLTO_TIMINGS, KTHINLTO_TRACE, KTHINLTO_JSON
-                       files to write when `build` has ended, as its options do
+                       files to write when `build` or `relink` has ended, as their options do
   KTHINLTO_LOG         what developers want to know: `debug`, `trace`
 
 Exit codes:
@@ -28,12 +28,12 @@ Exit codes:
   1    the linker, a backend or a step of `relink` failed
   2    the command line or a setting cannot be used
   3    a file of the tree cannot be used (archive, member, .cmd file)
-  4    CC or LD is missing or too old
+  4    CC, LD or pahole is missing or too old
   5    a file could not be read or written (full disk, read-only tree)
   6    another kthinlto is running in the tree
   7    no patch series fits the kernel tree
   8    `symvers --check` found a difference
-  130  interrupted (SIGINT); 143: terminated (SIGTERM)";
+  130  interrupted (SIGINT); 143: terminated (SIGTERM); other signals: 128 more than their number";
 
 /// Below the options of `build`.
 pub const BUILD: &str = "\

@@ -1,15 +1,14 @@
 //! `kthinlto initcalls`: writes the linker script that keeps initcalls in link order.
 
-use std::io::{self, Write};
 use std::path::Path;
 
 use super::args::Initcalls as Arguments;
+use super::{print, write_named};
 use crate::exec::slots::Slots;
 use crate::relink::initcalls::linker_script;
 use crate::report::console::Console;
 use crate::report::{Event, Listener};
 use crate::stage;
-use crate::store::write_aside;
 
 /// Runs the command. The file is written anew each time, as what make builds next goes by its
 /// time; on an error it stays as it was.
@@ -33,7 +32,7 @@ pub fn run(
     let script = linker_script(tree, &arguments.archives, held.len().max(1))?;
     drop(held);
     if output == Path::new("-") {
-        return Ok(io::stdout().lock().write_all(&script)?);
+        return Ok(print(&script)?);
     }
-    Ok(write_aside(&tree.join(output), &script)?)
+    Ok(write_named(&tree.join(output), &script)?)
 }

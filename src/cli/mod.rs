@@ -3,6 +3,7 @@
 //! reads the environment's settings; holds no rule of any phase.
 
 pub mod args;
+mod cache;
 mod clean;
 mod explain;
 mod generate;
@@ -10,33 +11,34 @@ mod graph;
 mod help;
 mod initcalls;
 mod link_vmlinux;
+mod parse;
+mod patch;
 mod relink;
 mod reports;
 mod start;
 mod symvers;
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::error::Error;
 use crate::exec::interrupt::Interrupts;
 use crate::exec::slots::Slots;
 use crate::kbuild::makeflags::MakeFlags;
-use crate::kbuild::patches::{self, State};
 use crate::modpost;
 use crate::report::console::{Console, Verbosity};
 use crate::stage::{self, Settings};
-use crate::store::cache::Cache;
-use args::{Build, CacheAction, CacheArgs, CachePlace, Cli, Command, Common, Patch};
+use crate::store::write_aside;
+use args::{Build, CachePlace, Cli, Command, Common};
 
 /// Runs the program on this process's arguments.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse::parse() {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
@@ -51,7 +53,7 @@ pub fn main() -> ExitCode {
             let ours = error.downcast_ref::<Error>();
             // Our own sentences hold their causes already.
             let text = ours.map_or_else(|| format!("{error:#}"), Error::to_string);
-            let _ = writeln!(std::io::stderr(), "kthinlto: {text}");
+            let _ = writeln!(io::stderr(), "kthinlto: {text}");
             ExitCode::from(ours.map_or(1, Error::exit_code))
         }
     }
@@ -63,28 +65,29 @@ fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("KTHINLTO_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(io::stderr)
         .with_target(false)
         .without_time()
         .init();
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    let dry_run = cli.common.dry_run || make_flags().unwrap_or_default().dry_run;
     match &cli.command {
         Command::Build(build) => run_build(&cli.common, build),
         Command::Relink(relink) => relink::run(&cli.common, relink),
-        Command::Patch(patch) => run_patch(&cli.common, patch),
+        Command::Patch(patch) => patch::run(&cli.common, patch, dry_run),
         Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
         Command::Graph(arguments) => {
             let threads = cli.common.jobs.map_or_else(stage::cores, usize::from);
             graph::run(&tree(&cli.common), arguments, threads)
         }
-        Command::Symvers(symvers) => run_symvers(&cli.common, symvers),
-        Command::Initcalls(initcalls) => run_initcalls(&cli.common, initcalls),
-        Command::Cache(cache) => run_cache(cache),
+        Command::Symvers(symvers) => run_symvers(&cli.common, symvers, dry_run),
+        Command::Initcalls(initcalls) => run_initcalls(&cli.common, initcalls, dry_run),
+        Command::Cache(cache) => cache::run(cache, dry_run),
         Command::LinkVmlinux(arguments) => Ok(link_vmlinux::run(arguments)?),
-        Command::Generate(generate) => Ok(generate::run(generate)?),
-        Command::Clean => clean::clean(&tree(&cli.common), cli.common.dry_run),
+        Command::Generate(generate) => Ok(generate::run(generate, dry_run)?),
+        Command::Clean => clean::clean(&tree(&cli.common), dry_run),
     }
 }
 
@@ -138,32 +141,7 @@ fn place(cache: &CachePlace) -> Option<PathBuf> {
     cache.cache_dir.clone().filter(|folder| !folder.as_os_str().is_empty())
 }
 
-fn run_cache(arguments: &CacheArgs) -> anyhow::Result<()> {
-    let folder = place(&arguments.place).ok_or_else(|| {
-        Error::Usage("no cache is named; set KTHINLTO_CACHE_DIR, or give --cache-dir".to_owned())
-    })?;
-    let limit = arguments.place.cache_size;
-    let mut cache = Cache::open(&folder, limit)?;
-    let stats = match arguments.action {
-        CacheAction::Stats => cache.stats()?,
-        CacheAction::Prune => cache.prune()?,
-        CacheAction::Clear => {
-            cache.clear()?;
-            cache.stats()?
-        }
-    };
-    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    say(&format!(
-        "{}: {} objects, {:.1} MiB of {:.1} MiB",
-        folder.display(),
-        stats.entries,
-        mebibytes(stats.bytes),
-        mebibytes(limit)
-    ));
-    Ok(())
-}
-
-fn run_symvers(common: &Common, arguments: &args::Symvers) -> anyhow::Result<()> {
+fn run_symvers(common: &Common, arguments: &args::Symvers, dry_run: bool) -> anyhow::Result<()> {
     let make = make_flags().unwrap_or_default();
     let settings = modpost::Settings {
         tree: tree(common),
@@ -172,17 +150,19 @@ fn run_symvers(common: &Common, arguments: &args::Symvers) -> anyhow::Result<()>
         archives: arguments.archives.clone(),
         threads: common.jobs.map_or_else(stage::cores, usize::from),
     };
-    let dry_run = common.dry_run || make.dry_run;
     symvers::run(&settings, arguments, verbosity(common, &make), dry_run)
 }
 
-fn run_initcalls(common: &Common, arguments: &args::Initcalls) -> anyhow::Result<()> {
+fn run_initcalls(
+    common: &Common,
+    arguments: &args::Initcalls,
+    dry_run: bool,
+) -> anyhow::Result<()> {
     let make = make_flags();
     let flags = make.clone().unwrap_or_default();
     let mut console = Console::new(verbosity(common, &flags));
     // No warning where the jobserver is out of reach: one thread is quick enough.
     let slots = Slots::granted(make.as_ref(), common.jobs.map(usize::from), stage::cores()).slots;
-    let dry_run = common.dry_run || flags.dry_run;
     initcalls::run(&tree(common), arguments, &slots, &mut console, dry_run)
 }
 
@@ -193,61 +173,61 @@ fn given(value: &Option<String>) -> Option<String> {
 
 /// A line for the user. Nobody may be reading any more, which is no failure of ours.
 fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
-fn run_patch(common: &Common, patch: &Patch) -> anyhow::Result<()> {
-    if patch.list {
-        for series in patches::all() {
-            say(&format!("Linux {}: {} patches", series.version, series.patches.len()));
+/// What a command was asked to write to standard output: all of it, or an error; but for a
+/// reader that has enough of it, such as `head`.
+fn print(bytes: &[u8]) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::io("write", "standard output", e))
         }
-        patches::options().iter().for_each(|name| say(&format!("optional: --with {name}")));
+        _ => Ok(()),
     }
-    let Some(tree) = &patch.tree else {
-        return Ok(());
-    };
-    let own = patches::for_tree(tree)?;
-    let named = patch.with.iter().map(|name| patches::optional(name, &own.version));
-    let named = named.collect::<Result<Vec<_>, Error>>()?;
-    let mut states = Vec::new();
-    for series in std::iter::once(own).chain(named) {
-        states.push((patches::check(tree, &series)?, series));
-    }
-    // All of them fit: only now is anything changed.
-    for (state, series) in states {
-        patch_one(tree, patch, &series, state, patch.check || common.dry_run)?;
-    }
-    Ok(())
 }
 
-fn patch_one(
-    tree: &Path,
-    patch: &Patch,
-    series: &patches::Series,
-    state: State,
-    only_look: bool,
-) -> anyhow::Result<()> {
-    let (shown, count) = (tree.display(), series.patches.len());
-    match (state, patch.reverse) {
-        (State::Applied, false) => say(&format!("{shown} has the series for {series} already")),
-        (State::Applies, true) => say(&format!("{shown} has no patch of ours for {series}")),
-        (State::Applies, false) if only_look => {
-            say(&format!("all {count} patches for {series} apply to {shown}"));
+/// Writes a file that the user named: aside and renamed. A symbolic link stays one, and what is
+/// no regular file, such as a pipe or /dev/null, stays what it is.
+fn write_named(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let target = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
+    let place = target.as_deref().unwrap_or(path);
+    match fs::metadata(place) {
+        Ok(found) if !found.is_file() => {
+            fs::write(place, bytes).map_err(|e| Error::io("write", path, e))
         }
-        (State::Applied, true) if only_look => {
-            say(&format!("all {count} patches for {series} can be taken out of {shown}"));
-        }
-        (State::Applies, false) => report("applied", series, patches::apply(tree, series)?),
-        (State::Applied, true) => report("took out", series, patches::revert(tree, series)?),
+        _ => write_aside(place, bytes),
     }
-    Ok(())
 }
 
-fn report(done: &str, series: &patches::Series, changed: Vec<PathBuf>) {
-    for (name, _) in &series.patches {
-        say(&format!("{done} {name}"));
-    }
-    for file in changed {
-        say(&format!("changed {}", file.display()));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use std::os::unix::fs::{FileTypeExt, symlink};
+
+    #[test]
+    fn a_named_output_that_is_no_regular_file_stays_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (pipe, link, target) = (path("pipe"), path("link"), path("target"));
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write_named(&pipe, b"text").unwrap();
+        assert_eq!(reader.join().unwrap(), b"text");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+
+        fs::write(&target, "old").unwrap();
+        symlink("target", &link).unwrap();
+        write_named(&link, b"new").unwrap();
+        assert!(link.is_symlink() && fs::read(&target).unwrap() == b"new");
+
+        write_named(&path("other"), b"first").unwrap();
+        assert_eq!(fs::read(path("other")).unwrap(), b"first");
+        assert!(write_named(dir.path(), b"").unwrap_err().to_string().contains("a folder stands"));
     }
 }

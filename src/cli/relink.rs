@@ -33,9 +33,10 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<()> {
 
 /// The build's number and date, as far as they were chosen.
 fn identity(arguments: &Relink) -> Identity {
-    let of_version = std::env::var("KBUILD_BUILD_VERSION_TIMESTAMP").ok();
-    Identity {
-        number: given(&arguments.build_version),
-        date: given(&of_version).or_else(|| given(&arguments.build_timestamp)),
-    }
+    let variable = |name| given(&std::env::var(name).ok());
+    // The variables in the order of the kernel's init/Makefile.
+    let date = given(&arguments.build_timestamp)
+        .or_else(|| variable("KBUILD_BUILD_VERSION_TIMESTAMP"))
+        .or_else(|| variable("KBUILD_BUILD_TIMESTAMP"));
+    Identity { number: given(&arguments.build_version), date }
 }

@@ -1,13 +1,15 @@
 //! `kthinlto symvers`: writes the symbol versions as modpost does, compares them with a file
 //! of the tree, or prints them for scripts.
 
+use std::fmt::Write;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::args::Symvers as Arguments;
+use super::{print, write_named};
 use crate::error::{Error, Result};
 use crate::modpost::check::{self, Problem};
 use crate::modpost::dump::{self, Line};
@@ -45,8 +47,7 @@ pub fn run(
     }
     let output = arguments.output.clone().unwrap_or_else(|| default_file(settings).into());
     if output == Path::new("-") {
-        io::stdout().lock().write_all(found.render().as_bytes())?;
-        return Ok(());
+        return Ok(print(found.render().as_bytes())?);
     }
     Ok(write_if_changed(&settings.tree, &output, found.render().as_bytes())?)
 }
@@ -95,10 +96,11 @@ fn check(settings: &Settings, arguments: &Arguments, found: Symvers) -> anyhow::
         let file = Some(name.to_string_lossy().into_owned());
         print_json(&Json { file, problems: Some(problems), ..Json::of(&found) })?;
     } else {
-        let mut out = io::stdout().lock();
+        let mut text = String::new();
         for Problem { symbol, module, wrong } in &problems {
-            writeln!(out, "{symbol} ({module}): {}", wrong.describe())?;
+            writeln!(text, "{symbol} ({module}): {}", wrong.describe())?;
         }
+        print(text.as_bytes())?;
     }
     if count > 0 {
         return Err(Error::Symvers { file: name, problems: count }.into());
@@ -116,21 +118,17 @@ fn file_to_check(settings: &Settings, arguments: &Arguments) -> PathBuf {
 /// Writes a file aside and renames it; one that is right already is not touched.
 fn write_if_changed(tree: &Path, name: &Path, text: &[u8]) -> Result<()> {
     let path = tree.join(name);
-    if fs::read(&path).is_ok_and(|old| old == text) {
+    if path.is_file() && fs::read(&path).is_ok_and(|old| old == text) {
         return Ok(());
     }
-    let mut aside = path.clone().into_os_string();
-    aside.push(format!(".kthinlto-{}", std::process::id()));
-    let written = fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path));
-    written.map_err(|error| {
-        let _ = fs::remove_file(&aside);
-        Error::io("write", name, error)
-    })
+    write_named(&path, text)
 }
 
-/// What `--json` prints.
+/// What `--json` prints; docs/json.md describes it.
 #[derive(Serialize)]
 struct Json {
+    schema: &'static str,
+    version: u32,
     /// The file that was compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
@@ -158,6 +156,8 @@ struct JsonSymbol {
 impl Json {
     fn of(found: &Symvers) -> Self {
         Json {
+            schema: "kthinlto-symvers",
+            version: 1,
             file: None,
             modversions: found.with_versions,
             skipped_lines: found.skipped.iter().map(|(_, count)| count).sum(),
@@ -177,7 +177,5 @@ impl JsonSymbol {
 }
 
 fn print_json(json: &Json) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, json)?;
-    Ok(writeln!(out)?)
+    Ok(print((serde_json::to_string_pretty(json)? + "\n").as_bytes())?)
 }

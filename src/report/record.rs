@@ -57,7 +57,7 @@ pub struct Run {
     pub critical_path: Vec<Part>,
     /// Imported modules whose importers took longest, at most a hundred.
     pub costly_imports: Vec<CostlyImport>,
-    /// What is said with `V=2` alone.
+    /// What is said with `V=1` alone.
     pub notes: Vec<String>,
     /// What the user was warned of.
     pub warnings: Vec<String>,

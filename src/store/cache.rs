@@ -46,9 +46,18 @@ pub struct Stats {
 impl Cache {
     /// Opens the cache in `folder`, which is made if need be; it keeps to `limit` bytes.
     pub fn open(folder: &Path, limit: u64) -> Result<Self> {
-        let folder = folder.join(VERSION);
-        fs::create_dir_all(&folder).map_err(|e| Error::io("make the cache folder", &folder, e))?;
-        Ok(Cache { folder, limit, added: 0, allowance: 0 })
+        let fail = |e| Error::io("make the cache folder", folder, e);
+        fs::create_dir_all(folder.join(VERSION)).map_err(fail)?;
+        Self::existing(folder, limit)
+    }
+
+    /// Opens a cache in a folder that is there; whether it was ever used does not matter.
+    pub fn existing(folder: &Path, limit: u64) -> Result<Self> {
+        if !folder.is_dir() {
+            let remedy = "see that the name is right; a build that is told of the cache makes it";
+            return Err(Error::bad_input(folder, "there is no such folder", remedy));
+        }
+        Ok(Cache { folder: folder.join(VERSION), limit, added: 0, allowance: 0 })
     }
 
     fn place(&self, key: Digest) -> PathBuf {
@@ -105,25 +114,41 @@ impl Cache {
     /// Removes entries, those longest not used first, until the cache keeps to its limit.
     pub fn prune(&mut self) -> Result<Stats> {
         self.added = 0;
-        let mut entries = self.entries(true)?;
-        let total: u64 = entries.iter().map(|entry| entry.size).sum();
-        let mut stats = Stats { entries: entries.len(), bytes: total };
-        if total > self.limit {
-            let wanted = self.limit - self.limit / SPARE;
-            entries.sort_by_key(|entry| entry.used);
-            for entry in entries {
-                if stats.bytes <= wanted {
-                    break;
-                }
-                // Another process may prune too: what it removed is gone as well.
-                let _ = fs::remove_file(&entry.path);
-                stats.bytes -= entry.size;
-                stats.entries -= 1;
-            }
+        let (surplus, stats) = self.surplus(self.entries(true)?);
+        for entry in surplus {
+            // Another process may prune too: what it removed is gone as well.
+            let _ = fs::remove_file(&entry.path);
         }
         // Others add at the same time: look again before the room that is left can be full.
         self.allowance = (self.limit - stats.bytes.min(self.limit)) / 8;
         Ok(stats)
+    }
+
+    /// What [`Cache::prune`] would leave.
+    pub fn after_pruning(&self) -> Result<Stats> {
+        Ok(self.surplus(self.entries(false)?).1)
+    }
+
+    /// The entries that have to go, and what the others are.
+    fn surplus(&self, mut entries: Vec<Entry>) -> (Vec<Entry>, Stats) {
+        let total: u64 = entries.iter().map(|entry| entry.size).sum();
+        let mut stats = Stats { entries: entries.len(), bytes: total };
+        let wanted = match total > self.limit {
+            true => self.limit - self.limit / SPARE,
+            false => total,
+        };
+        entries.sort_by_key(|entry| entry.used);
+        let mut count = 0;
+        for entry in &entries {
+            if stats.bytes <= wanted {
+                break;
+            }
+            stats.bytes -= entry.size;
+            stats.entries -= 1;
+            count += 1;
+        }
+        entries.truncate(count);
+        (entries, stats)
     }
 
     /// What is in the cache.

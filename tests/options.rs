@@ -1,0 +1,124 @@
+//! Options and variables that mean the same to every command: `-n`, `-C`, empty variables, values
+//! that cannot be used, folders that are not there.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{Tree, assert_holds, bad, fails, good, text};
+
+/// A tree that was built once, with a cache beside it.
+fn built() -> Tree {
+    let tree = Tree::new();
+    let cc = tree.compiler("cc", "cp kernel/head.o $out");
+    let mut command = tree.kthinlto();
+    command.env("CC", cc).env("KTHINLTO_CACHE_DIR", tree.dir().join("cache"));
+    good(command);
+    tree
+}
+
+#[test]
+fn a_dry_run_of_any_command_removes_and_writes_nothing() {
+    let tree = built();
+    let (cache, pages) = (tree.dir().join("cache"), tree.dir().join("pages"));
+    let cache = cache.to_str().unwrap();
+    let commands = [
+        vec!["clean"],
+        vec!["cache", "clear", "--cache-dir", cache],
+        vec!["cache", "prune", "--cache-dir", cache, "--cache-size", "0"],
+        vec!["generate", "man", pages.to_str().unwrap()],
+    ];
+    let all = || tree.shell("find .. -type f ! -name lock -exec cksum {} + | sort");
+    let before = all();
+    for words in &commands {
+        good(tree.bare(&[words.as_slice(), &["-n"]].concat()));
+        let mut under_make = tree.bare(words);
+        under_make.env("MAKEFLAGS", "n");
+        good(under_make);
+        assert!(all() == before && !pages.exists(), "{words:?}");
+    }
+    let said = good(tree.bare(&["cache", "clear", "-n", "--cache-dir", cache]));
+    assert_holds(&said, &["would hold 0 objects"]);
+    for words in &commands {
+        good(tree.bare(words));
+    }
+    assert!(all() != before && pages.exists(), "each does something without -n");
+    assert_holds(&good(tree.bare(&["cache", "stats", "--cache-dir", cache])), &[": 0 objects"]);
+}
+
+#[test]
+fn an_empty_variable_is_an_unset_one() {
+    let tree = Tree::new();
+    let names = [
+        "KTHINLTO_CACHE_DIR",
+        "KTHINLTO_CACHE_SIZE",
+        "KTHINLTO_EXECUTOR",
+        "KTHINLTO_SCRATCH",
+        "KTHINLTO_FINAL_LINK",
+        "KTHINLTO_PROGRESS",
+        "KTHINLTO_TIMINGS",
+        "KTHINLTO_TRACE",
+        "KTHINLTO_JSON",
+    ];
+    let with_empty = |mut command: Command| {
+        command.envs(names.map(|name| (name, "")));
+        command
+    };
+    good(with_empty(tree.kthinlto()));
+    // It gets as far as the tree, which is no kernel's.
+    bad(with_empty(tree.bare(&["relink"])), 3, "");
+}
+
+#[test]
+fn a_value_that_came_from_a_variable_is_called_that() {
+    let tree = Tree::new();
+    let said = |set: bool, words: &[&str]| {
+        let mut command = tree.bare(&[&["build", "built-in.a"], words].concat());
+        if set {
+            command.env("KTHINLTO_EXECUTOR", "fork").env("KTHINLTO_CACHE_SIZE", "5G");
+        }
+        text(&bad(command, 2, "invalid value 'fork' for '--executor").stderr)
+    };
+    assert_holds(&said(true, &[]), &["this is the value of KTHINLTO_EXECUTOR"]);
+    for words in [&["--executor=fork"][..], &["--executor", "fork"]] {
+        assert!(!said(true, words).contains("KTHINLTO_EXECUTOR in"), "{words:?} is the option's");
+        assert!(!said(false, words).contains("KTHINLTO_EXECUTOR in"), "{words:?}");
+    }
+    let mut size = tree.bare(&["cache", "stats", "--cache-dir", "."]);
+    size.env("KTHINLTO_CACHE_SIZE", "much");
+    bad(size, 2, "this is the value of KTHINLTO_CACHE_SIZE");
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_an_error_and_is_not_made() {
+    let tree = Tree::new();
+    let none = tree.dir().join("none");
+    for action in ["stats", "prune", "clear"] {
+        let command = tree.bare(&["cache", action, "--cache-dir", none.to_str().unwrap()]);
+        fails(command, 3, &["none: there is no such folder"]);
+    }
+    fails(tree.bare(&["clean", "-C", none.to_str().unwrap()]), 3, &["there is no such folder"]);
+    assert!(!none.exists());
+    // One that is there, and was never used.
+    good(tree.bare(&["cache", "stats", "--cache-dir", tree.dir().to_str().unwrap()]));
+    assert!(!tree.dir().join("v1").exists());
+}
+
+#[test]
+fn patch_takes_the_tree_of_directory() {
+    let tree = Tree::new();
+    let kernel = tree.dir().join("kernel-5.4");
+    fs::create_dir(&kernel).unwrap();
+    fs::write(kernel.join("Makefile"), "VERSION = 5\nPATCHLEVEL = 4\n").unwrap();
+    let above = tree.dir().to_str().unwrap();
+    for words in [
+        &["patch", "-C", kernel.to_str().unwrap()][..],
+        &["-C", above, "patch", "kernel-5.4"],
+        &["patch", "-C", above, kernel.to_str().unwrap()],
+    ] {
+        fails(tree.bare(words), 7, &["kernel-5.4 is Linux 5.4", "no patch series"]);
+    }
+    good(tree.bare(&["patch", "--list", "-C", kernel.to_str().unwrap()]));
+    bad(tree.bare(&["patch"]), 2, "TREE");
+}
