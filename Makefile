@@ -10,6 +10,9 @@ share := $(DESTDIR)$(PREFIX)/share
 made := $(TARGET)/release/share
 completions := bash-completion/completions/kthinlto zsh/site-functions/_kthinlto \
 	fish/vendor_completions.d/kthinlto.fish
+# With all that they link to.
+documents := README.md DESIGN.md CHANGELOG.md CONTRIBUTING.md $(wildcard docs/*.md) patches/README.md \
+	kconfig/README.md tests/kernel/README.md examples/phases.rs
 
 .PHONY: all build demo check bench install uninstall clean help
 all: build
@@ -39,10 +42,10 @@ install:
 	install -d $(share)/man/man1
 	install -m 644 $(made)/man/man1/*.1 $(share)/man/man1/
 	for file in $(completions); do install -D -m 644 $(made)/$$file $(share)/$$file || exit; done
-	install -d $(share)/kthinlto $(share)/doc/kthinlto/docs
+	install -d $(share)/kthinlto
 	install -m 644 kconfig/*.config $(share)/kthinlto/
-	install -m 644 README.md DESIGN.md CHANGELOG.md $(share)/doc/kthinlto/
-	install -m 644 docs/*.md $(share)/doc/kthinlto/docs/
+	find patches -name '*.patch' -exec install -D -m 644 {} $(share)/kthinlto/{} \;
+	for file in $(documents); do install -D -m 644 $$file $(share)/doc/kthinlto/$$file || exit; done
 
 uninstall:
 	rm -f $(bindir)/kthinlto $(share)/man/man1/kthinlto.1 $(share)/man/man1/kthinlto-*.1
@@ -57,8 +60,8 @@ help:
 	@echo 'make demo        build a tiny kernel through kthinlto and boot it (installs what is missing)'
 	@echo 'make check       every test, on real kernels too (installs what is missing);'
 	@echo '                 CHECK_EXTENDED=1 adds the long ones'
-	@echo "make bench       mainline's makefiles, the linker's own ThinLTO and kthinlto side by side;"
-	@echo '                 docs/BENCHMARKS.md'
+	@echo "make bench       mainline's makefiles, the linker's own ThinLTO and kthinlto side by side"
+	@echo '                 (installs what is missing); docs/BENCHMARKS.md'
 	@echo 'make install     PREFIX=/usr/local DESTDIR='
 	@echo 'make uninstall   the same PREFIX and DESTDIR'
 	@echo 'make clean       remove target/'
