@@ -33,10 +33,29 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<()> {
 
 /// The build's number and date, as far as they were chosen.
 fn identity(arguments: &Relink) -> Identity {
-    let variable = |name| given(&std::env::var(name).ok());
-    // The variables in the order of the kernel's init/Makefile.
-    let date = given(&arguments.build_timestamp)
-        .or_else(|| variable("KBUILD_BUILD_VERSION_TIMESTAMP"))
-        .or_else(|| variable("KBUILD_BUILD_TIMESTAMP"));
+    let date = date(&arguments.build_timestamp, |name| std::env::var(name).ok());
     Identity { number: given(&arguments.build_version), date }
+}
+
+/// The option, then the variables in the order of the kernel's init/Makefile.
+fn date(option: &Option<String>, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    given(option)
+        .or_else(|| given(&variable("KBUILD_BUILD_VERSION_TIMESTAMP")))
+        .or_else(|| given(&variable("KBUILD_BUILD_TIMESTAMP")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn the_option_comes_before_the_variables_and_an_empty_one_is_none() {
+        let both = |name: &str| Some(name.to_owned());
+        let plain =
+            |name: &str| Some(if name.contains("VERSION") { "" } else { "plain" }.to_owned());
+        assert_eq!(date(&Some("option".to_owned()), both).unwrap(), "option");
+        assert_eq!(date(&None, both).unwrap(), "KBUILD_BUILD_VERSION_TIMESTAMP");
+        assert_eq!(date(&Some(String::new()), plain).unwrap(), "plain");
+        assert_eq!(date(&None, |_| None), None);
+    }
 }
