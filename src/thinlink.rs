@@ -30,6 +30,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::exec::process::Invocation;
@@ -189,12 +190,9 @@ impl Scratch {
                     format!("the linker indexed {line}, which is no member of the archives");
                 Error::bad_input(&list, found, "report this with the linker's version")
             })?;
-            modules.push(self.read_index(object)?);
+            modules.push((object, self.imports(object)?));
         }
-        for module in &modules {
-            self.place(store, module)?;
-        }
-        Ok(modules)
+        modules.into_iter().map(|(object, imports)| self.place(store, object, imports)).collect()
     }
 
     /// Where the linker wrote a file about an object.
@@ -202,32 +200,26 @@ impl Scratch {
         self.path.join("objects").join(format!("{object}{ending}"))
     }
 
-    fn read_index(&self, object: &str) -> Result<Indexed> {
+    /// The names that an object imports from, if the linker wrote all that it should have.
+    fn imports(&self, object: &str) -> Result<Vec<Arc<str>>> {
         let (fresh, imports) = (self.made(object, ".thinlto.bc"), self.made(object, ".imports"));
-        let bytes = fs::read(&fresh).map_err(|e| unmade(&fresh, e))?;
-        if bytes.is_empty() {
+        if fs::metadata(&fresh).map_err(|e| unmade(&fresh, e))?.len() == 0 {
             // clang would take it, and import nothing, without a word.
             let remedy = "look for the linker's messages, or free some space";
             return Err(Error::bad_input(&fresh, "an empty index", remedy));
         }
         let imports = fs::read_to_string(&imports).map_err(|e| unmade(&imports, e))?;
-        Ok(Indexed {
-            object: object.to_owned(),
-            index: Digest::of(&bytes),
-            imports: imports.lines().map(Into::into).collect(),
-        })
+        Ok(imports.lines().map(Into::into).collect())
     }
 
-    fn place(&self, store: &Store, module: &Indexed) -> Result<()> {
-        let name = index_name(&module.object);
-        if store.files.find(&name)?.is_some_and(|old| old.digest == module.index) {
-            return Ok(());
-        }
-        let place = store.files.path(&name);
-        let made = self.made(&module.object, ".thinlto.bc");
+    fn place(&self, store: &Store, object: &str, imports: Vec<Arc<str>>) -> Result<Indexed> {
+        let made = self.made(object, ".thinlto.bc");
         let bytes = fs::read(&made).map_err(|e| Error::io("read", &made, e))?;
-        store::write_aside(&place, &bytes)?;
-        store.files.set(&name, Facts::of(&bytes))
+        let (name, facts) = (index_name(object), Facts::of(&bytes));
+        if store.files.find(&name)?.is_none_or(|old| old.digest != facts.digest) {
+            store.files.write(&name, &bytes, facts)?;
+        }
+        Ok(Indexed { object: object.to_owned(), index: facts.digest, imports })
     }
 }
 

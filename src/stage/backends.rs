@@ -24,7 +24,7 @@ use crate::kbuild::cmd_file;
 use crate::plan::{Planned, recorded_inputs};
 use crate::report::{Ending, Event, Job as Started, Listener};
 use crate::store::cache::Cache;
-use crate::store::{BackendRecord, Cost, Digest, Facts, Store, write_if_changed};
+use crate::store::{BackendRecord, Cost, Digest, Stamped, Store, write_if_changed};
 use crate::toolchain::Tool;
 
 /// How many native objects were made, and how.
@@ -259,7 +259,7 @@ impl Backends<'_> {
     }
 
     /// What a backend made, if it may be used. An `Err` is the sentence that says why not.
-    fn judge(&self, job: &Job, outcome: io::Result<Outcome>) -> Result<Facts, String> {
+    fn judge(&self, job: &Job, outcome: io::Result<Outcome>) -> Result<Stamped, String> {
         let object = &job.planned.object;
         let compiler = &self.compiler.text;
         let outcome = outcome.map_err(|e| {
@@ -286,7 +286,7 @@ impl Backends<'_> {
     }
 
     /// Puts a good result in its place and on record, with what it took.
-    fn accept(&mut self, number: usize, made: Facts, cost: Option<Cost>) -> Result<()> {
+    fn accept(&mut self, number: usize, made: Stamped, cost: Option<Cost>) -> Result<()> {
         let job = &self.jobs[number];
         let (tree, object) = (&self.settings.tree, &job.planned.object);
         let native = native_name(object);
@@ -308,7 +308,7 @@ impl Backends<'_> {
         self.store.files.set(&native, made)?;
         let inputs = &job.planned.inputs;
         let key = inputs.key.digest();
-        let record = BackendRecord::new(key, made.digest, cost, &recorded_inputs(inputs));
+        let record = BackendRecord::new(key, made.facts.digest, cost, &recorded_inputs(inputs));
         self.store.set_backend(object, record)
     }
 }

@@ -4,53 +4,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustc_hash::FxHashMap as HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use super::stamp::{Grain, Stamp, nanos_now};
+use super::write_stamped;
 use crate::error::{Error, Result};
 use crate::format::Format;
-
-/// What `stat` says of a file: equal stamps of an old enough file mean equal bytes. The
-/// change time is in it because `touch -r`, `cp -p` and archives cannot set it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stamp(u64, i64, i64, u64, u64);
-
-impl Stamp {
-    /// The stamp of a file's metadata: size, times in nanoseconds, inode, device.
-    pub fn of(found: &fs::Metadata) -> Self {
-        let modified = nanos(found.mtime(), found.mtime_nsec());
-        let changed = nanos(found.ctime(), found.ctime_nsec());
-        Stamp(found.len(), modified, changed, found.ino(), found.dev())
-    }
-
-    /// The same, of what the system call gives.
-    pub(super) fn of_stat(found: &rustix::fs::Stat) -> Self {
-        let modified = nanos(found.st_mtime, found.st_mtime_nsec as i64);
-        let changed = nanos(found.st_ctime, found.st_ctime_nsec as i64);
-        Stamp(found.st_size as u64, modified, changed, found.st_ino, found.st_dev)
-    }
-
-    /// Whether a later write to the file, by now, must have given it another stamp. File
-    /// systems tick: in whole seconds where the nanoseconds are 0, else in a few milliseconds.
-    pub(super) fn is_settled(&self, now: i64) -> bool {
-        let newest = self.1.max(self.2);
-        let tick = match newest % 1_000_000_000 {
-            0 => Duration::from_secs(2),
-            _ => Duration::from_millis(50),
-        };
-        newest < now.saturating_sub(tick.as_nanos() as i64)
-    }
-}
-
-fn nanos(seconds: i64, nanos: i64) -> i64 {
-    seconds.saturating_mul(1_000_000_000) + nanos
-}
 
 /// What is known of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +33,15 @@ impl Facts {
         let size = bytes.len() as u64;
         Facts { digest: Digest::of(bytes), format: Format::of(bytes), size }
     }
+}
+
+/// Facts of bytes, and the stamp that their file had before they were read.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamped {
+    /// What the bytes are.
+    pub facts: Facts,
+    /// What the file was.
+    pub stamp: Stamp,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +68,7 @@ struct Unread {
 #[derive(Debug)]
 pub struct Files {
     folder: PathBuf,
+    grain: Grain,
     known: Mutex<HashMap<String, Known>>,
     /// What was looked at in this run and not read.
     unread: Mutex<HashMap<String, Unread>>,
@@ -102,13 +76,15 @@ pub struct Files {
 
 impl Files {
     /// Starts with what a state file says. Names are relative to `folder`, or absolute.
-    pub fn new(folder: &Path, recorded: HashMap<String, (Stamp, Facts)>) -> Self {
+    /// `grain` is what is known of the folder's file system.
+    pub fn new(folder: &Path, grain: Grain, recorded: HashMap<String, (Stamp, Facts)>) -> Self {
         let known = recorded.into_iter().map(|(name, (stamp, facts))| {
             let known = Known { stamp, facts, young: false, recorded: true, seen: false };
             (name, known)
         });
         Files {
             folder: folder.to_path_buf(),
+            grain,
             known: Mutex::new(known.collect()),
             unread: Mutex::default(),
         }
@@ -150,13 +126,30 @@ impl Files {
         self.look(name, recorded, None)
     }
 
-    /// Takes down what was put into a file just now. It is read again before it is recorded.
-    pub fn set(&self, name: &str, facts: Facts) -> Result<()> {
+    /// Takes down what was put into a file just now under another name, and then renamed. If
+    /// its stamp cannot tell, it is read again before it is recorded.
+    pub fn set(&self, name: &str, made: Stamped) -> Result<()> {
         let found = fs::metadata(self.path(name)).map_err(|e| Error::io("look at", name, e))?;
-        let known =
-            Known { stamp: Stamp::of(&found), facts, young: true, recorded: false, seen: true };
+        let (stamp, facts) = (Stamp::of(&found), made.facts);
+        let young = !(stamp.is_renamed(&made.stamp) && self.is_settled(&stamp, nanos_now()));
+        let known = Known { stamp, facts, young, recorded: false, seen: true };
         self.known().insert(name.to_owned(), known);
         Ok(())
+    }
+
+    /// Puts these bytes, whose facts are known, into a file, by way of one aside.
+    pub fn write(&self, name: &str, bytes: &[u8], facts: Facts) -> Result<()> {
+        let stamp = write_stamped(&self.path(name), bytes)?;
+        self.set(name, Stamped { facts, stamp })
+    }
+
+    /// What is known of the folder's file system.
+    pub(super) fn grain(&self) -> Grain {
+        self.grain
+    }
+
+    fn is_settled(&self, stamp: &Stamp, now: i64) -> bool {
+        stamp.is_settled(now, self.grain)
     }
 
     fn look(
@@ -177,7 +170,7 @@ impl Files {
         let stamp = Stamp::of(&found);
         let known = match recorded.filter(|known| known.stamp == stamp && !known.young) {
             Some(known) => Known { seen: true, ..known },
-            None => read_facts(&path, bytes).map_err(|e| Error::io("read", name, e))?,
+            None => self.read_facts(&path, bytes).map_err(|e| Error::io("read", name, e))?,
         };
         let mut all = self.known();
         match all.get_mut(name) {
@@ -221,8 +214,9 @@ impl Files {
         let read = seen.map(|(name, known)| (name.clone(), Some(known.stamp)));
         let others = unread.iter().map(|(name, unread)| (name.clone(), unread.stamp));
         let all: Vec<_> = read.chain(others).collect();
-        let settled =
-            |(_, stamp): &(String, Option<Stamp>)| stamp.is_none_or(|stamp| stamp.is_settled(now));
+        let settled = |(_, stamp): &(String, Option<Stamp>)| {
+            stamp.is_none_or(|stamp| self.is_settled(&stamp, now))
+        };
         all.iter().all(settled).then_some(all)
     }
 
@@ -238,7 +232,7 @@ impl Files {
         if !known.young {
             return true;
         }
-        match read_facts(&path, None) {
+        match self.read_facts(&path, None) {
             Ok(now) if now.facts == known.facts && now.stamp == known.stamp => {
                 // Perhaps it is old enough by now to be read no more.
                 self.known().insert(name.to_owned(), now);
@@ -252,12 +246,12 @@ impl Files {
     /// again here, or left to the next run if it is too young still.
     pub fn take_unrecorded(&self) -> Vec<(String, Stamp, Facts)> {
         let now = nanos_now();
-        let wanted = |known: &&mut Known| !known.recorded && known.stamp.is_settled(now);
+        let wanted = |known: &&mut Known| !known.recorded && self.is_settled(&known.stamp, now);
         let mut taken = Vec::new();
         for (name, known) in self.known().iter_mut() {
             if let Some(known) = Some(known).filter(wanted) {
                 if known.young {
-                    match read_facts(&self.folder.join(name), None) {
+                    match self.read_facts(&self.folder.join(name), None) {
                         Ok(again) if !again.young => *known = again,
                         _ => continue,
                     }
@@ -268,34 +262,34 @@ impl Files {
         }
         taken
     }
+
+    /// Hashes a file, and keeps its bytes if they are wanted. If it changes meanwhile, it is read again.
+    fn read_facts(&self, path: &Path, mut bytes: Option<&mut Vec<u8>>) -> io::Result<Known> {
+        for _ in 0..5 {
+            let nanos_before = nanos_now();
+            let mut file = File::open(path)?;
+            let stamp = Stamp::of(&file.metadata()?);
+            let facts = match bytes.as_deref_mut() {
+                Some(bytes) => {
+                    bytes.clear();
+                    file.read_to_end(bytes)?;
+                    Facts::of(bytes)
+                }
+                None => hash(&mut file, stamp.size())?,
+            };
+            let young = !self.is_settled(&stamp, nanos_before);
+            if stamp == Stamp::of(&fs::metadata(path)?) && facts.size == stamp.size() {
+                return Ok(Known { stamp, facts, young, recorded: false, seen: true });
+            }
+        }
+        let found = "the file changes while it is read";
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, found))
+    }
 }
 
 /// There is no such file: its name, or a folder on the way, does not exist.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-/// Hashes a file, and keeps its bytes if they are wanted. If it changes meanwhile, it is read again.
-fn read_facts(path: &Path, mut bytes: Option<&mut Vec<u8>>) -> io::Result<Known> {
-    for _ in 0..5 {
-        let nanos_before = nanos_now();
-        let mut file = File::open(path)?;
-        let stamp = Stamp::of(&file.metadata()?);
-        let facts = match bytes.as_deref_mut() {
-            Some(bytes) => {
-                bytes.clear();
-                file.read_to_end(bytes)?;
-                Facts::of(bytes)
-            }
-            None => hash(&mut file, stamp.0)?,
-        };
-        let young = !stamp.is_settled(nanos_before);
-        if stamp == Stamp::of(&fs::metadata(path)?) && facts.size == stamp.0 {
-            return Ok(Known { stamp, facts, young, recorded: false, seen: true });
-        }
-    }
-    let found = "the file changes while it is read";
-    Err(io::Error::new(io::ErrorKind::ResourceBusy, found))
 }
 
 /// `size` is what the file is said to have.
@@ -319,13 +313,10 @@ fn hash(file: &mut File, size: u64) -> io::Result<Facts> {
     Ok(Facts { digest: hasher.finalize().into(), format: format.unwrap_or(Format::Other), size })
 }
 
-pub(super) fn nanos_now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
     fn age(path: &Path, seconds: u64) {
@@ -340,7 +331,7 @@ mod tests {
         fs::write(&path, "one").unwrap();
         age(&path, 100);
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
-        let files = Files::new(dir.path(), HashMap::default());
+        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
         let one = files.facts("a").unwrap();
         for round in 0..50 {
             let text = format!("{round:03}");
@@ -357,7 +348,7 @@ mod tests {
     fn bytes_come_with_their_facts_and_only_when_they_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let (path, mut bytes) = (dir.path().join("a"), b"left over".to_vec());
-        let files = Files::new(dir.path(), HashMap::default());
+        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
         assert_eq!(files.find_and_read("a", &mut bytes).unwrap(), None);
         assert!(bytes.is_empty(), "there is no file");
         let long = vec![7; 300 << 10];
@@ -369,7 +360,7 @@ mod tests {
         age(&path, 100);
         let stamp = Stamp::of(&fs::metadata(&path).unwrap());
         let known = HashMap::from_iter([("a".to_owned(), (stamp, facts))]);
-        let next = Files::new(dir.path(), known);
+        let next = Files::new(dir.path(), Grain::default(), known);
         assert_eq!(next.find_and_read("a", &mut bytes).unwrap(), Some(facts));
         assert!(bytes.is_empty(), "known from an earlier run");
         assert_eq!(next.find(&format!("{}", path.display())).unwrap(), Some(facts), "by a stream");
@@ -380,7 +371,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "BC\u{0}").unwrap();
-        let files = Files::new(dir.path(), HashMap::default());
+        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
         files.facts("a").unwrap();
         assert!(files.take_unrecorded().is_empty(), "too young");
         std::thread::sleep(Duration::from_millis(80));
@@ -389,7 +380,8 @@ mod tests {
         assert!(files.take_unrecorded().is_empty(), "once");
         let (name, stamp, facts) = recorded[0].clone();
         let lie = Facts { digest: Digest::of(b"a lie"), ..facts };
-        let next = Files::new(dir.path(), HashMap::from_iter([(name, (stamp, lie))]));
+        let next =
+            Files::new(dir.path(), Grain::default(), HashMap::from_iter([(name, (stamp, lie))]));
         assert_eq!(next.facts("a").unwrap(), lie, "a recorded stamp saves the read");
         fs::write(&path, "other").unwrap();
         assert_eq!(next.facts("a").unwrap(), lie, "looked at once in a run");
@@ -397,9 +389,59 @@ mod tests {
         assert_eq!(next.find_again("a").unwrap().unwrap().digest, Digest::of(b"other"));
     }
 
+    /// The grain of the file system of a folder, and facts of one file that was just put there.
+    fn just_made(dir: &Path, tried: bool) -> (Files, Facts) {
+        let trial = File::create(dir.join("trial")).unwrap();
+        let grain = if tried { Grain::by_writing(&trial, b"1").unwrap() } else { Grain::default() };
+        let files = Files::new(dir, grain, HashMap::default());
+        let facts = Facts::of(b"made");
+        files.write("a", b"made", facts).unwrap();
+        (files, facts)
+    }
+
+    #[test]
+    fn what_was_just_made_is_read_again_only_where_its_stamp_cannot_tell() {
+        let dir = tempfile::tempdir().unwrap();
+        let (coarse, _) = just_made(dir.path(), false);
+        assert!(coarse.known()["a"].young);
+        let (files, facts) = just_made(dir.path(), true);
+        let fine = files.known()["a"].stamp.is_settled(0, files.grain);
+        assert_eq!(files.known()["a"].young, !fine);
+        assert_eq!(files.take_unrecorded().len(), usize::from(fine));
+        assert_eq!(files.find("a").unwrap(), Some(facts));
+    }
+
+    #[test]
+    fn a_write_at_once_is_seen_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        for tried in [false, true] {
+            for _ in 0..200 {
+                let (files, _) = just_made(dir.path(), tried);
+                assert!(files.is_unchanged("a"));
+                fs::write(dir.path().join("a"), "MADE").unwrap();
+                assert!(!files.is_unchanged("a"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_write_between_the_bytes_and_the_rename_is_not_recorded_as_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, facts) = just_made(dir.path(), true);
+        let stamp = Stamp::of(&fs::metadata(dir.path().join("a")).unwrap());
+        fs::write(dir.path().join("a"), "MADE").unwrap();
+        fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
+        files.set("b", Stamped { facts, stamp }).unwrap();
+        assert!(files.known()["b"].young);
+        std::thread::sleep(Duration::from_millis(80));
+        let recorded = files.take_unrecorded();
+        let (_, _, found) = recorded.iter().find(|(name, ..)| name == "b").unwrap();
+        assert_eq!(found.digest, Digest::of(b"MADE"));
+    }
+
     #[test]
     fn absence_is_not_an_error_until_the_file_is_needed() {
-        let files = Files::new(Path::new("/nonexistent"), HashMap::default());
+        let files = Files::new(Path::new("/nonexistent"), Grain::default(), HashMap::default());
         assert_eq!(files.find("a").unwrap(), None);
         assert!(files.facts("a").unwrap_err().to_string().starts_with("cannot read a: "));
     }

@@ -14,7 +14,8 @@ use rustc_hash::FxHashMap as HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::files::{Facts, Stamp};
+use super::files::Facts;
+use super::stamp::Stamp;
 use crate::error::{Error, Result};
 
 /// First line of the file. It changes with the records below: another's file is not read.

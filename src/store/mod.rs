@@ -24,6 +24,7 @@ pub mod digest;
 pub mod files;
 mod log;
 pub mod snapshot;
+pub mod stamp;
 
 use std::collections::hash_map::Entry;
 use std::ffi::OsString;
@@ -36,11 +37,12 @@ use std::sync::{Mutex, PoisonError};
 use rustc_hash::FxHashMap as HashMap;
 
 pub use self::digest::{Digest, KeyBuilder};
-pub use self::files::{Facts, Files};
+pub use self::files::{Facts, Files, Stamped};
 pub use self::log::{
     AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord,
 };
 use self::log::{FlagsRecord, Log, Records};
+use self::stamp::{Grain, Stamp};
 use crate::error::{Error, Result};
 
 /// The folder, at the top of an object tree, that holds everything but the outputs.
@@ -74,16 +76,23 @@ impl Store {
         let folder = tree.join(FOLDER);
         fs::create_dir_all(&folder).map_err(|e| Error::io("make the folder", &folder, e))?;
         let lock = lock(tree, &folder.join("lock"))?;
-        Ok(Self::with(tree, Log::open(&folder.join(STATE))?, Some(lock)))
+        let grain = sign(&lock);
+        Ok(Self::with(tree, grain, Log::open(&folder.join(STATE))?, Some(lock)))
     }
 
     /// Reads the state without a lock, and changes nothing on disk.
     pub fn peek(tree: &Path) -> Result<Self> {
-        Ok(Self::with(tree, Log::peek(&tree.join(FOLDER).join(STATE))?, None))
+        let grain = Grain::default();
+        Ok(Self::with(tree, grain, Log::peek(&tree.join(FOLDER).join(STATE))?, None))
     }
 
-    fn with(tree: &Path, (log, mut records): (Log, Records), lock: Option<File>) -> Self {
-        let files = Files::new(tree, std::mem::take(&mut records.files));
+    fn with(
+        tree: &Path,
+        grain: Grain,
+        (log, mut records): (Log, Records),
+        lock: Option<File>,
+    ) -> Self {
+        let files = Files::new(tree, grain, std::mem::take(&mut records.files));
         Store {
             tree: tree.to_path_buf(),
             files,
@@ -261,10 +270,16 @@ fn lock(tree: &Path, path: &Path) -> Result<File> {
         }
         Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
     }
-    // Only for the message above: a lock without a number is a lock.
-    let _ = file.set_len(0);
-    let _ = writeln!(file, "{}", std::process::id());
     Ok(file)
+}
+
+/// Writes our number into the lock, and learns from that how fine the times of files are.
+/// The number is only for the message above: a lock without one is a lock.
+fn sign(lock: &File) -> Grain {
+    let text = format!("{}\n", std::process::id());
+    let grain = Grain::by_writing(lock, text.as_bytes()).unwrap_or_default();
+    let _ = lock.set_len(text.len() as u64);
+    grain
 }
 
 /// Writes a file aside and renames it into place: a reader sees the old or the new one.
@@ -272,13 +287,23 @@ fn lock(tree: &Path, path: &Path) -> Result<File> {
 /// The file aside has one name, `.tmp_` and the file's own, so that the next writer takes over
 /// what a kill left there; kbuild's `make clean` removes such names too.
 pub fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_stamped(path, bytes).map(drop)
+}
+
+/// The same; returns the stamp that the file had before it was renamed.
+fn write_stamped(path: &Path, bytes: &[u8]) -> Result<Stamp> {
     let fail = |e| Error::io("write", path, e);
     let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::InvalidFilename.into()))?;
     let mut aside = OsString::from(".tmp_");
     aside.push(name);
     let aside = path.with_file_name(aside);
     let mut file = open_aside(&aside).map_err(fail)?;
-    let written = file.write_all(bytes).and_then(|()| fs::rename(&aside, path));
+    let mut write = || {
+        file.write_all(bytes)?;
+        let stamp = Stamp::of(&file.metadata()?);
+        fs::rename(&aside, path).map(|()| stamp)
+    };
+    let written = write();
     if written.is_err() {
         let _ = fs::remove_file(&aside);
     }

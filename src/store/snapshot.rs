@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, KeyBuilder};
-use super::files::{Stamp, nanos_now};
+use super::stamp::{Grain, Stamp, nanos_now};
 use super::{FOLDER, write_aside};
 use crate::error::Result;
 use crate::parallel;
@@ -30,29 +30,28 @@ type Seen = Vec<(String, Option<Stamp>)>;
 /// What is looked at outside of [`super::Files`]: each name with the stamp that it had
 /// *before* it was read, so that a later write cannot hide.
 #[derive(Debug, Default)]
-pub struct Watch {
-    seen: HashMap<PathBuf, Option<Stamp>>,
-    young: bool,
-}
+pub struct Watch(HashMap<PathBuf, (i64, Option<Stamp>)>);
 
 impl Watch {
     /// Takes the stamp of `path`, unless it was taken before. A folder's stamp covers the names in it.
     pub fn look(&mut self, path: &Path) {
-        if self.seen.contains_key(path) {
+        if self.0.contains_key(path) {
             return;
         }
         let now = nanos_now();
         let stamp = fs::metadata(path).ok().as_ref().map(Stamp::of);
-        self.young |= stamp.is_some_and(|stamp| !stamp.is_settled(now));
-        self.seen.insert(path.to_path_buf(), stamp);
+        self.0.insert(path.to_path_buf(), (now, stamp));
     }
 
     /// What was seen, by names relative to `tree` where they are below it; `None` if something
     /// was too young for its stamp to tell, or has a name that is no text.
-    fn take(&self, tree: &Path) -> Option<Seen> {
+    fn take(&self, tree: &Path, grain: Grain) -> Option<Seen> {
         let name = |path: &Path| path.strip_prefix(tree).unwrap_or(path).to_str().map(String::from);
-        let named = self.seen.iter().map(|(path, stamp)| Some((name(path)?, *stamp)));
-        if self.young { None } else { named.collect() }
+        let seen = self.0.iter().map(|(path, (now, stamp))| {
+            let tells = stamp.is_none_or(|stamp| stamp.is_settled(*now, grain));
+            tells.then_some((name(path)?, *stamp))
+        });
+        seen.collect()
     }
 }
 
@@ -136,7 +135,8 @@ pub fn leave(
     watch: &Watch,
     files: &super::Files,
 ) -> Result<()> {
-    let (Some(watched), Some(looked_at)) = (watch.take(tree), files.looked_at()) else {
+    let (Some(watched), Some(looked_at)) = (watch.take(tree, files.grain()), files.looked_at())
+    else {
         return Ok(());
     };
     // Runs that change anything append to the state: its size tells, however young it is.
