@@ -60,6 +60,7 @@ fn an_empty_variable_is_an_unset_one() {
         "KTHINLTO_TIMINGS",
         "KTHINLTO_TRACE",
         "KTHINLTO_JSON",
+        "KTHINLTO_LOG",
     ];
     let with_empty = |mut command: Command| {
         command.envs(names.map(|name| (name, "")));
@@ -88,6 +89,9 @@ fn a_value_that_came_from_a_variable_is_called_that() {
     let mut size = tree.bare(&["cache", "stats", "--cache-dir", "."]);
     size.env("KTHINLTO_CACHE_SIZE", "much");
     bad(size, 2, "this is the value of KTHINLTO_CACHE_SIZE");
+    let mut log = tree.kthinlto();
+    log.env("KTHINLTO_LOG", "debgu");
+    bad(log, 2, "kthinlto: KTHINLTO_LOG is `debgu`, which is no level; use off, error, ");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod graph;
 mod help;
 mod initcalls;
 mod link_vmlinux;
+mod log;
 mod parse;
 mod patch;
 mod relink;
@@ -46,8 +47,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if good { 0 } else { 2 });
         }
     };
-    log_to_stderr();
-    match run(&cli) {
+    match log::start().map_err(Into::into).and_then(|()| run(&cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let ours = error.downcast_ref::<Error>();
@@ -57,18 +57,6 @@ pub fn main() -> ExitCode {
             ExitCode::from(ours.map_or(1, Error::exit_code))
         }
     }
-}
-
-/// What is for developers goes to standard error, as much as `KTHINLTO_LOG` asks for.
-fn log_to_stderr() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("KTHINLTO_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_target(false)
-        .without_time()
-        .init();
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {

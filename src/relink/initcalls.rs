@@ -195,7 +195,7 @@ impl Source {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Err(Error::bad_input(file, "no archive and no object", REBUILD));
             }
-            Err(error) => return Err(unreadable(file, None, error)),
+            Err(error) => return Err(unreadable(tree, file, None, error)),
         }
         match &magic {
             THIN => {
@@ -217,28 +217,28 @@ impl Source {
         match self {
             Source::Object { name, archive } => {
                 let bytes = fs::read(tree.join(name))
-                    .map_err(|error| unreadable(name, archive.as_deref(), error))?;
+                    .map_err(|error| unreadable(tree, name, archive.as_deref(), error))?;
                 in_object(&bytes).map_err(|unfit| unfit.of(name))
             }
             Source::Regular(archive) => {
                 let bytes = fs::read(tree.join(archive))
-                    .map_err(|error| unreadable(archive, None, error))?;
+                    .map_err(|error| unreadable(tree, archive, None, error))?;
                 in_regular_archive(&bytes).map_err(|unfit| unfit.of(archive))
             }
         }
     }
 }
 
-fn unreadable(file: &Path, archive: Option<&Path>, error: io::Error) -> Error {
+fn unreadable(tree: &Path, file: &Path, archive: Option<&Path>, error: io::Error) -> Error {
     match (error.kind(), archive) {
         (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, Some(archive)) => {
             Error::MissingMember { archive: archive.to_path_buf(), member: file.to_path_buf() }
         }
-        (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, None) => Error::bad_input(
-            file,
-            "there is no such file in the object tree",
-            "build it with make, or name the object tree with -C",
-        ),
+        (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, None) => {
+            let tree = std::path::absolute(tree).unwrap_or_else(|_| tree.to_path_buf());
+            let found = format!("there is no such file in the object tree {}", tree.display());
+            Error::bad_input(file, found, "build it with make, or name another tree with -C")
+        }
         (io::ErrorKind::IsADirectory, _) => {
             Error::bad_input(file, "a folder", "name archives or objects")
         }
