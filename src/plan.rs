@@ -84,17 +84,13 @@ pub fn why(store: &Store, common: &Common, module: &Indexed) -> Result<Option<St
     })
 }
 
-/// Digits of a digest that a record keeps for each input: enough to tell two apart.
-const SHORT: usize = 16;
-
 /// What a record keeps of the inputs.
 pub fn recorded_inputs(inputs: &Inputs) -> Vec<(String, String)> {
     shortened(&inputs.list)
 }
 
 fn shortened(list: &[(String, Digest)]) -> Vec<(String, String)> {
-    let short = |digest: &Digest| digest.to_string()[..SHORT].to_owned();
-    list.iter().map(|(label, digest)| (label.clone(), short(digest))).collect()
+    list.iter().map(|(label, digest)| (label.clone(), digest.short())).collect()
 }
 
 /// The first input that is not as it was. An index comes last: it holds the hashes of all

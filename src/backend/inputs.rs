@@ -163,7 +163,9 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
         let found = "no bitcode, though the thin link indexed it";
         return Err(Error::bad_input(object, found, "run again: it changed meanwhile"));
     }
-    let included = store.asm_includes(bitcode.digest, || asm_record(store, object))?;
+    let included = store.asm_includes(bitcode.digest, || {
+        asm_record_of(object, &read_known(store, object, bitcode.digest)?)
+    })?;
     let flags = common.sets.of(store, object)?;
     if included.unknown || flags.other_assembler {
         sink.unknown();
@@ -192,10 +194,15 @@ pub fn learn(store: &Store, object: &str, facts: Facts, bytes: &[u8]) {
     }
 }
 
-fn asm_record(store: &Store, object: &str) -> Result<AsmRecord> {
-    let path = store.files.path(object);
-    let bytes = fs::read(&path).map_err(|e| Error::io("read", object, e))?;
-    asm_record_of(object, &bytes)
+/// The bytes that a digest was taken of, where they were not kept.
+fn read_known(store: &Store, name: &str, digest: Digest) -> Result<Vec<u8>> {
+    let bytes = fs::read(store.files.path(name)).map_err(|e| Error::io("read", name, e))?;
+    match Digest::of(&bytes) == digest {
+        true => Ok(bytes),
+        false => {
+            Err(Error::bad_input(name, "bytes that changed while they were read", "run again"))
+        }
+    }
 }
 
 fn asm_record_of(object: &str, bytes: &[u8]) -> Result<AsmRecord> {
@@ -228,7 +235,7 @@ fn add_asm_files(
         };
         sink.input(KIND, name, &facts.digest);
         sink.file(name);
-        let text = fs::read(store.files.path(name)).map_err(|e| Error::io("read", name, e))?;
+        let text = read_known(store, name, facts.digest)?;
         let mut nested = Includes::default();
         asm::scan(&text, &mut nested);
         if nested.unknown && is_text(&text) {
@@ -242,4 +249,21 @@ fn add_asm_files(
 /// A binary that is included may hold any bytes; only text can include more.
 fn is_text(bytes: &[u8]) -> bool {
     !bytes.contains(&0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_not_those_of_the_digest_are_not_used() {
+        let tree = tempfile::tempdir().unwrap();
+        let store = Store::open(tree.path()).unwrap();
+        fs::write(tree.path().join("a.inc"), ".long 1").unwrap();
+        let digest = store.files.facts("a.inc").unwrap().digest;
+        assert_eq!(read_known(&store, "a.inc", digest).unwrap(), b".long 1");
+        fs::write(tree.path().join("a.inc"), ".include \"b\"").unwrap();
+        let error = read_known(&store, "a.inc", digest).unwrap_err().to_string();
+        assert!(error.contains("a.inc: bytes that changed while they were read; run"), "{error}");
+    }
 }

@@ -15,6 +15,13 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         blake3::hash(bytes).into()
     }
+
+    /// The first 16 of its 64 hexadecimal digits: enough to tell two inputs apart.
+    pub fn short(&self) -> String {
+        let mut first = [0; 8];
+        first.copy_from_slice(&self.0[..8]);
+        format!("{:016x}", u64::from_be_bytes(first))
+    }
 }
 
 impl From<blake3::Hash> for Digest {
@@ -119,6 +126,7 @@ mod tests {
         fn digests_read_back(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             let digest = Digest::of(&bytes);
             prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+            prop_assert_eq!(digest.short(), &digest.to_string()[..16]);
             let json = serde_json::to_string(&digest).unwrap();
             prop_assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
             let binary = postcard::to_stdvec(&digest).unwrap();
