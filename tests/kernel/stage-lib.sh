@@ -62,3 +62,12 @@ forked() {
 	grep 'a fork server of .* runs the backends' "$WORK/verbose"
 	if grep -E 'no fork server|plain processes' "$WORK/verbose"; then return 1; fi
 }
+
+# spared: most of the last run's backends did not begin in the compiler's driver.
+spared() {
+	local began all
+	began=$(sed -n "s/^# \([0-9]*\) backends begin where the compiler's driver would end$/\1/p" "$WORK/verbose")
+	all=$(wc -l <"$obj/vmlinux.thinlto-index")
+	echo "${began:-0} of $all"
+	[ $((${began:-0} * 2)) -gt "$all" ]
+}
