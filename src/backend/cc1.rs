@@ -5,6 +5,8 @@
 //!
 //! Format: `clang -###` (clang/lib/Driver/Job.cpp, `sys::printArg` of LLVM; LLVM 19 to 22).
 
+use std::sync::Arc;
+
 use super::command::{aside_name, native_name};
 use crate::thinlink::index_name;
 
@@ -23,7 +25,7 @@ pub struct Template {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Word {
-    Text(String),
+    Text(Arc<str>),
     Object,
     Output,
     Index,
@@ -33,18 +35,19 @@ enum Word {
 
 impl Word {
     /// The gap that a word of the command for `object` is, or itself.
-    fn of(text: String, object: &str) -> Self {
+    fn of(text: Arc<str>, object: &str) -> Self {
         let gaps = [Word::Object, Word::Output, Word::Index, Word::File];
         gaps.into_iter().find(|gap| gap.fill(object) == text).unwrap_or(Word::Text(text))
     }
 
-    fn fill(&self, object: &str) -> String {
+    /// What is the same for all is not copied.
+    fn fill(&self, object: &str) -> Arc<str> {
         match self {
-            Word::Text(text) => text.clone(),
-            Word::Object => object.to_owned(),
-            Word::Output => aside_name(&native_name(object)),
-            Word::Index => format!("-fthinlto-index={}", index_name(object)),
-            Word::File => object.rsplit('/').next().unwrap_or(object).to_owned(),
+            Word::Text(text) => Arc::clone(text),
+            Word::Object => object.into(),
+            Word::Output => aside_name(&native_name(object)).into(),
+            Word::Index => format!("-fthinlto-index={}", index_name(object)).into(),
+            Word::File => object.rsplit('/').next().unwrap_or(object).into(),
         }
     }
 }
@@ -62,24 +65,24 @@ impl Template {
     }
 
     /// The command for one object's backend.
-    pub fn fill(&self, object: &str) -> Vec<String> {
+    pub fn fill(&self, object: &str) -> Vec<Arc<str>> {
         self.words.iter().map(|word| word.fill(object)).collect()
     }
 }
 
 /// The one command that the driver printed, if it is a cc1 that it would run inside itself.
-fn command(printed: &str) -> Option<Vec<String>> {
+fn command(printed: &str) -> Option<Vec<Arc<str>>> {
     if ["warning: ", "error: "].iter().any(|word| printed.contains(word)) {
         return None;
     }
     let mut lines = printed.lines().skip_while(|line| *line != " (in-process)").skip(1);
     let words = words(lines.next()?)?;
-    let is_one = lines.next().is_none() && words.get(1).is_some_and(|word| word == "-cc1");
+    let is_one = lines.next().is_none() && words.get(1).is_some_and(|word| &**word == "-cc1");
     is_one.then_some(words)
 }
 
 /// Words in double quotes, after a space each.
-fn words(line: &str) -> Option<Vec<String>> {
+fn words(line: &str) -> Option<Vec<Arc<str>>> {
     let (mut words, mut rest) = (Vec::new(), line);
     while !rest.is_empty() {
         let (mut word, mut chars) = (String::new(), rest.strip_prefix(" \"")?.chars());
@@ -90,7 +93,7 @@ fn words(line: &str) -> Option<Vec<String>> {
                 other => word.push(other),
             }
         }
-        words.push(word);
+        words.push(word.into());
         rest = chars.as_str();
     }
     Some(words)
@@ -131,7 +134,7 @@ mod tests {
         let template = learn(&answer("a/b.o", &flags), &answer("c/d/e.o", &flags)).unwrap();
         let third = String::from_utf8(answer("f.o", &flags)).unwrap();
         assert_eq!(template.fill("f.o"), command(&third).unwrap());
-        assert!(template.fill("f.o").contains(&flags[0].to_owned()));
+        assert!(template.fill("f.o").contains(&flags[0].into()));
     }
 
     #[test]
@@ -163,7 +166,7 @@ mod tests {
         fn words_come_back_as_they_were(words in proptest::collection::vec("[^\n\r]*", 1..5)) {
             let printed = printed(&words.iter().map(String::as_str).collect::<Vec<_>>());
             let line = printed.lines().last().unwrap();
-            prop_assert_eq!(super::words(line), Some(words));
+            prop_assert_eq!(super::words(line), Some(words.into_iter().map(Arc::from).collect()));
         }
 
         #[test]

@@ -6,13 +6,20 @@
 //! In bitcode assembly is text in number arrays: MODULE_CODE_ASM of the module, and
 //! inline-asm constants, which LLVM puts into module or function constant blocks
 //! (lib/Bitcode/Writer/BitcodeWriter.cpp, LLVM 22). Every record of those blocks is
-//! searched whatever its code, so that a new encoding of the same text is seen too.
+//! searched whatever its code, so that a new encoding of the same text is seen too. What
+//! follows in a function is passed over where the writer is one whose order is known.
 
 use super::bitstream::{self, Malformed, Record, Visitor};
 
 const MODULE_BLOCK: u64 = 8;
 const CONSTANTS_BLOCK: u64 = 11;
 const FUNCTION_BLOCK: u64 = 12;
+const IDENTIFICATION_BLOCK: u64 = 13;
+/// IDENTIFICATION_CODE_STRING: who wrote it.
+const WRITER: u64 = 1;
+/// Releases of LLVM that write a function as one record, the number of its basic blocks; its
+/// constants; and then its instructions (`ModuleBitcodeWriter::writeFunction`).
+const CONSTANTS_FIRST: std::ops::RangeInclusive<u32> = 19..=22;
 
 /// Files that assembly text includes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,23 +41,45 @@ pub fn includes(bitcode: &[u8]) -> Result<Includes, Malformed> {
 #[derive(Default)]
 struct Search {
     found: Includes,
+    /// The functions of the module that follows begin with all their constants.
+    constants_first: bool,
 }
 
 impl<'a> Visitor<'a> for Search {
     fn wants(&mut self, block: u64) -> bool {
-        matches!(block, MODULE_BLOCK | CONSTANTS_BLOCK | FUNCTION_BLOCK)
+        matches!(block, MODULE_BLOCK | CONSTANTS_BLOCK | FUNCTION_BLOCK | IDENTIFICATION_BLOCK)
     }
 
     fn reads(&mut self, block: u64) -> bool {
         block != FUNCTION_BLOCK
     }
 
-    fn record(&mut self, _: u64, record: &Record<'a>) {
+    fn has_enough_after_one(&mut self, block: u64) -> bool {
+        block == FUNCTION_BLOCK && self.constants_first
+    }
+
+    fn record(&mut self, block: u64, record: &Record<'a>) {
+        if block == IDENTIFICATION_BLOCK {
+            if record.code == WRITER {
+                self.constants_first =
+                    release(&record.ops).is_some_and(|release| CONSTANTS_FIRST.contains(&release));
+            }
+            return;
+        }
         if may_include(&record.ops) {
             let text: Vec<u8> = record.ops.iter().map(|op| *op as u8).collect();
             scan(&text, &mut self.found);
         }
     }
+}
+
+/// The major release in a writer's name, such as `LLVM22.1.8`.
+fn release(name: &[u64]) -> Option<u32> {
+    let name: Option<String> =
+        name.iter().map(|op| u8::try_from(*op).ok().map(char::from)).collect();
+    let name = name?;
+    let digits = name.strip_prefix("LLVM")?.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }
 
 /// A quick look: is there a `.inc` in these numbers?
@@ -139,6 +168,15 @@ mod tests {
     #[test]
     fn other_words_are_not_directives() {
         assert_eq!(scanned(".include_guard \"x\" .incbinary"), Includes::default());
+    }
+
+    #[test]
+    fn the_writers_release_is_in_its_name() {
+        let of = |name: &str| release(&name.bytes().map(u64::from).collect::<Vec<_>>());
+        assert_eq!(of("LLVM22.1.8"), Some(22));
+        assert_eq!(of("LLVM19.1.7-rust-1.86.0-stable"), Some(19));
+        assert_eq!(of("APPLE_1_1600.0.26.6_0"), None);
+        assert_eq!(of("LLVM"), None);
     }
 
     proptest! {

@@ -4,8 +4,9 @@
 //! Format: llvm.org/docs/BitCodeFormat.html (the container has not changed since LLVM 3).
 //! No maintained crate reads it without copying every record of every block.
 
-use std::collections::HashMap;
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap as HashMap;
 
 use crate::format::{BITCODE, BITCODE_WRAPPER};
 
@@ -35,6 +36,10 @@ pub trait Visitor<'a> {
     fn reads(&mut self, _block: u64) -> bool {
         true
     }
+    /// Whether nothing is wanted of such a block from its second record on.
+    fn has_enough_after_one(&mut self, _block: u64) -> bool {
+        false
+    }
     /// A record of a wanted block.
     fn record(&mut self, block: u64, record: &Record<'a>);
 }
@@ -49,7 +54,9 @@ const BLOCKINFO: u64 = 0;
 /// Walks all blocks of a bitcode file.
 pub fn walk<'a>(bytes: &'a [u8], visitor: &mut dyn Visitor<'a>) -> Result<()> {
     let stream = unwrap(bytes)?;
-    let mut walker = Walker { bits: Bits { stream, at: 32 }, info: HashMap::new(), visitor };
+    let bits = Bits { stream, at: 32 };
+    let (info, spare) = (HashMap::default(), Record::default());
+    let mut walker = Walker { bits, info, spare, visitor };
     // Streams are padded to four bytes; less than a block's head is no block.
     while walker.bits.left() >= 64 {
         match walker.bits.fixed(2)? {
@@ -96,7 +103,10 @@ type Abbrev = Rc<Vec<Op>>;
 
 struct Walker<'a, 'v> {
     bits: Bits<'a>,
-    info: HashMap<u64, Vec<Abbrev>>,
+    /// Abbreviations that blocks of an id begin with.
+    info: HashMap<u64, Rc<Vec<Abbrev>>>,
+    /// Room for a record, taken by the block that is read.
+    spare: Record<'a>,
     visitor: &'v mut dyn Visitor<'a>,
 }
 
@@ -117,33 +127,47 @@ impl<'a> Walker<'a, '_> {
         let end = end.filter(|end| *end <= self.bits.len());
         let end = end.ok_or(Malformed("a block that ends after the file"))?;
         if block == BLOCKINFO || self.visitor.wants(block) {
-            self.contents(block, width, depth)?;
+            let mut record = std::mem::take(&mut self.spare);
+            self.contents(block, width, depth, &mut record)?;
+            self.spare = record;
         }
         self.bits.at = end;
         Ok(())
     }
 
-    fn contents(&mut self, block: u64, width: u32, depth: usize) -> Result<()> {
+    fn contents(
+        &mut self,
+        block: u64,
+        width: u32,
+        depth: usize,
+        record: &mut Record<'a>,
+    ) -> Result<()> {
         let mut abbrevs = self.info.get(&block).cloned().unwrap_or_default();
         let mut described = None; // the block that a BLOCKINFO record speaks of
-        let mut record = Record::default();
+        record.code = u64::MAX;
         let reads = block == BLOCKINFO || self.visitor.reads(block);
+        let short = block != BLOCKINFO && self.visitor.has_enough_after_one(block);
+        let mut records = 0u64;
         loop {
-            match self.bits.fixed(width)? {
+            let id = self.bits.fixed(width)?;
+            records += u64::from(id > 2);
+            match id {
                 0 => return Ok(()),
+                // The caller knows where the block ends.
+                3.. if short && records > 1 => return Ok(()),
                 3 if !reads => self.bits.skip_plain()?,
                 1 => self.block(depth + 1)?,
                 2 if block == BLOCKINFO => {
                     let abbrev = self.define_abbrev()?;
                     let target = described.ok_or(Malformed("an abbreviation for no block"))?;
-                    self.info.entry(target).or_default().push(abbrev);
+                    Rc::make_mut(self.info.entry(target).or_default()).push(abbrev);
                 }
-                2 => abbrevs.push(self.define_abbrev()?),
-                3 => self.plain_record(&mut record)?,
+                2 => Rc::make_mut(&mut abbrevs).push(self.define_abbrev()?),
+                3 => self.plain_record(record)?,
                 id => {
                     let abbrev = abbrevs.get(id as usize - 4);
                     let abbrev = abbrev.ok_or(Malformed("an unknown abbreviation"))?;
-                    self.bits.abbreviated(abbrev, &mut record)?;
+                    self.bits.abbreviated(abbrev, record)?;
                     if !reads {
                         record.code = u64::MAX;
                     }
@@ -153,7 +177,7 @@ impl<'a> Walker<'a, '_> {
                 if block == BLOCKINFO && record.code == 1 {
                     described = record.ops.first().copied();
                 } else if block != BLOCKINFO {
-                    self.visitor.record(block, &record);
+                    self.visitor.record(block, record);
                 }
             }
             record.code = u64::MAX;

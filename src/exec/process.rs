@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -24,7 +25,7 @@ pub struct Invocation {
     pub folder: PathBuf,
     /// What the program would call itself with in the end, where that is known: a copy of it may
     /// begin there, and saves the way to it.
-    pub inner: Option<Vec<String>>,
+    pub inner: Option<Vec<Arc<str>>>,
 }
 
 impl Invocation {

@@ -98,7 +98,7 @@ impl Server {
     }
 
     /// A copy that runs its `main` with these arguments.
-    pub fn run(&self, argv: &[String]) -> Result<Running, Failure> {
+    pub fn run(&self, argv: &[impl AsRef<str>]) -> Result<Running, Failure> {
         let started = Instant::now();
         let output = output_file().map_err(Failure::Shortage)?;
         let (go, mut start) = pipe_with(PipeFlags::CLOEXEC)
@@ -122,15 +122,16 @@ impl Server {
 
     fn ask(
         &self,
-        argv: &[String],
+        argv: &[impl AsRef<str>],
         output: BorrowedFd<'_>,
         go: BorrowedFd<'_>,
     ) -> Result<(), Failure> {
-        if argv.iter().any(|word| word.contains('\0')) {
+        let words = argv.iter().map(AsRef::as_ref);
+        if words.clone().any(|word| word.contains('\0')) {
             return Err(Failure::Unfit);
         }
-        let mut text = Vec::with_capacity(argv.iter().map(|word| word.len() + 1).sum());
-        for word in argv {
+        let mut text = Vec::with_capacity(words.clone().map(|word| word.len() + 1).sum());
+        for word in words {
             text.extend_from_slice(word.as_bytes());
             text.push(0);
         }

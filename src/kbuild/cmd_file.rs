@@ -111,21 +111,24 @@ pub fn first_command(line: &str) -> Result<Vec<String>, String> {
 /// only a shell could say what they mean.
 fn first_command_end(line: &str) -> Result<usize, String> {
     let (mut single, mut double, mut escaped) = (false, false, false);
-    for (at, c) in line.char_indices() {
+    // What is looked for is ASCII, and no part of another character.
+    for (at, c) in line.bytes().enumerate() {
         if escaped {
             escaped = false;
             continue;
         }
         match c {
-            '\'' if !double => single = !single,
+            b'\'' if !double => single = !single,
             _ if single => {}
-            '\\' => escaped = true,
-            '"' => double = !double,
-            '$' | '`' => return Err(format!("a command with a shell expansion (`{c}`)")),
+            b'\\' => escaped = true,
+            b'"' => double = !double,
+            b'$' | b'`' => {
+                return Err(format!("a command with a shell expansion (`{}`)", char::from(c)));
+            }
             _ if double => {}
-            ';' | '&' | '|' | '\n' => return Ok(at),
-            '<' | '>' | '(' | ')' => {
-                return Err(format!("a command with shell syntax (`{c}`)"));
+            b';' | b'&' | b'|' | b'\n' => return Ok(at),
+            b'<' | b'>' | b'(' | b')' => {
+                return Err(format!("a command with shell syntax (`{}`)", char::from(c)));
             }
             _ => {}
         }
