@@ -262,9 +262,11 @@ fn lock(tree: &Path, path: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let read = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
-            let holder = if read { format!(" (process {})", pid.trim()) } else { String::new() };
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            // Its holder may be writing over the number of an earlier one.
+            let pid = text.lines().next().unwrap_or_default().trim();
+            let holder = if pid.is_empty() { String::new() } else { format!(" (process {pid})") };
             let tree = std::path::absolute(tree).unwrap_or_else(|_| tree.to_path_buf());
             return Err(Error::Locked { tree, holder });
         }
