@@ -1,8 +1,7 @@
 //! The command of one backend, the names of its outputs, and what makes an output good.
 //! Must not know why it runs or on which slot.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use object::Object;
@@ -10,8 +9,7 @@ use object::Object;
 use super::flags::Flags;
 use crate::exec::process::Invocation;
 use crate::format::Format;
-use crate::store::stamp::Stamp;
-use crate::store::{Facts, Stamped};
+use crate::store::{Facts, Stamped, stamp};
 use crate::thinlink::index_name;
 
 /// Name of the native object of a bitcode object: `a/b.o` → `a/b.thinlto-native.o`.
@@ -78,7 +76,7 @@ pub fn recorded_text(compiler: &str, flags: &Flags, object: &str) -> String {
 /// What a backend made, if it is a native object: clang 22 may exit with 0 after it failed,
 /// and leave an empty file. An `Err` says, as a clause, what it is instead.
 pub fn check_native(path: &Path) -> Result<Stamped, String> {
-    let (bytes, stamp) = match read_stamped(path) {
+    let (stamp, bytes) = match stamp::read(path) {
         Ok(read) => read,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err("no object".into()),
         Err(e) => return Err(format!("an object that cannot be read ({e})")),
@@ -99,14 +97,6 @@ pub fn check_native(path: &Path) -> Result<Stamped, String> {
         Ok(_) => Ok(Stamped { facts: Facts::of(&bytes), stamp }),
         Err(e) => Err(format!("a damaged ELF object ({e})")),
     }
-}
-
-fn read_stamped(path: &Path) -> io::Result<(Vec<u8>, Stamp)> {
-    let mut file = File::open(path)?;
-    let stamp = Stamp::of(&file.metadata()?);
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok((bytes, stamp))
 }
 
 /// The files that one backend leaves beside its object, and its temporary one.

@@ -179,6 +179,19 @@ mod tests {
         assert_eq!(of("LLVM"), None);
     }
 
+    #[test]
+    fn functions_are_read_to_their_end_where_their_writer_is_not_known() {
+        let mut search = Search::default();
+        assert!(!search.has_enough_after_one(FUNCTION_BLOCK), "before any name");
+        let names = [("LLVM22.1.8", true), ("LLVM23.0.0git", false), ("LLVM19.1.7", true)];
+        for (name, known) in names.into_iter().chain([("another", false)]) {
+            let ops = name.bytes().map(u64::from).collect();
+            search.record(IDENTIFICATION_BLOCK, &Record { code: WRITER, ops, blob: None });
+            assert_eq!(search.has_enough_after_one(FUNCTION_BLOCK), known, "{name}");
+            assert!(!search.has_enough_after_one(CONSTANTS_BLOCK));
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(tail in prop::collection::vec(any::<u8>(), 0..400)) {

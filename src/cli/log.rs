@@ -24,15 +24,14 @@ pub fn start() -> Result<(), Error> {
 
 /// An empty variable is an unset one, as in make.
 fn level(asked: &str) -> Result<LevelFilter, Error> {
-    match asked {
-        "" => Ok(LevelFilter::WARN),
-        "off" | "error" | "warn" | "info" | "debug" | "trace" => {
-            Ok(asked.parse().unwrap_or(LevelFilter::WARN))
-        }
-        _ => Err(Error::Usage(format!(
-            "{VARIABLE} is `{asked}`, which is no level; use off, error, warn, info, debug or trace"
-        ))),
+    if asked.is_empty() {
+        return Ok(LevelFilter::WARN);
     }
+    asked.parse().map_err(|_| {
+        Error::Usage(format!(
+            "{VARIABLE} is `{asked}`, which is no level; use off, error, warn, info, debug or trace"
+        ))
+    })
 }
 
 /// `kthinlto: LEVEL: TEXT`.
@@ -71,6 +70,7 @@ mod tests {
         assert_eq!(level("").unwrap(), LevelFilter::WARN);
         assert_eq!(level("off").unwrap(), LevelFilter::OFF);
         assert_eq!(level("trace").unwrap(), LevelFilter::TRACE);
+        assert_eq!(level("DEBUG").unwrap(), LevelFilter::DEBUG);
         let error = level("debgu").unwrap_err();
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().starts_with("KTHINLTO_LOG is `debgu`, "), "{error}");

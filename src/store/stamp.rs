@@ -2,8 +2,9 @@
 //! know what is in a file.
 
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,15 @@ impl Grain {
     fn is_fine_for(self, stamp: &Stamp) -> bool {
         self.0 == Some(stamp.4)
     }
+}
+
+/// The stamp that a file has before it is read, and its bytes.
+pub fn read(path: &Path) -> io::Result<(Stamp, Vec<u8>)> {
+    let mut file = File::open(path)?;
+    let stamp = Stamp::of(&file.metadata()?);
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok((stamp, bytes))
 }
 
 fn nanos(seconds: i64, nanos: i64) -> i64 {
