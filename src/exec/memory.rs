@@ -47,9 +47,10 @@ impl Memory {
         {
             return Some(available);
         }
-        let system = system_available(&fs::read_to_string("/proc/meminfo").ok()?)?;
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        let (all, system) = (field(&text, "MemTotal:")?, field(&text, "MemAvailable:")?);
         let groups = self.groups.get_or_insert_with(groups);
-        let limited = groups.iter().filter_map(Group::available).min();
+        let limited = groups.iter().filter_map(|group| group.available(all)).min();
         let available = limited.map_or(system, |limited| limited.min(system));
         self.last = Some((Instant::now(), available));
         Some(available)
@@ -71,9 +72,9 @@ impl Memory {
     }
 }
 
-/// `MemAvailable` in KiB.
-fn system_available(text: &str) -> Option<u64> {
-    let rest = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// One number of `/proc/meminfo`, in KiB.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
@@ -85,10 +86,13 @@ fn resident(pid: Pid) -> u64 {
 }
 
 impl Group {
-    fn available(&self) -> Option<u64> {
+    /// KiB that are left. `None` where the limit is not below the `all` KiB that the machine has:
+    /// then nothing more is asked, of which the kernel would have to add up some.
+    fn available(&self, all: u64) -> Option<u64> {
         let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-        // `max` is no number, and no limit.
-        let (limit, usage) = (number(&self.limit)?, number(&self.usage)?);
+        // No limit is `max`, which is no number, or in version 1 a very large one.
+        let limit = number(&self.limit).filter(|limit| limit / 1024 < all)?;
+        let usage = number(&self.usage)?;
         let details = fs::read_to_string(&self.details).unwrap_or_default();
         let cached = details.lines().find_map(|line| {
             line.strip_prefix(self.cached)?.strip_prefix(' ')?.parse::<u64>().ok()
@@ -134,8 +138,9 @@ mod tests {
     #[test]
     fn the_systems_own_word_is_read() {
         let text = "MemTotal:       24103 kB\nMemAvailable:   23407 kB\nBuffers: 1 kB\n";
-        assert_eq!(system_available(text), Some(23407));
-        assert_eq!(system_available("MemTotal: 1 kB\n"), None);
+        assert_eq!(field(text, "MemAvailable:"), Some(23407));
+        assert_eq!(field(text, "MemTotal:"), Some(24103));
+        assert_eq!(field("MemTotal: 1 kB\n", "MemAvailable:"), None);
         assert!(Memory::default().available().unwrap() > 0);
     }
 
@@ -170,9 +175,12 @@ mod tests {
             details: file("stat", "anon 5\ninactive_file 514288\n"),
             cached: "inactive_file",
         };
-        assert_eq!(group.available(), Some(549));
-        file("max", "max\n");
-        assert_eq!(group.available(), None);
+        assert_eq!(group.available(1025), Some(549));
+        assert_eq!(group.available(1024), None, "the machine has no more");
+        for none in ["max\n", "9223372036854771712\n"] {
+            file("max", none);
+            assert_eq!(group.available(1 << 40), None);
+        }
     }
 
     #[test]
