@@ -48,7 +48,8 @@ fn setting(name: &str) -> Result<String> {
 }
 
 fn run(what: &Invocation) -> Result<()> {
-    let (program, arguments) = what.argv.split_first().ok_or("an empty command")?;
+    let mut arguments = what.argv.iter();
+    let program = arguments.next().ok_or("an empty command")?;
     let status = Command::new(program).args(arguments).current_dir(&what.folder).status()?;
     if status.success() { Ok(()) } else { Err(format!("{}: {status}", what.shell_text()).into()) }
 }

@@ -5,9 +5,10 @@
 //!
 //! Format: `clang -###` (clang/lib/Driver/Job.cpp, `sys::printArg` of LLVM; LLVM 19 to 22).
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use super::command::{aside_name, native_name};
+use crate::exec::words::Words;
 use crate::thinlink::index_name;
 
 /// Asks the driver what it would run, and to run nothing.
@@ -25,7 +26,7 @@ pub struct Template {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Word {
-    Text(Arc<str>),
+    Text(String),
     Object,
     Output,
     Index,
@@ -35,15 +36,15 @@ enum Word {
 
 impl Word {
     /// The gap that a word of the command for `object` is, or itself.
-    fn of(text: Arc<str>, object: &str) -> Self {
+    fn of(text: &str, object: &str) -> Self {
         let gaps = [Word::Object, Word::Output, Word::Index, Word::File];
-        gaps.into_iter().find(|gap| gap.fill(object) == text).unwrap_or(Word::Text(text))
+        let found = gaps.into_iter().find(|gap| gap.fill(object) == text);
+        found.unwrap_or_else(|| Word::Text(text.to_owned()))
     }
 
-    /// What is the same for all is not copied.
-    fn fill(&self, object: &str) -> Arc<str> {
+    fn fill<'a>(&'a self, object: &'a str) -> Cow<'a, str> {
         match self {
-            Word::Text(text) => Arc::clone(text),
+            Word::Text(text) => text.into(),
             Word::Object => object.into(),
             Word::Output => aside_name(&native_name(object)).into(),
             Word::Index => format!("-fthinlto-index={}", index_name(object)).into(),
@@ -58,32 +59,32 @@ impl Template {
     /// where the first answer does not foretell the second.
     pub fn learn(first: (&str, &[u8]), second: (&str, &[u8])) -> Option<Self> {
         let words = command(std::str::from_utf8(first.1).ok()?)?;
-        let words = words.into_iter().map(|text| Word::of(text, first.0)).collect();
+        let words = words.iter().map(|text| Word::of(text, first.0)).collect();
         let template = Template { words };
         let other = command(std::str::from_utf8(second.1).ok()?)?;
         (template.fill(second.0) == other).then_some(template)
     }
 
     /// The command for one object's backend.
-    pub fn fill(&self, object: &str) -> Vec<Arc<str>> {
+    pub fn fill(&self, object: &str) -> Words {
         self.words.iter().map(|word| word.fill(object)).collect()
     }
 }
 
 /// The one command that the driver printed, if it is a cc1 that it would run inside itself.
-fn command(printed: &str) -> Option<Vec<Arc<str>>> {
+fn command(printed: &str) -> Option<Words> {
     if ["warning: ", "error: "].iter().any(|word| printed.contains(word)) {
         return None;
     }
     let mut lines = printed.lines().skip_while(|line| *line != " (in-process)").skip(1);
     let words = words(lines.next()?)?;
-    let is_one = lines.next().is_none() && words.get(1).is_some_and(|word| &**word == "-cc1");
+    let is_one = lines.next().is_none() && words.iter().nth(1) == Some("-cc1");
     is_one.then_some(words)
 }
 
 /// Words in double quotes, after a space each.
-fn words(line: &str) -> Option<Vec<Arc<str>>> {
-    let (mut words, mut rest) = (Vec::new(), line);
+fn words(line: &str) -> Option<Words> {
+    let (mut words, mut rest) = (Words::default(), line);
     while !rest.is_empty() {
         let (mut word, mut chars) = (String::new(), rest.strip_prefix(" \"")?.chars());
         loop {
@@ -93,7 +94,7 @@ fn words(line: &str) -> Option<Vec<Arc<str>>> {
                 other => word.push(other),
             }
         }
-        words.push(word.into());
+        words.push(&word);
         rest = chars.as_str();
     }
     Some(words)
@@ -134,7 +135,7 @@ mod tests {
         let template = learn(&answer("a/b.o", &flags), &answer("c/d/e.o", &flags)).unwrap();
         let third = String::from_utf8(answer("f.o", &flags)).unwrap();
         assert_eq!(template.fill("f.o"), command(&third).unwrap());
-        assert!(template.fill("f.o").contains(&flags[0].into()));
+        assert!(template.fill("f.o").iter().any(|word| word == flags[0]));
     }
 
     #[test]
@@ -166,7 +167,7 @@ mod tests {
         fn words_come_back_as_they_were(words in proptest::collection::vec("[^\n\r]*", 1..5)) {
             let printed = printed(&words.iter().map(String::as_str).collect::<Vec<_>>());
             let line = printed.lines().last().unwrap();
-            prop_assert_eq!(super::words(line), Some(words.into_iter().map(Arc::from).collect()));
+            prop_assert_eq!(super::words(line), Some(words.into_iter().collect()));
         }
 
         #[test]

@@ -33,11 +33,11 @@ pub fn dwo_name(native: &str) -> String {
 }
 
 /// Whether a backend with these flags writes a `.dwo` file: the last option decides.
-pub fn splits_dwarf<S: AsRef<str>>(flags: &[S]) -> bool {
+pub fn splits_dwarf<'a>(flags: impl IntoIterator<Item = &'a str>) -> bool {
     let options =
         ["-gsplit-dwarf", "-gsplit-dwarf=split", "-gno-split-dwarf", "-gsplit-dwarf=single"];
-    let last = flags.iter().rev().find(|word| options.contains(&word.as_ref()));
-    last.is_some_and(|word| options[..2].contains(&word.as_ref()))
+    let last = flags.into_iter().filter(|word| options.contains(word)).last();
+    last.is_some_and(|word| options[..2].contains(&word))
 }
 
 /// Flags that every backend gets after its own, as `scripts/Makefile.thinlto` of Linux 7.2
@@ -52,16 +52,16 @@ pub fn invocation(
     output: &str,
     tree: &Path,
 ) -> Invocation {
-    let mut fixed: Vec<String> = FIXED.iter().map(|word| word.to_string()).collect();
-    if splits_dwarf(&flags.words) {
+    let words = compiler.iter().map(String::as_str).chain(flags.words.iter());
+    let mut what = Invocation::new(words.chain(FIXED), tree);
+    if splits_dwarf(flags.words.iter()) {
         // The object names its .dwo: not the one beside the temporary output.
         let name = dwo_name(&native_name(object));
-        fixed.extend(["-Xclang", "-split-dwarf-file", "-Xclang", &name].map(str::to_owned));
+        what.argv.extend(["-Xclang", "-split-dwarf-file", "-Xclang", &name]);
     }
     let index = format!("-fthinlto-index={}", index_name(object));
-    let rest = [index, "-c".into(), "-o".into(), output.into(), object.into()];
-    let argv = compiler.iter().cloned().chain(flags.words.iter().cloned()).chain(fixed).chain(rest);
-    Invocation::new(argv.collect(), tree)
+    what.argv.extend([&index, "-c", "-o", output, object]);
+    what
 }
 
 /// The same command as shell text with the final output, as mainline's makefile records it.
@@ -124,11 +124,11 @@ mod tests {
 
     #[test]
     fn the_last_option_about_split_dwarf_decides() {
-        assert!(splits_dwarf(&["-g", "-gsplit-dwarf", "-O2"]));
-        assert!(splits_dwarf(&["-gno-split-dwarf", "-gsplit-dwarf=split"]));
-        assert!(!splits_dwarf(&["-gsplit-dwarf", "-gno-split-dwarf"]));
-        assert!(!splits_dwarf(&["-gsplit-dwarf=single"]));
-        assert!(!splits_dwarf::<&str>(&[]));
+        assert!(splits_dwarf(["-g", "-gsplit-dwarf", "-O2"]));
+        assert!(splits_dwarf(["-gno-split-dwarf", "-gsplit-dwarf=split"]));
+        assert!(!splits_dwarf(["-gsplit-dwarf", "-gno-split-dwarf"]));
+        assert!(!splits_dwarf(["-gsplit-dwarf=single"]));
+        assert!(!splits_dwarf([]));
     }
 
     #[test]

@@ -5,13 +5,14 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::exec::words::Words;
 use crate::kbuild::cmd_file::{self, CmdFile};
 
 /// The flags of one backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flags {
     /// As words.
-    pub words: Vec<String>,
+    pub words: Words,
     /// As they stand in a `.cmd` file: text for a shell.
     pub text: String,
 }
@@ -35,13 +36,13 @@ pub fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
     let fail = |found: String| no_flags(object, found);
     if let Some(text) = file.saved_c_flags {
         let words = cmd_file::first_command(&text).map_err(fail)?;
-        return Ok(Flags { words, text });
+        return Ok(Flags { words: words.iter().collect(), text });
     }
     let command = file.command.ok_or_else(|| fail("no command".into()))?;
     let words = cmd_file::first_command(&command).map_err(fail)?;
     let words = from_command(&words, object).map_err(fail)?;
     let text = shell_words::join(&words);
-    Ok(Flags { words, text })
+    Ok(Flags { words: words.iter().collect(), text })
 }
 
 /// The compiler that the record of `object` names, as shell text: the words before the
@@ -87,20 +88,17 @@ fn use_of(word: &str) -> Use {
 }
 
 /// Words of `flags` that can change a backend's output.
-pub fn effective(flags: &[String]) -> Vec<&str> {
-    let mut kept = Vec::with_capacity(flags.len());
-    let mut at = 0;
-    while at < flags.len() {
-        let (count, keep) = match use_of(&flags[at]) {
-            _ if takes_next_word(&flags[at]) => (2, true),
+pub fn effective(flags: &Words) -> Vec<&str> {
+    let mut kept = Vec::new();
+    let mut flags = flags.iter();
+    while let Some(word) = flags.next() {
+        let (count, keep) = match use_of(word) {
+            _ if takes_next_word(word) => (2, true),
             Use::FrontEnd(count) => (count, false),
             Use::Backend => (1, true),
         };
-        let end = (at + count).min(flags.len());
-        if keep {
-            kept.extend(flags[at..end].iter().map(String::as_str));
-        }
-        at = end;
+        let words = std::iter::once(word).chain(flags.by_ref().take(count - 1));
+        if keep { kept.extend(words) } else { words.for_each(drop) }
     }
     kept
 }
@@ -182,6 +180,10 @@ mod tests {
         shell_words::split(text).unwrap()
     }
 
+    fn packed(text: &str) -> Words {
+        words(text).into_iter().collect()
+    }
+
     #[test]
     fn a_recorded_command_gives_what_a_backend_reads() {
         let command = "ccache clang-22 -Wp,-MMD,a/.b.o.d -nostdinc -I../include -I inc -include k.h \
@@ -214,10 +216,12 @@ mod tests {
 
     #[test]
     fn front_end_flags_do_not_count() {
-        let flags = words("-Iinc -isystem sys -DA=1 -D B -include x.h -Wp,-MMD,d -O2 -MF d -g");
+        let flags = packed("-Iinc -isystem sys -DA=1 -D B -include x.h -Wp,-MMD,d -O2 -MF d -g");
         assert_eq!(effective(&flags), ["-O2", "-g"]);
-        let values = words("-Xclang -DA -mllvm -Ix -Wa,-Iinc");
-        assert_eq!(effective(&values), values);
+        let values = "-Xclang -DA -mllvm -Ix -Wa,-Iinc";
+        assert_eq!(effective(&packed(values)), words(values));
+        assert_eq!(effective(&packed("-O2 -mllvm")), ["-O2", "-mllvm"]);
+        assert_eq!(effective(&packed("-O2 -include")), ["-O2"]);
     }
 
     #[test]
@@ -227,7 +231,7 @@ mod tests {
         let compile = "savedcmd_x.o := clang -O3 -c -o x.o x.c\n";
         std::fs::write(&record, format!("{compile}saved_c_flags_x.o := -O2  -g\n")).unwrap();
         let flags = recorded(dir.path(), "x.o").unwrap();
-        assert_eq!((flags.text.as_str(), flags.words), ("-O2  -g", words("-O2 -g")));
+        assert_eq!((flags.text.as_str(), flags.words), ("-O2  -g", packed("-O2 -g")));
         std::fs::write(&record, compile).unwrap();
         assert_eq!(recorded(dir.path(), "x.o").unwrap().text, "-O3");
         std::fs::write(&record, "deps_x.o := x.c\n").unwrap();

@@ -31,7 +31,7 @@ impl FlagSet {
         FlagSet {
             digest: digest(&words),
             named: named_files(&words, is_file),
-            splits_dwarf: command::splits_dwarf(&words),
+            splits_dwarf: command::splits_dwarf(words.iter().copied()),
             other_assembler: uses_other_assembler(&words),
         }
     }
@@ -81,10 +81,9 @@ impl FlagSets {
                     true => flags::recorded(store.tree(), object)?,
                     false => flags::of_record(CmdFile::of(&bytes), object)?,
                 };
-                let words: Vec<String> =
-                    flags::effective(&flags.words).into_iter().map(str::to_owned).collect();
+                let set = store.set_flags(object, facts.digest, &flags::effective(&flags.words))?;
                 self.read().insert(object.to_owned(), flags);
-                store.set_flags(object, facts.digest, words)?
+                set
             }
         };
         Ok(self.resolved(store, set))

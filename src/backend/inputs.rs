@@ -2,6 +2,7 @@
 //! whoever explains it. Must not know whether anything runs.
 
 use std::fs;
+use std::sync::Arc;
 
 use crate::bitcode::asm::{self, Includes};
 use crate::error::{Error, Result};
@@ -10,7 +11,7 @@ use crate::store::{AsmRecord, Digest, Facts, Indexed, KeyBuilder, Store};
 use crate::thinlink::index_name;
 
 use super::flags::Flags;
-use super::flagset::{self, FlagSets};
+use super::flagset::{self, FlagSet, FlagSets};
 
 /// What all backends of a run have in common.
 #[derive(Debug)]
@@ -143,9 +144,10 @@ pub fn take_flags(store: &Store, common: &Common, object: &str) -> Result<Flags>
     common.sets.take(store, object)
 }
 
-/// What is equal for modules whose flags differ in nothing that a backend reads.
-pub fn flag_set(store: &Store, common: &Common, object: &str) -> Result<Digest> {
-    Ok(common.sets.of(store, object)?.digest)
+/// What a key knows of a module's flags: one for all whose flags differ in nothing that a backend
+/// reads.
+pub fn flag_set(store: &Store, common: &Common, object: &str) -> Result<Arc<FlagSet>> {
+    common.sets.of(store, object)
 }
 
 /// All inputs of one backend.

@@ -9,12 +9,12 @@
 //! let record = "savedcmd_panic.o := clang -Iinclude -DMODULE -O2 -Wall -c -o panic.o panic.c\n";
 //! std::fs::write(tree.path().join(".panic.o.cmd"), record)?;
 //! let flags = flags::recorded(tree.path(), "panic.o")?;
-//! assert_eq!(flags.words, ["-O2", "-Wall"]);
+//! assert!(flags.words.iter().eq(["-O2", "-Wall"]));
 //! assert!(flags::recorded(tree.path(), "other.o").is_err(), "never with guessed flags");
 //!
 //! let what = invocation(&["clang".into()], &flags, "panic.o", "out.o", tree.path());
 //! let end = ["-fthinlto-index=panic.o.thinlto.bc", "-c", "-o", "out.o", "panic.o"];
-//! assert!(what.argv.ends_with(&end.map(str::to_owned)));
+//! assert!(what.argv.iter().skip(7).eq(end));
 //! assert_eq!(native_name("panic.o"), "panic.thinlto-native.o");
 //! # Ok(()) }
 //! ```

@@ -42,13 +42,9 @@ impl ForkServer {
 
     /// A copy for this job, if the server can make one.
     fn copy(&mut self, what: &Invocation) -> Option<io::Result<Running>> {
-        let is_ours = what.argv.first() == Some(&self.program) && what.folder == self.folder;
+        let is_ours = what.argv.iter().next() == Some(&self.program) && what.folder == self.folder;
         let server = self.server.as_ref().filter(|_| is_ours)?;
-        let asked = match &what.inner {
-            Some(inner) => server.run(inner),
-            None => server.run(&what.argv),
-        };
-        match asked {
+        match server.run(what.inner.as_ref().unwrap_or(&what.argv)) {
             Ok(running) => Some(Ok(running)),
             Err(Failure::Shortage(error)) => Some(Err(error)),
             Err(Failure::Unfit) => None,

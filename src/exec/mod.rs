@@ -12,9 +12,9 @@
 //!
 //! impl Work for Three {
 //!     fn next(&mut self) -> Option<(usize, Invocation)> {
-//!         let program = ["true", "true", "false"].get(self.given)?.to_string();
+//!         let program = ["true", "true", "false"].get(self.given)?;
 //!         self.given += 1;
-//!         Some((self.given, Invocation::new(vec![program], Path::new("/"))))
+//!         Some((self.given, Invocation::new([program], Path::new("/"))))
 //!     }
 //!
 //!     fn done(&mut self, _job: usize, outcome: io::Result<Outcome>) -> Result<bool> {
@@ -44,3 +44,4 @@ pub mod run;
 mod server;
 pub mod slots;
 mod spawn;
+pub mod words;

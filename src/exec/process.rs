@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -15,28 +14,30 @@ use rustix::fs::MemfdFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::spawn::{self, die_with};
+use super::words::Words;
 
 /// What to run: the words of a command and the folder to run it in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     /// Program and arguments.
-    pub argv: Vec<String>,
+    pub argv: Words,
     /// Working directory.
     pub folder: PathBuf,
     /// What the program would call itself with in the end, where that is known: a copy of it may
     /// begin there, and saves the way to it.
-    pub inner: Option<Vec<Arc<str>>>,
+    pub inner: Option<Words>,
 }
 
 impl Invocation {
     /// A command and the folder to run it in.
-    pub fn new(argv: Vec<String>, folder: &Path) -> Self {
+    pub fn new(argv: impl IntoIterator<Item: AsRef<str>>, folder: &Path) -> Self {
+        let argv = argv.into_iter().collect();
         Invocation { argv, folder: folder.to_path_buf(), inner: None }
     }
 
     /// The command as a shell would read it.
     pub fn shell_text(&self) -> String {
-        shell_words::join(&self.argv)
+        shell_words::join(self.argv.iter())
     }
 }
 
@@ -255,7 +256,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Invocation {
-        Invocation::new(["sh", "-c", script].map(String::from).to_vec(), Path::new("."))
+        Invocation::new(["sh", "-c", script], Path::new("."))
     }
 
     #[test]
@@ -283,7 +284,6 @@ mod tests {
     #[test]
     fn what_cannot_be_started_is_an_error_and_leaves_no_child() {
         let start = |argv: &[&str], folder: &str| {
-            let argv = argv.iter().map(|word| word.to_string()).collect();
             Running::start(&Invocation::new(argv, Path::new(folder))).unwrap_err().kind()
         };
         assert_eq!(start(&["no-such-program-here"], "."), io::ErrorKind::NotFound);

@@ -22,6 +22,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
 use super::process::{Running, output_file};
+use super::words::Words;
 
 /// The library, as `build.rs` made it; empty where there is none for this machine.
 const PRELOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
@@ -98,7 +99,7 @@ impl Server {
     }
 
     /// A copy that runs its `main` with these arguments.
-    pub fn run(&self, argv: &[impl AsRef<str>]) -> Result<Running, Failure> {
+    pub fn run(&self, argv: &Words) -> Result<Running, Failure> {
         let started = Instant::now();
         let output = output_file().map_err(Failure::Shortage)?;
         let (go, mut start) = pipe_with(PipeFlags::CLOEXEC)
@@ -120,26 +121,13 @@ impl Server {
         }
     }
 
-    fn ask(
-        &self,
-        argv: &[impl AsRef<str>],
-        output: BorrowedFd<'_>,
-        go: BorrowedFd<'_>,
-    ) -> Result<(), Failure> {
-        let words = argv.iter().map(AsRef::as_ref);
-        if words.clone().any(|word| word.contains('\0')) {
-            return Err(Failure::Unfit);
-        }
-        let mut text = Vec::with_capacity(words.clone().map(|word| word.len() + 1).sum());
-        for word in words {
-            text.extend_from_slice(word.as_bytes());
-            text.push(0);
-        }
+    fn ask(&self, argv: &Words, output: BorrowedFd<'_>, go: BorrowedFd<'_>) -> Result<(), Failure> {
+        let text = argv.text().ok_or(Failure::Unfit)?;
         let descriptors = [output, go];
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let packet = [IoSlice::new(&text)];
+        let packet = [IoSlice::new(text.as_bytes())];
         match sendmsg(&self.socket, &packet, &mut control, SendFlags::NOSIGNAL) {
             Ok(_) => Ok(()),
             Err(Errno::MSGSIZE) => Err(Failure::Unfit),

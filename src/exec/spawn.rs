@@ -15,6 +15,8 @@ use std::ptr;
 
 use rustix::process::{Pid, Signal};
 
+use super::words::Words;
+
 /// Bytes of stack for a child until it is another program; execvp(3) builds paths there.
 const STACK: usize = 256 * 1024;
 /// The last signal of Linux.
@@ -33,13 +35,16 @@ struct Child<'a> {
 
 /// Starts a program in `folder`, in a process group of its own, with no input, its output and
 /// errors going to `output`. It is killed when the thread that calls this ends.
-pub(super) fn spawn(argv: &[String], folder: &Path, output: &File) -> io::Result<Pid> {
-    let words: Vec<CString> =
-        argv.iter().map(|word| Ok(CString::new(word.as_str())?)).collect::<io::Result<_>>()?;
-    if words.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an empty command"));
+pub(super) fn spawn(argv: &Words, folder: &Path, output: &File) -> io::Result<Pid> {
+    let unfit = |why| io::Error::new(io::ErrorKind::InvalidInput, why);
+    let text = argv.text().ok_or_else(|| unfit("a command with a zero byte"))?;
+    if text.is_empty() {
+        return Err(unfit("an empty command"));
     }
-    let mut pointers: Vec<*const c_char> = words.iter().map(|word| word.as_ptr()).collect();
+    // Pointers into the whole text: each word's zero byte is read, too.
+    let place = |word: &str| word.as_ptr() as usize - text.as_ptr() as usize;
+    let pointer = |word| text.as_ptr().wrapping_add(place(word)).cast();
+    let mut pointers: Vec<*const c_char> = argv.iter().map(pointer).collect();
     pointers.push(ptr::null());
     let folder = CString::new(folder.as_os_str().as_bytes())?;
     let input = File::open("/dev/null")?;

@@ -182,7 +182,7 @@ impl<'a> Run<'a> {
                     Some(linker) => self.with_threads(number, text, linker),
                     None => text.clone(),
                 };
-                let argv = vec!["sh".to_owned(), "-c".to_owned(), format!("set -e; {text}")];
+                let argv = ["sh", "-c", &format!("set -e; {text}")];
                 return Ok(Some(Invocation::new(argv, &self.with.tree.folder)));
             }
             Action::ListObjects { front_end_names } => self.list_objects(step, *front_end_names)?,

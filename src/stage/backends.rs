@@ -7,14 +7,16 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Settings, Stage, schedule};
 use crate::backend::cc1::Template;
 use crate::backend::command::{
-    aside_name, check_native, dwo_name, invocation, native_name, recorded_text, splits_dwarf,
+    aside_name, check_native, dwo_name, invocation, native_name, recorded_text,
 };
 use crate::backend::flags::Flags;
+use crate::backend::flagset::FlagSet;
 use crate::backend::inputs::{self, Common};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::interrupt::Interrupts;
@@ -24,7 +26,7 @@ use crate::kbuild::cmd_file;
 use crate::plan::{Planned, recorded_inputs};
 use crate::report::{Ending, Event, Job as Started, Listener};
 use crate::store::cache::Cache;
-use crate::store::{BackendRecord, Cost, Digest, Stamped, Store, write_if_changed};
+use crate::store::{BackendRecord, Cost, Stamped, Store, write_if_changed};
 use crate::toolchain::Tool;
 
 /// How many native objects were made, and how.
@@ -106,8 +108,7 @@ impl Stage<'_> {
 pub(super) struct Job {
     planned: Planned,
     flags: Flags,
-    /// Equal for jobs whose flags differ in nothing that a backend reads.
-    pub(super) flag_set: Digest,
+    pub(super) flag_set: Arc<FlagSet>,
     /// What the compiler's driver would run, where that is known.
     pub(super) inner: Option<Rc<Template>>,
     /// What it took the last time.
@@ -226,7 +227,7 @@ impl Backends<'_> {
         let job = &self.jobs[number];
         let aside = self.settings.tree.join(aside_name(&native_name(&job.planned.object)));
         // An entry is one file: an object with its debug information in another is not kept.
-        let unknown = job.planned.inputs.key.unknown || splits_dwarf(&job.flags.words);
+        let unknown = job.planned.inputs.key.unknown || job.flag_set.splits_dwarf;
         if unknown || !cache.fetch(job.planned.inputs.key.digest(), &aside) {
             return Ok(false);
         }
@@ -245,8 +246,8 @@ impl Backends<'_> {
 
     /// Adds a fresh object to the cache. A cache that cannot be written is a warning, once.
     fn give_to_cache(&mut self, number: usize) {
-        let Job { planned, flags, .. } = &self.jobs[number];
-        let unfit = planned.inputs.key.unknown || splits_dwarf(&flags.words);
+        let Job { planned, flag_set, .. } = &self.jobs[number];
+        let unfit = planned.inputs.key.unknown || flag_set.splits_dwarf;
         let native = self.settings.tree.join(native_name(&planned.object));
         let Some(cache) = self.cache.as_mut().filter(|_| !unfit) else {
             return;
@@ -290,7 +291,7 @@ impl Backends<'_> {
         let job = &self.jobs[number];
         let (tree, object) = (&self.settings.tree, &job.planned.object);
         let native = native_name(object);
-        if splits_dwarf(&job.flags.words) {
+        if job.flag_set.splits_dwarf {
             let (aside, dwo) = (dwo_name(&aside_name(&native)), dwo_name(&native));
             match fs::rename(tree.join(aside), tree.join(&dwo)) {
                 // Without -g there is none.

@@ -24,7 +24,7 @@ impl Backends<'_> {
         }
         let mut sets: HashMap<_, Vec<usize>> = HashMap::new();
         for (number, job) in self.jobs.iter().enumerate() {
-            sets.entry(job.flag_set).or_default().push(number);
+            sets.entry(job.flag_set.digest).or_default().push(number);
         }
         let mut spared = 0;
         for numbers in sets.into_values().filter(|numbers| numbers.len() >= ENOUGH) {
@@ -53,7 +53,7 @@ impl Backends<'_> {
             // No child runs yet: the implicit slot is free.
             let _slot = slots.try_acquire();
             let mut what = self.invocation(number);
-            what.argv.push(ASK.to_owned());
+            what.argv.push(ASK);
             let outcome = executor.start(&what).and_then(|running| running.finish());
             outcome.ok().filter(|outcome| outcome.status.success()).map(|outcome| outcome.output)
         };

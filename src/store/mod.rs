@@ -223,14 +223,15 @@ impl Store {
     }
 
     /// Records which flags an object's `.cmd` file gives; returns their set.
-    pub fn set_flags(&self, object: &str, record: Digest, words: Vec<String>) -> Result<Digest> {
+    pub fn set_flags(&self, object: &str, record: Digest, words: &[&str]) -> Result<Digest> {
         let mut key = KeyBuilder::new("kthinlto flag set 1");
-        for word in &words {
+        for word in words {
             key.field(word.as_bytes());
         }
         let set = key.finish();
         let mut flags = self.flags();
         if let Entry::Vacant(place) = flags.sets.entry(set) {
+            let words: Vec<String> = words.iter().map(|word| word.to_string()).collect();
             self.log().flag_set(set, &words)?;
             place.insert(words);
         }
