@@ -76,7 +76,7 @@ pub fn why(store: &Store, common: &Common, module: &Indexed) -> Result<Option<St
         Some(found) if found.digest != record.output => {
             Some(format!("{native}, which was changed by others"))
         }
-        Some(_) if inputs::splits_dwarf(store, common, object)? => {
+        Some(_) if inputs::flag_set(store, common, object)?.splits_dwarf => {
             let dwo = dwo_name(&native);
             (!store.files.is_file(&dwo)).then(|| format!("{dwo}, which is gone"))
         }

@@ -34,15 +34,21 @@ fn no_flags(object: &str, found: String) -> Error {
 /// The flags for `object`, whose record says this.
 pub fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
     let fail = |found: String| no_flags(object, found);
-    if let Some(text) = file.saved_c_flags {
-        let words = cmd_file::first_command(&text).map_err(fail)?;
-        return Ok(Flags { words: words.iter().collect(), text });
+    let (words, text) = match file.saved_c_flags {
+        Some(text) => (cmd_file::first_command(&text).map_err(fail)?, text),
+        None => {
+            let command = file.command.ok_or_else(|| fail("no command".into()))?;
+            let words = cmd_file::first_command(&command).map_err(fail)?;
+            let words = from_command(&words, object).map_err(fail)?;
+            let text = shell_words::join(&words);
+            (words, text)
+        }
+    };
+    let words: Words = words.into_iter().collect();
+    match words.text() {
+        Some(_) => Ok(Flags { words, text }),
+        None => Err(fail("a command with a zero byte".into())),
     }
-    let command = file.command.ok_or_else(|| fail("no command".into()))?;
-    let words = cmd_file::first_command(&command).map_err(fail)?;
-    let words = from_command(&words, object).map_err(fail)?;
-    let text = shell_words::join(&words);
-    Ok(Flags { words: words.iter().collect(), text })
 }
 
 /// The compiler that the record of `object` names, as shell text: the words before the
@@ -234,6 +240,12 @@ mod tests {
         assert_eq!((flags.text.as_str(), flags.words), ("-O2  -g", packed("-O2 -g")));
         std::fs::write(&record, compile).unwrap();
         assert_eq!(recorded(dir.path(), "x.o").unwrap().text, "-O3");
+        for damaged in ["saved_c_flags_x.o := -O2\0-g\n", "cmd_x.o := clang -O2\0 -c -o x.o x.c\n"]
+        {
+            std::fs::write(&record, damaged).unwrap();
+            let error = recorded(dir.path(), "x.o").unwrap_err().to_string();
+            assert!(error.contains(".x.o.cmd: a command with a zero byte"), "{error}");
+        }
         std::fs::write(&record, "deps_x.o := x.c\n").unwrap();
         let error = recorded(dir.path(), "x.o").unwrap_err().to_string();
         assert!(error.contains(".x.o.cmd: no command"), "{error}");

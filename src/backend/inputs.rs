@@ -134,11 +134,6 @@ pub fn key(store: &Store, common: &Common, module: &Indexed) -> Result<Key> {
     Ok(key)
 }
 
-/// Whether a module's backend leaves a `.dwo` file beside its object.
-pub fn splits_dwarf(store: &Store, common: &Common, object: &str) -> Result<bool> {
-    Ok(common.sets.of(store, object)?.splits_dwarf)
-}
-
 /// All flags of a module, to run its backend with: out of the record that the key was made from.
 pub fn take_flags(store: &Store, common: &Common, object: &str) -> Result<Flags> {
     common.sets.take(store, object)

@@ -1,7 +1,7 @@
 //! How much memory is left for another process: the system's, or the control group's where
 //! that is less. Must not know what needs it.
 //!
-//! Sources: proc(5), `MemAvailable`; cgroups(7), `memory.max` and `memory.current` of version
+//! Sources: proc(5), `MemTotal` and `MemAvailable`; cgroups(7), `memory.max` and `memory.current` of version
 //! 2, `memory.limit_in_bytes` and `memory.usage_in_bytes` of version 1.
 
 use std::fs;
@@ -23,7 +23,7 @@ pub struct Memory {
     last: Option<(Instant, u64)>,
 }
 
-/// A control group with a limit.
+/// A control group, which may have a limit.
 #[derive(Debug)]
 struct Group {
     limit: PathBuf,
@@ -86,8 +86,8 @@ fn resident(pid: Pid) -> u64 {
 }
 
 impl Group {
-    /// KiB that are left. `None` where the limit is not below the `all` KiB that the machine has:
-    /// then nothing more is asked, of which the kernel would have to add up some.
+    /// KiB that are left. `None` where the limit is not below the `all` KiB that the machine has and
+    /// so never binds: then nothing more is asked, of which the kernel would have to add up some.
     fn available(&self, all: u64) -> Option<u64> {
         let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
         // No limit is `max`, which is no number, or in version 1 a very large one.
@@ -175,11 +175,28 @@ mod tests {
             details: file("stat", "anon 5\ninactive_file 514288\n"),
             cached: "inactive_file",
         };
-        assert_eq!(group.available(1025), Some(549));
-        assert_eq!(group.available(1024), None, "the machine has no more");
-        for none in ["max\n", "9223372036854771712\n"] {
-            file("max", none);
-            assert_eq!(group.available(1 << 40), None);
+        assert_eq!(group.available(1 << 40), Some(549));
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_reached_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name| dir.path().join(name);
+        let group = Group {
+            limit: place("max"),
+            usage: place("current"),
+            details: place("stat"),
+            cached: "",
+        };
+        fs::write(place("current"), "1024\n").unwrap();
+        for (limit, all, left) in [
+            ("1048576\n", 1025, Some(1023)),
+            ("1048576\n", 1024, None),
+            ("9223372036854771712\n", 1 << 40, None),
+            ("max\n", 1 << 40, None),
+        ] {
+            fs::write(place("max"), limit).unwrap();
+            assert_eq!(group.available(all), left, "{limit} of {all}");
         }
     }
 

@@ -268,6 +268,13 @@ mod tests {
     }
 
     #[test]
+    fn empty_arguments_arrive() {
+        let argv = ["sh", "-c", "printf '[%s]' \"$@\"", "sh", "", "a b", ""];
+        let running = Running::start(&Invocation::new(argv, Path::new("."))).unwrap();
+        assert_eq!(running.finish().unwrap().output, b"[][a b][]");
+    }
+
+    #[test]
     fn a_child_starts_with_no_input_default_signals_and_its_own_group() {
         let script =
             "cat; grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; ps -o pgid= -p $$; echo $$";

@@ -42,9 +42,15 @@ pub(super) fn spawn(argv: &Words, folder: &Path, output: &File) -> io::Result<Pi
         return Err(unfit("an empty command"));
     }
     // Pointers into the whole text: each word's zero byte is read, too.
-    let place = |word: &str| word.as_ptr() as usize - text.as_ptr() as usize;
-    let pointer = |word| text.as_ptr().wrapping_add(place(word)).cast();
-    let mut pointers: Vec<*const c_char> = argv.iter().map(pointer).collect();
+    let mut at = 0;
+    let mut pointers: Vec<*const c_char> = argv
+        .iter()
+        .map(|word| {
+            let start = text[at..].as_ptr().cast();
+            at += word.len() + 1;
+            start
+        })
+        .collect();
     pointers.push(ptr::null());
     let folder = CString::new(folder.as_os_str().as_bytes())?;
     let input = File::open("/dev/null")?;

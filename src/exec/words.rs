@@ -4,9 +4,6 @@
 
 use std::fmt;
 
-/// Bytes that most commands of a kernel's stage have room in.
-const USUAL: usize = 4 << 10;
-
 /// Words of a command, each ended by a zero byte.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Words {
@@ -23,7 +20,7 @@ impl Words {
         self.text.push('\0');
     }
 
-    /// All words in turn.
+    /// All words in turn; they are whole only where [`Words::text`] is there.
     pub fn iter(&self) -> impl Iterator<Item = &str> + Clone {
         self.text.split_terminator('\0')
     }
@@ -42,7 +39,7 @@ impl<S: AsRef<str>> Extend<S> for Words {
 
 impl<S: AsRef<str>> FromIterator<S> for Words {
     fn from_iter<I: IntoIterator<Item = S>>(words: I) -> Self {
-        let mut all = Words { text: String::with_capacity(USUAL), unfit: false };
+        let mut all = Words::default();
         all.extend(words);
         all
     }
@@ -59,13 +56,26 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn of(words: &[&str]) -> Words {
+        words.iter().collect()
+    }
+
     #[test]
-    fn a_zero_byte_in_a_word_is_not_the_end_of_one() {
-        let words: Words = ["a\0b", "c"].into_iter().collect();
-        assert_eq!(words.text(), None);
-        let same: Words = ["a", "b", "c"].into_iter().collect();
-        assert_eq!(same.text(), Some("a\0b\0c\0"));
-        assert_ne!(words, same);
+    fn words_with_a_zero_byte_are_no_text() {
+        assert_eq!(of(&["a\0b", "c"]).text(), None);
+        assert_eq!(of(&["a", "b", "c"]).text(), Some("a\0b\0c\0"));
+        assert_ne!(of(&["a\0b", "c"]), of(&["a", "b", "c"]));
+    }
+
+    #[test]
+    fn an_empty_word_is_a_word() {
+        assert_eq!(Words::default().text(), Some(""));
+        let mut words = of(&[""]);
+        assert_eq!(words.text(), Some("\0"));
+        words.push("a");
+        words.extend(["", "b"]);
+        assert_eq!(words.text(), Some("\0a\0\0b\0"));
+        assert_eq!(words.iter().collect::<Vec<_>>(), ["", "a", "", "b"]);
     }
 
     proptest! {

@@ -108,6 +108,7 @@ impl Stage<'_> {
 pub(super) struct Job {
     planned: Planned,
     flags: Flags,
+    /// What a key knows of the flags.
     pub(super) flag_set: Arc<FlagSet>,
     /// What the compiler's driver would run, where that is known.
     pub(super) inner: Option<Rc<Template>>,

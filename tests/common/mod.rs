@@ -390,7 +390,8 @@ impl Tree {
         main: &str,
     ) -> String {
         let source = format!(
-            "#include <malloc.h>\n#include <pthread.h>\n#include <signal.h>\n#include <stdio.h>\n#include <stdlib.h>\n\
+            "#include <malloc.h>\n\
+             #include <pthread.h>\n#include <signal.h>\n#include <stdio.h>\n#include <stdlib.h>\n\
              #include <string.h>\n#include <sys/prctl.h>\n#include <unistd.h>\n\
              volatile const char option[] = \"fthinlto-index=\";\nstatic pid_t born;\n\
              static void *sleeps(void *p) {{ (void)p; for (;;) pause(); }}\n\
