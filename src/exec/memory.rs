@@ -1,8 +1,8 @@
 //! How much memory is left for another process: the system's, or the control group's where
 //! that is less. Must not know what needs it.
 //!
-//! Sources: proc(5), `MemTotal` and `MemAvailable`; cgroups(7), `memory.max` and `memory.current` of version
-//! 2, `memory.limit_in_bytes` and `memory.usage_in_bytes` of version 1.
+//! Sources: proc(5), `MemTotal` and `MemAvailable`; cgroups(7), `memory.max` and `memory.current`
+//! of version 2, `memory.limit_in_bytes` and `memory.usage_in_bytes` of version 1.
 
 use std::fs;
 use std::path::{Path, PathBuf};
