@@ -14,7 +14,7 @@ completions := bash-completion/completions/kthinlto zsh/site-functions/_kthinlto
 documents := README.md DESIGN.md CHANGELOG.md CONTRIBUTING.md $(wildcard docs/*.md) patches/README.md \
 	kconfig/README.md tests/kernel/README.md examples/phases.rs
 
-.PHONY: all build demo check bench install uninstall clean help
+.PHONY: all build demo check check-kernels bench install uninstall clean help
 all: build
 
 build:
@@ -31,6 +31,16 @@ demo:
 
 check:
 	scripts/check
+
+# Goals beside it are names of parts, or list.
+ifneq ($(filter check-kernels,$(MAKECMDGOALS)),)
+parts := $(filter-out check-kernels,$(MAKECMDGOALS))
+.PHONY: $(parts)
+$(parts): check-kernels
+	@:
+endif
+check-kernels: build
+	tests/kernel/run $(if $(filter list,$(parts)),--list,$(parts))
 
 bench: build
 	scripts/bench
@@ -58,8 +68,11 @@ clean:
 help:
 	@echo 'make             build target/release/kthinlto'
 	@echo 'make demo        build a tiny kernel through kthinlto and boot it (installs what is missing)'
-	@echo 'make check       every test, on real kernels too (installs what is missing);'
-	@echo '                 CHECK_EXTENDED=1 adds the long ones'
+	@echo 'make check       the gate: lints, all Rust tests, packages, one real kernel (installs what is'
+	@echo '                 missing)'
+	@echo 'make check-kernels [PART...]'
+	@echo '                 the tests on real kernels, all or some; make check-kernels list: what there is,'
+	@echo '                 what it costs, and the last results'
 	@echo "make bench       mainline's makefiles, the linker's own ThinLTO and kthinlto side by side"
 	@echo '                 (installs what is missing); docs/BENCHMARKS.md'
 	@echo 'make install     PREFIX=/usr/local DESTDIR='

@@ -16,11 +16,12 @@ export KBUILD_BUILD_USER=kthinlto KBUILD_BUILD_HOST=kthinlto KBUILD_BUILD_VERSIO
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${KTHINLTO_DEV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/kthinlto}
+LOG=$CACHE/log/${ROOT##*/}-$(printf %s "$ROOT" | cksum | cut -d' ' -f1) # a folder for each clone
 JOBS=${JOBS:-$(nproc)}
 BIN=${KTHINLTO_BIN:-${CARGO_TARGET_DIR:-$ROOT/target}/release/kthinlto}
 LLVM_SUFFIX=-22
 KMAKE="make" # tests put another version of GNU make here
-export ROOT CACHE JOBS BIN LLVM_SUFFIX KMAKE
+export ROOT CACHE LOG JOBS BIN LLVM_SUFFIX KMAKE
 
 # rustup's directory is in the PATH of login shells only.
 command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin

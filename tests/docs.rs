@@ -46,7 +46,7 @@ fn commands(text: &str) -> Vec<&str> {
 /// What each command of the README is run by: a script of this repository, and words of it.
 /// `None`: it is run here, in `readme_commands_on_a_small_tree`.
 const RUN_BY: &[(&str, Option<(&str, &str)>)] = &[
-    ("make demo", Some(("tests/kernel/extended/demo", "make -C \"$ROOT\" demo"))),
+    ("make demo", Some(("tests/kernel/demo", "make -C \"$ROOT\" demo"))),
     ("make check", Some((".ci/run", "make check"))),
     ("make && sudo make install", Some(("tests/package/run", "make -s \"$1\" DESTDIR="))),
     ("kthinlto patch ~/linux", Some(("tests/kernel/readme", "patch \"$tree\""))),

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# lib.sh: what the real-kernel tests share: counted checks, object trees kept between runs, the
+# lib.sh: what the real-kernel tests share: counted checks, built object trees (trees.sh), the
 # stage's outputs by name, and compilers that count.  Sourced, never run.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
@@ -50,18 +50,8 @@ done_testing() { [ "$failures" = 0 ]; }
 # patched VERSION: the patched source; its absence ends the test.
 patched() { "$ROOT/scripts/patched-kernel" "$1"; }
 
-# What the trees with kallsyms have besides the tiny configuration.
-KALLSYMS=$ROOT/tests/kernel/kallsyms.config
-
-# key_7_3 SRC: what the tree is made from that mainline-7.3 builds, and others use.
-key_7_3() { tree_key "$1" "$(cat "$KALLSYMS")"; }
-
-# fresh OBJ KEY: true if OBJ was completed from the inputs that KEY names; else OBJ is removed.
-fresh() {
-	[ "$(cat "$1.stamp" 2>/dev/null)" = "$2" ] && return 0
-	rm -rf "$1" "$1.stamp" "$1.ref"
-	return 1
-}
+# shellcheck source=tests/kernel/trees.sh
+. "$ROOT/tests/kernel/trees.sh"
 
 # The stage's outputs, as find(1) expressions; every reader of them uses these.
 INDEXES=(-name '*.thinlto.bc')

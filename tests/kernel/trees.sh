@@ -1,0 +1,157 @@
+# shellcheck shell=bash
+# trees.sh: the built object trees that the tests start from.  Each is made once for a source, a
+# configuration and a compiler, without the program under test, and is shared by all tests and
+# clones; who tests gets a copy, at the path where the tree was built.  Sourced by lib.sh.
+#
+# A tree lies in $CACHE/base/NAME-KEY and is built, and used, at $CACHE/obj/NAME-KEY, over which
+# it, or a copy of it, is mounted: where nobody else sees that, so that any number of tests may run.
+set -euo pipefail
+
+TREES=(7.3-tiny 7.3-debug 7.3-clang-19 6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
+DEBUG=$ROOT/tests/kernel/debug.config
+KALLSYMS=$ROOT/tests/kernel/kallsyms.config
+SMP=$ROOT/tests/kernel/smp.config
+
+# enter_room "$@": begins the test anew where its mounts are its own; root is not needed where
+# users may have name spaces.
+enter_room() {
+	[ -z "${KTHINLTO_ROOM-}" ] || return 0
+	local -a how=(unshare --mount --propagation private)
+	[ "$(id -u)" = 0 ] || how+=(--user --map-root-user)
+	"${how[@]}" true || die "this test needs a mount name space: run it as root, or see that users may have them (sysctl user.max_user_namespaces)"
+	rm -rf "$WORK"
+	KTHINLTO_ROOM=1 exec "${how[@]}" "$0" "$@"
+}
+
+# tree_source NAME: the source it is built from.
+tree_source() {
+	case $1 in
+	7.3-*) patched 7.3 ;;
+	6.12-tiny | 6.12-in-tree) patched 6.12 ;;
+	6.12-thin) "$ROOT/scripts/fetch-kernel" 6.12 ;;
+	6.1-tiny) patched 6.1 ;;
+	*) die "no such tree: $1 (${TREES[*]})" ;;
+	esac
+}
+
+# tree_suffix NAME, tree_make NAME: of the LLVM tools, and GNU make.
+tree_suffix() { case $1 in *clang-19) echo -19 ;; *) echo -22 ;; esac }
+tree_make() { case $1 in 6.12-tiny) "$ROOT/scripts/fetch-make44" ;; *) echo make ;; esac }
+
+# tree_fragments NAME: what its configuration has over the tiny one, a file a line.
+tree_fragments() {
+	case $1 in
+	7.3-tiny) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$KALLSYMS" ;;
+	7.3-debug) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$DEBUG" ;;
+	6.12-thin) printf '%s\n' "$ROOT/kconfig/thin.config" "$KALLSYMS" "$SMP" ;;
+	*) printf '%s\n' "$ROOT/kconfig/thin_dist.config" ;;
+	esac
+}
+
+# tree_wants NAME: options that have to survive.
+tree_wants() {
+	case $1 in
+	7.3-tiny) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL ;;
+	7.3-debug) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL DEBUG_INFO_DWARF5 DEBUG_INFO_BTF ;;
+	6.12-thin) echo LTO_CLANG_THIN MODVERSIONS SMP KALLSYMS_ALL ;;
+	*) echo LTO_CLANG_THIN_DIST MODVERSIONS ;;
+	esac
+}
+
+# tree_stage NAME: who makes vmlinux.a: the kernel's own makefiles where they can, else plain commands.
+tree_stage() {
+	case $1 in
+	7.3-* | 6.12-thin) ;;
+	*) printf 'KTHINLTO=%s\n' "$BY_HAND" ;;
+	esac
+}
+
+# name_tree NAME: sets src, obj, base, name, suffix and maker for it.
+name_tree() {
+	local key
+	name=$1 suffix=$(tree_suffix "$1") maker=$(tree_make "$1")
+	src=$(tree_source "$1")
+	key=$({
+		tree_fragments "$name" | xargs cat "$ROOT/kconfig/tiny-x86_64.config"
+		cat "$BY_HAND"
+		"clang$suffix" --version
+		"ld.lld$suffix" --version
+		"$maker" --version
+		case $name in *-debug) pahole --version ;; esac
+		tree_stage "$name" | wc -l
+		printf '%s\n' "$src"
+	} | sha256sum | cut -c1-12)
+	base=$CACHE/base/$name-$key
+	obj=$CACHE/obj/$name-$key
+	[ "$name" != 6.12-in-tree ] || src=$obj
+}
+
+# make_tree: as name_tree said, in $obj.
+make_tree() {
+	local fragments wants stage
+	mapfile -t fragments < <(tree_fragments "$name")
+	read -ra wants < <(tree_wants "$name")
+	mapfile -t stage < <(tree_stage "$name")
+	export LLVM_SUFFIX=$suffix KMAKE=$maker
+	# Once: with a configuration that was written again make would compile all again.
+	if [ ! -e "$base.configured" ]; then
+		[ "$src" != "$obj" ] || cp -a --reflink=auto "$(tree_source "$name")/." "$obj/" # in its own sources
+		tiny_config "$src" "$obj" "${fragments[@]}"
+		wants "$obj" "${wants[@]}"
+		touch "$base.configured"
+	fi
+	km "$src" "$obj" "-j$JOBS" "${stage[@]}" all
+	case $name in
+	7.3-*) grep -q 'thinlto-index-only' "$obj/.vmlinux.thinlto-index.cmd" ;; # mainline's rules made it
+	esac
+}
+
+# need_tree NAME: has it built if it is not there; one that was begun goes on where make was.
+# Until the test ends nobody removes it.
+need_tree() {
+	local held
+	name_tree "$1"
+	mkdir -p "$CACHE/lock" "$CACHE/base" "$obj"
+	exec {held}>"$CACHE/lock/base-$(basename "$base")"
+	if [ ! -e "$base.done" ]; then
+		flock "$held"
+		if [ ! -e "$base.done" ]; then
+			mkdir -p "$base"
+			mount --bind "$base" "$obj"
+			must "$name is built without kthinlto" logged "$LOG/$name.log" make_tree
+			umount "$obj"
+			touch "$base.done"
+			remove_old_trees
+		fi
+	fi
+	flock -s "$held"
+	touch "$base.done"
+}
+
+# borrow NAME: sets src, obj and base. The tree is in $base, and a copy to work in is at $obj.
+borrow() {
+	need_tree "$1"
+	cp -a --reflink=auto "$base" "$WORK/$name"
+	mount --bind "$WORK/$name" "$obj"
+	export LLVM_SUFFIX=$suffix KMAKE=$maker
+}
+
+# borrow_again: another fresh copy, of the same tree.
+borrow_again() {
+	umount "$obj"
+	rm -rf "${WORK:?}/$name"
+	cp -a --reflink=auto "$base" "$WORK/$name"
+	mount --bind "$WORK/$name" "$obj"
+}
+
+# remove_old_trees: of the same name, for a week not used and not in use now.
+remove_old_trees() {
+	local mark old
+	while read -r mark; do
+		old=${mark%.done}
+		(
+			flock -n 8 || exit 0
+			rm -rf "$old.done" "$old.configured" "$old" "$CACHE/obj/$(basename "$old")"
+		) 8>"$CACHE/lock/base-$(basename "$old")"
+	done < <(find "$CACHE/base" -maxdepth 1 -name "$name-*.done" ! -path "$base.done" -mtime +7)
+}
