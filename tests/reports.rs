@@ -405,7 +405,10 @@ fn the_graph_says_what_an_edit_costs() {
     });
     let times = importers.chain([module("kernel/a.o")]).map(|one| &one["own"]["cpu_ms"]);
     assert_eq!(edit["cpu_ms"], times.map(|time| time.as_u64().unwrap()).sum::<u64>());
-    assert_eq!(modules[json["dearest"][0].as_u64().unwrap() as usize]["object"], "kernel/a.o");
+    assert_eq!(
+        modules[json["most_expensive"][0].as_u64().unwrap() as usize]["object"],
+        "kernel/a.o"
+    );
 }
 
 #[test]
@@ -450,8 +453,8 @@ fn the_graph_is_text_for_people_and_dot_for_graphviz() {
     fails(tree.bare(&["graph"]), 3, &["no record of a thin link", "run `kthinlto build`"]);
     tree.build();
     let text = graph(&tree, &[]);
-    let dearest = text.lines().find(|line| line.ends_with("kernel/a.o")).unwrap();
-    assert!(dearest.trim_start().starts_with("10 "), "{text}");
+    let first = text.lines().find(|line| line.ends_with("kernel/a.o")).unwrap();
+    assert!(first.trim_start().starts_with("10 "), "{text}");
     let dot = graph(&tree, &["--format", "dot", "kernel/b.o"]);
     assert_holds(&dot, &["\"kernel/b.o\" -> \"kernel/a.o\" [label=1,", "[label=\"kernel/b.o\\n"]);
     assert!(!dot.contains("lib/w0.o"), "no neighbour: {dot}");

@@ -64,7 +64,7 @@ pub enum Command {
     /// Say what an object is made from, who imports it, and whether its backend would run
     #[command(after_help = help::EXPLAIN)]
     Explain(Explain),
-    /// Show who imports from whom, and which modules are dearest to edit
+    /// Show who imports from whom, and which modules are the most expensive to edit
     #[command(after_help = help::GRAPH)]
     Graph(GraphArgs),
     /// Write vmlinux.symvers as modpost does, or compare it with what the objects say
@@ -162,7 +162,7 @@ pub struct GraphArgs {
 /// How to print the import graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
-    /// How much is imported, and the 20 dearest edits
+    /// How much is imported, and the 20 most expensive edits
     Text,
     /// All imports, for Graphviz
     Dot,

@@ -83,9 +83,9 @@ Examples:
 /// Below the options of `graph`.
 pub const GRAPH: &str = "\
 Examples:
-  kthinlto graph                                    the dearest edits
+  kthinlto graph                                    the most expensive edits
   kthinlto graph --format dot mm/slub.o | dot -Tsvg > slub.svg
-  kthinlto graph --format json | jq '.modules[.dearest[0]].object'";
+  kthinlto graph --format json | jq '.modules[.most_expensive[0]].object'";
 
 /// Below the options of `symvers`.
 pub const SYMVERS: &str = "\

@@ -92,9 +92,9 @@ impl AddAssign for Cost {
 }
 
 impl Graph {
-    /// Places of all modules, the one with the dearest edit first: by CPU time, then by how
+    /// Places of all modules, the one with the most expensive edit first: by CPU time, then by how
     /// many backends run.
-    pub fn dearest(&self) -> Vec<usize> {
+    pub fn most_expensive(&self) -> Vec<usize> {
         let mut places: Vec<usize> = (0..self.modules.len()).collect();
         let cost = |place: &usize| {
             let Cost { cpu_ms, backends, .. } = self.modules[*place].edit;
@@ -131,7 +131,7 @@ impl Graph {
     }
 }
 
-/// How many modules import how much, and the dearest edits.
+/// How many modules import how much, and the most expensive edits.
 pub fn text(graph: &Graph, most: usize) -> String {
     let imports = graph.modules.iter().flat_map(|node| &node.imports);
     let mut sum = Weight::default();
@@ -154,7 +154,7 @@ pub fn text(graph: &Graph, most: usize) -> String {
         "seconds",
         "object"
     );
-    for place in graph.dearest().into_iter().take(most) {
+    for place in graph.most_expensive().into_iter().take(most) {
         let Node { object, edit, .. } = &graph.modules[place];
         let _ = writeln!(out, "{:>8}  {:>9}  {object}", edit.backends, time(edit));
     }
@@ -209,7 +209,7 @@ pub fn json(graph: &Graph) -> String {
         "version": VERSION,
         "tree": graph.tree,
         "modules": graph.modules,
-        "dearest": graph.dearest(),
+        "most_expensive": graph.most_expensive(),
     });
     all.to_string() + "\n"
 }
@@ -246,8 +246,8 @@ mod tests {
     }
 
     #[test]
-    fn the_dearest_edit_comes_first() {
-        assert_eq!(graph().dearest(), [0, 1, 2, 3]);
+    fn the_most_expensive_edit_comes_first() {
+        assert_eq!(graph().most_expensive(), [0, 1, 2, 3]);
         let text = text(&graph(), 4);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "4 modules, 3 imports: 6 functions (297 instructions), 3 variables");
