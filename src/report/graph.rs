@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::bitcode::index;
 
 /// Version of the JSON's layout; it grows when a field changes its meaning or goes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Modules, in link order, and their imports.
 #[derive(Debug, Clone)]
