@@ -112,6 +112,26 @@ fn few_backends_are_not_worth_a_server() {
     assert_eq!(notes(&out).len(), 1, "one that is asked for is there: {out}");
 }
 
+#[test]
+fn the_word_that_the_kernel_clears_need_not_be_the_threads_number() {
+    // As in glibc 2.42 and later.
+    let tree = Tree::new();
+    let log = tree.dir().join("threads");
+    let begin = "static int other = 2; syscall(218 /* set_tid_address */, &other);";
+    let main = format!(
+        "if (forked) {{ pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP; int *cleared;\n\
+         pthread_mutex_lock(&lock); prctl(PR_GET_TID_ADDRESS, &cleared, 0, 0, 0);\n\
+         FILE *log = fopen(\"{}\", \"a\"); fprintf(log, \"%d %d\\n\", \
+         lock.__data.__owner == getpid(), *cleared); fclose(log); }}",
+        log.display()
+    );
+    let cc = tree.program("clang-new", &tool("clang"), "-D_GNU_SOURCE", begin, &main);
+    let out = good(command(&tree, &cc, "auto"));
+    assert_same(&tree.outputs(), &tree.want());
+    assert_holds(&notes(&out)[0], &["a fork server of", "runs the backends"]);
+    assert_eq!(fs::read_to_string(log).unwrap(), "1 2\n".repeat(BACKENDS));
+}
+
 /// A compiler that cannot be a server: all is built, by processes, and one line says why.
 fn falls_back(tree: &Tree, compiler: &str, why: &str) {
     let out = good(command(tree, compiler, "auto"));

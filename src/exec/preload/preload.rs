@@ -97,6 +97,7 @@ unsafe extern "C" {
     fn close(fd: c_int) -> c_int;
     fn getpid() -> c_int;
     fn getppid() -> c_int;
+    fn pthread_self() -> usize;
     fn mallopt(parameter: c_int, value: c_int) -> c_int;
     fn malloc(size: usize) -> *mut c_void;
     fn free(piece: *mut c_void);
@@ -128,8 +129,8 @@ const SOL_SOCKET: c_int = 1;
 const SCM_RIGHTS: c_int = 1;
 const MSG_NOSIGNAL: c_int = 0x4000;
 const SYS_CLONE: c_long = 56;
+const SYS_SET_TID_ADDRESS: c_long = 218;
 const CLONE_PARENT: c_long = 0x8000;
-const CLONE_CHILD_CLEARTID: c_long = 0x0020_0000;
 const CLONE_CHILD_SETTID: c_long = 0x0100_0000;
 
 const M_TRIM_THRESHOLD: c_int = -1;
@@ -224,8 +225,8 @@ unsafe extern "C" fn serve(argc: c_int, argv: *mut *mut c_char, envp: *mut *mut 
             return main(argc, argv, envp);
         };
         close(setting.library);
-        let tid = tid_address();
-        let refusal = refusal(&setting, tid);
+        let thread = thread();
+        let refusal = refusal(&setting, &thread);
         if refusal == 0 {
             warm();
         }
@@ -233,7 +234,7 @@ unsafe extern "C" fn serve(argc: c_int, argv: *mut *mut c_char, envp: *mut *mut 
             _exit(0);
         }
         let buffers = &raw mut BUFFERS;
-        let argc = become_job(&setting, tid, buffers);
+        let argc = become_job(&setting, &thread, buffers);
         let arguments = (&raw mut (*buffers).arguments).cast();
         main(argc, arguments, envp)
     }
@@ -326,25 +327,52 @@ unsafe fn drop_first_preload(envp: *mut *mut c_char) {
     }
 }
 
-/// Where libc keeps the number of this thread, which a copy has to set anew; null if the
-/// kernel does not say, or if it is not kept there.
-unsafe fn tid_address() -> *mut c_int {
-    let mut address: *mut c_int = null_mut();
-    // SAFETY: the kernel writes one pointer, which is checked before it is read.
+/// Two words that libc keeps of its only thread.
+struct Thread {
+    /// Its number, which a copy has to set anew; null where nobody says where that is.
+    number: *mut c_int,
+    /// What the kernel clears at its end, for those who wait for it; null where it does not say.
+    cleared: *mut c_int,
+}
+
+/// Up to glibc 2.41 the word that the kernel clears is the number itself. Since then it is
+/// another, so libc is asked first.
+unsafe fn thread() -> Thread {
+    let mut cleared: *mut c_int = null_mut();
+    // SAFETY: the kernel writes one pointer, and each word is checked before it is read.
     unsafe {
-        let got = prctl(PR_GET_TID_ADDRESS, &raw mut address);
-        let known = got == 0 && !address.is_null() && *address == getpid();
-        if known { address } else { null_mut() }
+        if prctl(PR_GET_TID_ADDRESS, &raw mut cleared) != 0 {
+            cleared = null_mut();
+        }
+        let is_number = |word: *mut c_int| !word.is_null() && *word == getpid();
+        let mut known = [number_for_debuggers(), cleared].into_iter();
+        let number = known.find(|word| is_number(*word)).unwrap_or(null_mut());
+        Thread { number, cleared }
+    }
+}
+
+/// Where libc tells debuggers (libthread_db) that a thread's number is: so many bits, how
+/// often, and at which offset from the thread's own address. Null if it does not.
+unsafe fn number_for_debuggers() -> *mut c_int {
+    // SAFETY: libc's table has these three words; the address is within its own descriptor
+    // of this thread.
+    unsafe {
+        let place: *const [u32; 3] =
+            dlsym(RTLD_DEFAULT, c"_thread_db_pthread_tid".as_ptr()).cast_const().cast();
+        match place.as_ref() {
+            Some([32, 1, offset]) => (pthread_self() + *offset as usize) as *mut c_int,
+            _ => null_mut(),
+        }
     }
 }
 
 /// Why this process must not serve; 0 if it may.
-unsafe fn refusal(setting: &Setting, tid: *mut c_int) -> c_int {
+unsafe fn refusal(setting: &Setting, thread: &Thread) -> c_int {
     // SAFETY: looks at this process and changes nothing.
     unsafe {
         let sanitizers =
             [c"__asan_init", c"__tsan_init", c"__msan_init", c"__hwasan_init", c"__dfsan_init"];
-        if tid.is_null() {
+        if thread.number.is_null() {
             NO_TID_ADDRESS
         } else if !has_one_thread() {
             THREADS
@@ -474,7 +502,7 @@ unsafe fn move_piece(start: usize, length: usize, rights: c_int) {
 }
 
 /// Serves until it is one of the copies; returns the number of that job's arguments.
-unsafe fn become_job(setting: &Setting, tid: *mut c_int, buffers: *mut Buffers) -> c_int {
+unsafe fn become_job(setting: &Setting, thread: &Thread, buffers: *mut Buffers) -> c_int {
     // SAFETY: this process has one thread, and nobody else knows the buffers.
     unsafe {
         loop {
@@ -482,7 +510,7 @@ unsafe fn become_job(setting: &Setting, tid: *mut c_int, buffers: *mut Buffers) 
                 _exit(0); // kthinlto is gone, or wants no more
             };
             let argc = split_arguments(buffers, length);
-            let pid = if argc == 0 { -1 } else { fork_for_parent(tid) };
+            let pid = if argc == 0 { -1 } else { fork_for_parent(thread) };
             if pid == 0 {
                 take_over(setting, output, go);
                 return argc;
@@ -503,12 +531,18 @@ unsafe fn become_job(setting: &Setting, tid: *mut c_int, buffers: *mut Buffers) 
 
 /// fork(2), but for whose child it is. libc's own function does nothing else that a process
 /// with one thread would need: it sets the thread's number, as this does.
-unsafe fn fork_for_parent(tid: *mut c_int) -> c_long {
-    let flags = CLONE_PARENT | CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID | c_long::from(SIGCHLD);
+unsafe fn fork_for_parent(thread: &Thread) -> c_long {
+    let flags = CLONE_PARENT | CLONE_CHILD_SETTID | c_long::from(SIGCHLD);
     let none = null::<c_void>();
     // SAFETY: no memory is shared with the copy, which goes on with its copy of this stack;
-    // `tid` is checked in `tid_address`.
-    unsafe { syscall(SYS_CLONE, flags, none, none, tid, none) }
+    // both words are libc's own (`thread`).
+    unsafe {
+        let pid = syscall(SYS_CLONE, flags, none, none, thread.number, none);
+        if pid == 0 && !thread.cleared.is_null() {
+            syscall(SYS_SET_TID_ADDRESS, thread.cleared);
+        }
+        pid
+    }
 }
 
 /// In a copy: the state of a plain child of kthinlto.
