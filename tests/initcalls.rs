@@ -271,6 +271,24 @@ fn the_script_is_written_beside_vmlinux_o_where_nothing_else_is_said() {
 }
 
 #[test]
+fn under_make_q_and_t_no_script_is_written() {
+    let tree = Tree::usual();
+    tree.archive("cDPrST", "vmlinux.a", &["init/main.o", "drivers/tty.o", "lib/lib.o"]);
+    let script = tree.path(".tmp_initcalls.lds");
+    let ends = |letter, code| {
+        let mut command = tree.initcalls(&[]);
+        command.env("MAKEFLAGS", letter);
+        assert_eq!(command.output().unwrap().status.code(), Some(code), "make -{letter}");
+    };
+    ends("q", 1);
+    assert!(!script.exists());
+    ends("t", 0);
+    assert_eq!(fs::read(&script).unwrap(), b"");
+    good(tree.initcalls(&[]));
+    ends("q", 0);
+}
+
+#[test]
 fn what_cannot_be_read_gets_a_sentence_and_the_old_script_stays() {
     let tree = Tree::usual();
     tree.write(".tmp_initcalls.lds", "old");

@@ -47,6 +47,58 @@ fn a_dry_run_of_any_command_removes_and_writes_nothing() {
     assert_holds(&good(tree.bare(&["cache", "stats", "--cache-dir", cache])), &[": 0 objects"]);
 }
 
+/// Runs make on a tree with one rule, whose line is run under `-n`, `-q` and `-t` too.
+fn make(tree: &Tree, options: &[&str]) -> (Option<i32>, String) {
+    let line = format!("{} build built-in.a lib/lib.a", env!("CARGO_BIN_EXE_kthinlto"));
+    fs::write(tree.dir().join("Makefile"), format!("vmlinux.a: FORCE\n\t+@{line}\nFORCE:\n"))
+        .unwrap();
+    let mut command = tree.command("make".as_ref());
+    let out = command.arg("-f").arg(tree.dir().join("Makefile")).args(options).output().unwrap();
+    assert_eq!(text(&out.stderr).replace("make: *** ", ""), "", "{options:?}");
+    (out.status.code(), text(&out.stdout))
+}
+
+#[test]
+fn make_q_runs_nothing_and_asks_by_the_exit_code() {
+    let tree = Tree::new();
+    let all = || tree.shell("find .. -type f ! -name lock -exec cksum {} + | sort");
+    make(&tree, &["-q"]); // writes the makefile
+    for without in ["", "vmlinux.a", "lib/w0.thinlto-native.o", "lib/w1.o.thinlto.bc"] {
+        if !without.is_empty() {
+            fs::remove_file(tree.objects.join(without)).unwrap();
+        }
+        let before = all();
+        assert_eq!(make(&tree, &["-q"]), (Some(1), String::new()), "{without}");
+        assert!(all() == before, "{without}: something was written");
+        assert_eq!(make(&tree, &[]).0, Some(0));
+        assert_eq!(make(&tree, &["-q"]), (Some(0), String::new()), "{without} is there again");
+    }
+}
+
+#[test]
+fn make_t_touches_and_compiles_nothing() {
+    let tree = Tree::new();
+    let place = tree.objects.join("vmlinux.a");
+    // As make itself: a file that is not there is made, an empty one.
+    let (code, said) = make(&tree, &["-t"]);
+    assert_eq!(code, Some(0));
+    assert_holds(&said, &["touch ", "vmlinux.a"]);
+    assert_eq!(fs::read(&place).unwrap(), b"");
+    assert!(!tree.objects.join("lib/w0.thinlto-native.o").exists() && tree.outputs().len() == 1);
+    // It deceives make's clock, and not us.
+    make(&tree, &[]);
+    let made = fs::read(&place).unwrap();
+    assert!(made.starts_with(b"!<thin>"));
+    let time = || fs::metadata(&place).unwrap().modified().unwrap();
+    let before = time();
+    assert_eq!(make(&tree, &["-t"]), (Some(0), String::new()));
+    assert_eq!(time(), before, "it was up to date");
+    fs::remove_file(tree.objects.join("lib/w0.thinlto-native.o")).unwrap();
+    make(&tree, &["-st"]);
+    assert!(time() > before && fs::read(&place).unwrap() == made);
+    assert!(!tree.objects.join("lib/w0.thinlto-native.o").exists());
+}
+
 #[test]
 fn an_empty_variable_is_an_unset_one() {
     let tree = Tree::new();

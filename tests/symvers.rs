@@ -142,6 +142,23 @@ fn lines_are_modposts_in_its_order() {
 }
 
 #[test]
+fn under_make_q_and_t_no_line_is_written() {
+    let tree = Tree::usual();
+    let place = tree.0.path().join("vmlinux.symvers");
+    let ends = |letter, code| {
+        let mut command = tree.symvers(&[]);
+        command.env("MAKEFLAGS", letter);
+        assert_eq!(command.output().unwrap().status.code(), Some(code), "make -{letter}");
+    };
+    ends("q", 1);
+    assert!(!place.exists());
+    ends("t", 0);
+    assert_eq!(fs::read(&place).unwrap(), b"");
+    assert_eq!(tree.made(), Tree::USUAL);
+    ends("q", 0);
+}
+
+#[test]
 fn exports_of_older_kernels_come_in_the_order_of_symbols() {
     let exports = [old_export("b", "_gpl", "NS"), old_export("a", "", "")];
     let tree = Tree::new(&exports.concat(), &[("k/a.o", "#SYMVER a 0xa\n#SYMVER b 0xb\n")]);

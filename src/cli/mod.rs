@@ -12,6 +12,7 @@ mod help;
 mod initcalls;
 mod link_vmlinux;
 mod log;
+mod mode;
 mod parse;
 mod patch;
 mod relink;
@@ -32,10 +33,11 @@ use crate::exec::interrupt::Interrupts;
 use crate::exec::slots::Slots;
 use crate::kbuild::makeflags::MakeFlags;
 use crate::modpost;
-use crate::report::console::{Console, Verbosity};
+use crate::report::console::Verbosity;
 use crate::stage::{self, Settings};
 use crate::store::write_aside;
 use args::{Build, CachePlace, Cli, Command, Common};
+use mode::Mode;
 
 /// Runs the program on this process's arguments.
 pub fn main() -> ExitCode {
@@ -48,7 +50,7 @@ pub fn main() -> ExitCode {
         }
     };
     match log::start().map_err(Into::into).and_then(|()| run(&cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let ours = error.downcast_ref::<Error>();
             // Our own sentences hold their causes already.
@@ -59,24 +61,26 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
-    let dry_run = cli.common.dry_run || make_flags().unwrap_or_default().dry_run;
+fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    let mode = Mode::of(&cli.common, &make_flags().unwrap_or_default());
+    let dry_run = mode.is_dry();
     match &cli.command {
-        Command::Build(build) => run_build(&cli.common, build),
-        Command::Relink(relink) => relink::run(&cli.common, relink),
+        Command::Build(build) => return run_build(&cli.common, build),
+        Command::Relink(relink) => return relink::run(&cli.common, relink),
+        Command::Symvers(symvers) => return run_symvers(&cli.common, symvers, mode),
+        Command::Initcalls(initcalls) => return run_initcalls(&cli.common, initcalls, mode),
         Command::Patch(patch) => patch::run(&cli.common, patch, dry_run),
         Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
         Command::Graph(arguments) => {
             let threads = cli.common.jobs.map_or_else(stage::cores, usize::from);
             graph::run(&tree(&cli.common), arguments, threads)
         }
-        Command::Symvers(symvers) => run_symvers(&cli.common, symvers, dry_run),
-        Command::Initcalls(initcalls) => run_initcalls(&cli.common, initcalls, dry_run),
         Command::Cache(cache) => cache::run(cache, dry_run),
         Command::LinkVmlinux(arguments) => Ok(link_vmlinux::run(arguments)?),
         Command::Generate(generate) => Ok(generate::run(generate, dry_run)?),
         Command::Clean => clean::clean(&tree(&cli.common), dry_run),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn tree(common: &Common) -> PathBuf {
@@ -103,25 +107,24 @@ fn verbosity(common: &Common, make: &MakeFlags) -> Verbosity {
     }
 }
 
-fn run_build(common: &Common, build: &Build) -> anyhow::Result<()> {
+fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
     let mut start = start::start("build", common, &build.stage)?;
     let settings = Settings {
-        tree: start.tree,
+        tree: start.tree.clone(),
         srctree: build.srctree.clone(),
         archives: build.archives.clone(),
         compiler: given(&build.cc),
         linker: given(&build.ld),
         linker_flags: build.ldflags.clone(),
-        dry_run: start.dry_run,
+        dry_run: start.mode.is_dry(),
         keep_going: start.keep_going,
         executor: build.stage.executor,
         scratch_in_memory: start.scratch_in_memory,
-        cache: start.cache,
+        cache: start.cache.take(),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);
-    start.shown.finish(result)?;
-    Ok(())
+    Ok(start.finish(result, stage::VMLINUX)?)
 }
 
 /// The cache's folder; an empty name is none.
@@ -129,7 +132,7 @@ fn place(cache: &CachePlace) -> Option<PathBuf> {
     cache.cache_dir.clone().filter(|folder| !folder.as_os_str().is_empty())
 }
 
-fn run_symvers(common: &Common, arguments: &args::Symvers, dry_run: bool) -> anyhow::Result<()> {
+fn run_symvers(common: &Common, arguments: &args::Symvers, mode: Mode) -> anyhow::Result<ExitCode> {
     let make = make_flags().unwrap_or_default();
     let settings = modpost::Settings {
         tree: tree(common),
@@ -138,20 +141,20 @@ fn run_symvers(common: &Common, arguments: &args::Symvers, dry_run: bool) -> any
         archives: arguments.archives.clone(),
         threads: common.jobs.map_or_else(stage::cores, usize::from),
     };
-    symvers::run(&settings, arguments, verbosity(common, &make), dry_run)
+    symvers::run(&settings, arguments, verbosity(common, &make), mode)
 }
 
 fn run_initcalls(
     common: &Common,
     arguments: &args::Initcalls,
-    dry_run: bool,
-) -> anyhow::Result<()> {
+    mode: Mode,
+) -> anyhow::Result<ExitCode> {
     let make = make_flags();
     let flags = make.clone().unwrap_or_default();
-    let mut console = Console::new(verbosity(common, &flags));
+    let verbosity = verbosity(common, &flags);
     // No warning where the jobserver is out of reach: one thread is quick enough.
     let slots = Slots::granted(make.as_ref(), common.jobs.map(usize::from), stage::cores()).slots;
-    initcalls::run(&tree(common), arguments, &slots, &mut console, dry_run)
+    initcalls::run(&tree(common), arguments, &slots, verbosity, mode)
 }
 
 /// An empty variable is an unset one, as in make.

@@ -1,5 +1,7 @@
 //! `kthinlto relink`: settings of a relink from the command line and the environment.
 
+use std::process::ExitCode;
+
 use anyhow::Context;
 
 use super::args::{Common, FinalLink, Relink};
@@ -8,10 +10,10 @@ use crate::exec::interrupt::Interrupts;
 use crate::relink::{self, Identity, Settings};
 
 /// Relinks the tree.
-pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<()> {
+pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
     let mut start = start::start("relink", common, &arguments.stage)?;
     let settings = Settings {
-        tree: start.tree,
+        tree: start.tree.clone(),
         until: arguments.until.clone(),
         nm: given(&arguments.nm),
         pahole: given(&arguments.pahole).unwrap_or_else(|| "pahole".to_owned()),
@@ -20,15 +22,16 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<()> {
             FinalLink::Auto => std::env::current_exe().ok(),
             FinalLink::Script => None,
         },
-        dry_run: start.dry_run,
+        dry_run: start.mode.is_dry(),
         keep_going: start.keep_going,
         executor: arguments.stage.executor,
         scratch_in_memory: start.scratch_in_memory,
-        cache: start.cache,
+        cache: start.cache.take(),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = relink::relink(&settings, &start.slots, &interrupts, &mut start.shown);
-    Ok(start.shown.finish(result)?)
+    let target = settings.until.as_deref().unwrap_or("vmlinux");
+    Ok(start.finish(result, target)?)
 }
 
 /// The build's number and date, as far as they were chosen.

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::args::{Reports, When};
+use super::mode::Mode;
 use crate::error::Error;
 use crate::kbuild::makeflags::MakeFlags;
 use crate::report::console::{Console, Verbosity};
@@ -19,6 +20,8 @@ pub struct Shown {
     /// None where no file is wanted.
     recorder: Option<Recorder>,
     files: Vec<Wanted>,
+    /// Something is made, or would be.
+    steps: bool,
 }
 
 /// Makes a report of a run.
@@ -38,8 +41,8 @@ pub struct About<'a> {
     pub command: &'static str,
     /// The object tree.
     pub tree: &'a Path,
-    /// Nothing is to be run.
-    pub dry_run: bool,
+    /// How much of it is done.
+    pub mode: Mode,
 }
 
 impl Shown {
@@ -66,10 +69,15 @@ impl Shown {
             })
             .collect();
         let files = files?;
-        let recorder =
-            (!files.is_empty()).then(|| Recorder::new(about.command, about.tree, about.dry_run));
-        let console = console(verbosity, asked, make, about.dry_run);
-        Ok(Shown { console, recorder, files })
+        let recorder = (!files.is_empty())
+            .then(|| Recorder::new(about.command, about.tree, about.mode.is_dry()));
+        let console = console(verbosity, asked, make, about.mode);
+        Ok(Shown { console, recorder, files, steps: false })
+    }
+
+    /// Whether something was made, or would have been.
+    pub fn has_steps(&self) -> bool {
+        self.steps
     }
 
     /// Writes the files. Returns the run's own error, or that of a file.
@@ -95,6 +103,7 @@ impl Listener for Shown {
         if let Some(recorder) = &mut self.recorder {
             recorder.on(event);
         }
+        self.steps |= matches!(event, Event::Step { .. });
         self.console.on(event);
     }
 
@@ -103,14 +112,24 @@ impl Listener for Shown {
     }
 }
 
+/// Hears what would be done, and says nothing: what goes wrong is the run's own error.
+struct Nobody;
+
+impl Listener for Nobody {
+    fn on(&mut self, _: &Event<'_>) {}
+}
+
 /// Who tells the user: kbuild's lines, with progress below them where that can be shown.
 fn console(
     verbosity: Verbosity,
     asked: &Reports,
     make: &MakeFlags,
-    dry_run: bool,
+    mode: Mode,
 ) -> Box<dyn Listener> {
-    let wanted = asked.progress == When::Auto && !verbosity.silent && !dry_run;
+    if mode.is_silent() {
+        return Box::new(Nobody);
+    }
+    let wanted = asked.progress == When::Auto && !verbosity.silent && !mode.is_dry();
     match wanted && !make.output_sync && progress::is_possible() {
         true => Box::new(Progress::new(verbosity)),
         false => Box::new(Console::new(verbosity)),

@@ -2,8 +2,10 @@
 //! the settings of the stage that the command line and the environment give.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use super::args::{Common, Scratch, StageOptions};
+use super::mode::Mode;
 use super::reports::{About, Shown};
 use super::{make_flags, place, tree, verbosity};
 use crate::error::Error;
@@ -15,8 +17,10 @@ use crate::stage;
 pub struct Start {
     /// The object tree.
     pub tree: PathBuf,
-    /// `-n`, ours or make's.
-    pub dry_run: bool,
+    /// How much is to be done.
+    pub mode: Mode,
+    /// `-s`, ours or make's.
+    silent: bool,
     /// `-k`, ours or make's.
     pub keep_going: bool,
     /// The thin link may write in memory first.
@@ -29,6 +33,15 @@ pub struct Start {
     pub shown: Shown,
 }
 
+impl Start {
+    /// The end of a run that makes `target`: the reports, and what make's `-q` and `-t` want.
+    pub fn finish<T>(self, result: Result<T, Error>, target: &str) -> Result<ExitCode, Error> {
+        let work = self.shown.has_steps();
+        self.shown.finish(result)?;
+        self.mode.settle(work, &self.tree.join(target), self.silent)
+    }
+}
+
 /// Takes the options that all such commands have. Fails where a report cannot be opened.
 pub fn start(
     command: &'static str,
@@ -37,17 +50,19 @@ pub fn start(
 ) -> Result<Start, Error> {
     let make = make_flags();
     let flags = make.clone().unwrap_or_default();
-    let dry_run = common.dry_run || flags.dry_run;
+    let mode = Mode::of(common, &flags);
+    let verbosity = verbosity(common, &flags);
     let tree = tree(common);
-    let about = About { command, tree: &tree, dry_run };
-    let mut shown = Shown::new(verbosity(common, &flags), &options.reports, &flags, about)?;
+    let about = About { command, tree: &tree, mode };
+    let mut shown = Shown::new(verbosity, &options.reports, &flags, about)?;
     let granted = Slots::granted(make.as_ref(), common.jobs.map(usize::from), stage::cores());
     if let Some(warning) = granted.warning {
         shown.on(&Event::Warning(&warning));
     }
     Ok(Start {
         tree,
-        dry_run,
+        mode,
+        silent: verbosity.silent,
         keep_going: common.keep_going || flags.keep_going,
         scratch_in_memory: options.scratch == Scratch::Memory,
         cache: place(&options.cache).map(|folder| (folder, options.cache.cache_size)),

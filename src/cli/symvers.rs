@@ -5,10 +5,12 @@ use std::fmt::Write;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::args::Symvers as Arguments;
+use super::mode::Mode;
 use super::{print, write_named};
 use crate::error::{Error, Result};
 use crate::modpost::check::{self, Problem};
@@ -22,21 +24,26 @@ pub fn run(
     settings: &Settings,
     arguments: &Arguments,
     verbosity: Verbosity,
-    dry_run: bool,
-) -> anyhow::Result<()> {
+    mode: Mode,
+) -> anyhow::Result<ExitCode> {
     let found = modpost::read(settings)?;
     let mut console = Console::new(verbosity);
     warn(&found, &mut console);
     if arguments.check {
-        return check(settings, arguments, found);
+        return check(settings, arguments, found).map(|()| ExitCode::SUCCESS);
     }
     warn_of_unversioned(&found, &mut console);
     if arguments.json {
         let symbols = found.symbols.iter().map(JsonSymbol::of).collect();
-        return print_json(&Json { file: None, symbols: Some(symbols), ..Json::of(&found) });
+        print_json(&Json { file: None, symbols: Some(symbols), ..Json::of(&found) })?;
+        return Ok(ExitCode::SUCCESS);
     }
-    if dry_run {
-        return Ok(());
+    let output = arguments.output.clone().unwrap_or_else(|| default_file(settings).into());
+    if mode.is_dry() {
+        let place = settings.tree.join(&output);
+        let there = fs::read(&place).is_ok_and(|old| old == found.render().as_bytes());
+        let work = output != Path::new("-") && !there;
+        return Ok(mode.settle(work, &place, verbosity.silent)?);
     }
     if !settings.archives.is_empty() {
         let mut text = objects::list_archives(&settings.tree, &settings.archives)?.into_bytes();
@@ -45,11 +52,11 @@ pub fn run(
         }
         write_if_changed(&settings.tree, Path::new(objects::VMLINUX_OBJS), &text)?;
     }
-    let output = arguments.output.clone().unwrap_or_else(|| default_file(settings).into());
-    if output == Path::new("-") {
-        return Ok(print(found.render().as_bytes())?);
+    match output == Path::new("-") {
+        true => print(found.render().as_bytes())?,
+        false => write_if_changed(&settings.tree, &output, found.render().as_bytes())?,
     }
-    Ok(write_if_changed(&settings.tree, &output, found.render().as_bytes())?)
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What modpost warns of, and what it skips.

@@ -1,4 +1,4 @@
-//! What GNU make tells a recipe through `MAKEFLAGS`: `-n`, `-k`, `-s`, how many jobs,
+//! What GNU make tells a recipe through `MAKEFLAGS`: `-n`, `-q`, `-t`, `-k`, `-s`, how many jobs,
 //! and where the jobserver is. Pure text in, values out; it must not open anything.
 //!
 //! Format: GNU make manual, "Communicating Options to a Sub-make" and "POSIX
@@ -38,6 +38,10 @@ pub enum Jobs {
 pub struct MakeFlags {
     /// `-n`: print, don't run.
     pub dry_run: bool,
+    /// `-q`: run nothing, and say by the exit code whether there is something to do.
+    pub question: bool,
+    /// `-t`: touch files instead of making them.
+    pub touch: bool,
     /// `-k`: go on after a failure.
     pub keep_going: bool,
     /// `-s`: say nothing.
@@ -73,6 +77,8 @@ impl MakeFlags {
 
     fn take_letters(&mut self, letters: &str) {
         self.dry_run |= letters.contains('n');
+        self.question |= letters.contains('q');
+        self.touch |= letters.contains('t');
         self.keep_going |= letters.contains('k');
         self.silent |= letters.contains('s');
     }
@@ -124,6 +130,8 @@ mod tests {
         assert!(flags.dry_run && flags.keep_going && flags.silent);
         assert_eq!(flags.jobs, Some(Jobs::Limit(4)));
         assert_eq!(flags.auth, pipe(3, 4));
+        let held = MakeFlags::parse("krqt");
+        assert!(held.question && held.touch && !held.dry_run && !flags.question && !flags.touch);
         let none = MakeFlags::parse(" -j4 --jobserver-auth=3,4 -- KTHINLTO=kns");
         assert!(!none.dry_run && !none.keep_going && !none.silent);
         let variable = MakeFlags::parse("knsV=1 -j");

@@ -96,16 +96,22 @@ impl Stage<'_> {
 
     /// Writes `vmlinux.a`, native objects in the places of their bitcode. It is written anew
     /// whenever a member's bytes changed, though its own may not: what make builds next goes
-    /// by its time.
-    pub(super) fn write_vmlinux(&mut self, members: &[Member], indexed: &[Indexed]) -> Result<()> {
+    /// by its time. `changed` says that in a dry run native objects would be made before.
+    pub(super) fn write_vmlinux(
+        &mut self,
+        members: &[Member],
+        indexed: &[Indexed],
+        changed: bool,
+    ) -> Result<()> {
         let compiled: HashSet<&str> = indexed.iter().map(|m| m.object.as_str()).collect();
         let names = members.iter().map(|(name, _)| match compiled.contains(name.as_str()) {
             true => native_name(name),
             false => name.clone(),
         });
         let names: Vec<String> = names.collect();
-        if self.settings.dry_run {
-            self.step("AR", VMLINUX, &format!("llvm-ar cDPrS --thin {VMLINUX} …"), "its members");
+        let command = format!("llvm-ar cDPrS --thin {VMLINUX} …");
+        if self.settings.dry_run && changed {
+            self.step("AR", VMLINUX, &command, "its members");
             return Ok(());
         }
         let records = self.records_digest(members)?;
@@ -114,11 +120,16 @@ impl Stage<'_> {
             .digest(&made_from(VMLINUX, &members))
             .digest(&records)
             .finish();
-        self.write_record()?;
+        if !self.settings.dry_run {
+            self.write_record()?;
+        }
         if self.is_output_current(VMLINUX, made_from)? {
             return Ok(());
         }
-        self.step("AR", VMLINUX, &format!("llvm-ar cDPrS --thin {VMLINUX} …"), "its members");
+        self.step("AR", VMLINUX, &command, "its members");
+        if self.settings.dry_run {
+            return Ok(());
+        }
         let entry = |(name, facts): &Member| Entry::new(name.clone(), facts.size);
         let entries: Vec<Entry> = members.iter().map(entry).collect();
         self.write_output(VMLINUX, made_from, &thin_archive(&entries))

@@ -218,7 +218,7 @@ impl Stage<'_> {
         (summary.rebuilt, summary.from_cache) = (rebuilt, from_cache);
         summary.up_to_date = summary.modules - rebuilt - from_cache;
         self.phase(VMLINUX);
-        self.write_vmlinux(&members, &indexed)?;
+        self.write_vmlinux(&members, &indexed, summary.rebuilt > 0)?;
         Ok(summary)
     }
 
