@@ -1,4 +1,5 @@
-//! Job control against real GNU make, with its pipe (4.3) and its fifo (4.4): never more
+//! Job control against real GNU make, with its pipe (4.3) and its fifo (4.4), and against servers
+//! of other kinds: never more
 //! processes at once than make allows, as many as it allows, and every token given back.
 
 mod common;
@@ -225,12 +226,14 @@ fn as_many_copies_as_a_fifo_allows() {
     as_many_as_make_allows(&fifo_make(), true);
 }
 
-/// A recipe without `+` gets no pipe.
-fn assert_one_job_and_a_warning(watched: &Watched, out: &Output) {
+/// The end of a warning where a recipe has no `+`, and so gets no pipe.
+const PLUS: &str = "begin the recipe line that calls kthinlto with `+`";
+
+fn assert_one_job_and_a_warning(watched: &Watched, out: &Output, remedy: &str) {
     assert!(out.status.success(), "{}", text(&out.stderr));
     let warnings = warnings(out);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("with `+`"), "{warnings:?}");
+    assert!(warnings[0].ends_with(remedy), "{warnings:?}");
     assert_eq!((watched.most("cc"), watched.begun("cc")), (1, BACKENDS));
 }
 
@@ -239,7 +242,7 @@ fn a_recipe_without_plus_runs_one_job_at_a_time_and_says_so() {
     let watched = Watched::new();
     watched.compiler(1, COPY);
     let out = watched.make(&pipe_make(), "-j4", "", "");
-    assert_one_job_and_a_warning(&watched, &out);
+    assert_one_job_and_a_warning(&watched, &out, PLUS);
     assert!(watched.most("") <= 4);
 }
 
@@ -250,7 +253,7 @@ fn a_disabled_jobserver_is_the_same() {
     let watched = Watched::new();
     watched.compiler(1, COPY);
     let out = watched.make(&make, "-j3", "", "");
-    assert_one_job_and_a_warning(&watched, &out);
+    assert_one_job_and_a_warning(&watched, &out, PLUS);
     assert!(watched.most("") <= 3);
 }
 
@@ -269,16 +272,24 @@ fn descriptors_that_are_something_else_are_left_alone() {
     let (cc, ld) = (watched.compiler(1, COPY), watched.linker());
     let other = watched.tree.dir().join("other");
     fs::write(&other, "abc").unwrap();
-    for auth in ["3,4", "5,6", "-2,-2", "sem:x", "fifo:/nonexistent"] {
+    for (auth, remedy) in [
+        ("3,4", PLUS),
+        ("5,6", PLUS),
+        ("7,7", PLUS),
+        ("-2,-2", PLUS),
+        ("sem:x", "a pipe, a fifo, a device or a socket"),
+        ("fifo:/nonexistent", "still runs, and that its files can be reached"),
+    ] {
         fs::write(&watched.log, "").unwrap();
         let mut command = watched.tree.command("sh".as_ref());
-        // 3 and 4 are a file, 5 and 6 are closed.
-        let script = "exec \"$0\" build built-in.a lib/lib.a 3<../other 4>>../other 5<&- 6<&-";
+        // 3 and 4 are a file, 5 and 6 are closed, 7 is a device that nobody serves.
+        let script =
+            "exec \"$0\" build built-in.a lib/lib.a 3<../other 4>>../other 5<&- 6<&- 7<>/dev/null";
         command.args(["-c", script, env!("CARGO_BIN_EXE_kthinlto")]);
         command.env("MAKEFLAGS", format!(" -j4 --jobserver-auth={auth}"));
         command.env("CC", &cc).env("LD", &ld);
         let out = Beside::start(command).end();
-        assert_one_job_and_a_warning(&watched, &out);
+        assert_one_job_and_a_warning(&watched, &out, remedy);
         assert_eq!(fs::read(&other).unwrap(), b"abc");
         assert!(common::good(watched.tree.bare(&["clean"])).is_empty());
     }
@@ -328,7 +339,7 @@ fn no_make_at_all() {
 struct Server {
     read: OwnedFd,
     /// Kept open, as make keeps it.
-    write: OwnedFd,
+    _write: OwnedFd,
     auth: String,
 }
 
@@ -337,6 +348,15 @@ const TOKENS: &[u8] = b"abc";
 impl Server {
     fn pipe() -> Self {
         let (read, write) = rustix::pipe::pipe().unwrap();
+        let auth = format!("{},{}", read.as_raw_fd(), write.as_raw_fd());
+        Self::filled(read, write, auth)
+    }
+
+    /// A pair of sockets, used as a pipe.
+    fn socket() -> Self {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let kind = (AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty());
+        let (read, write) = socketpair(kind.0, kind.1, kind.2, None).unwrap();
         let auth = format!("{},{}", read.as_raw_fd(), write.as_raw_fd());
         Self::filled(read, write, auth)
     }
@@ -350,11 +370,11 @@ impl Server {
 
     fn filled(read: OwnedFd, write: OwnedFd, auth: String) -> Self {
         rustix::io::write(&write, TOKENS).unwrap();
-        Server { read, write, auth }
+        Server { read, _write: write, auth }
     }
 
     fn tokens_left(&self) -> usize {
-        rustix::io::ioctl_fionread(self.write.as_fd()).unwrap() as usize
+        rustix::io::ioctl_fionread(self.read.as_fd()).unwrap() as usize
     }
 
     /// The bytes that are there now, sorted.
@@ -368,12 +388,18 @@ impl Server {
     }
 }
 
-/// Runs kthinlto under a pipe and under a fifo. `run` gets the command and what counts the
+/// Runs kthinlto under a pipe, a fifo and a socket. `run` gets the command and what counts the
 /// tokens that are left, and returns how it ended.
 fn tokens_come_back(run: impl Fn(&Watched, Command, &Server) -> Output, code: i32) {
-    for (fifo, forks) in [(false, false), (true, false), (false, true), (true, true)] {
+    for (kind, forks) in
+        [("pipe", false), ("fifo", false), ("socket", false), ("pipe", true), ("fifo", true)]
+    {
         let watched = Watched::with(forks);
-        let server = if fifo { Server::fifo(&watched.tree) } else { Server::pipe() };
+        let server = match kind {
+            "pipe" => Server::pipe(),
+            "fifo" => Server::fifo(&watched.tree),
+            _ => Server::socket(),
+        };
         let mut command = watched.tree.bare(&["build", "built-in.a", "lib/lib.a"]);
         command.env("MAKEFLAGS", format!(" -j4 --jobserver-auth={}", server.auth));
         command.env("LD", watched.linker()).env("KTHINLTO_EXECUTOR", watched.executor());
@@ -399,6 +425,34 @@ fn tokens_come_back_after(then: &str, code: i32, says: &str) {
 #[test]
 fn tokens_come_back_after_success() {
     tokens_come_back_after(COPY, 0, "");
+}
+
+#[test]
+fn a_device_serves_tokens() {
+    // One that never has enough of them: our own -j limits us.
+    let watched = Watched::new();
+    let mut command = watched.tree.bare(&["build", "built-in.a", "lib/lib.a", "-j3"]);
+    command.env("MAKEFLAGS", " -j --jobserver-auth=fifo:/dev/zero");
+    command.env("CC", watched.compiler(3, COPY)).env("LD", watched.linker());
+    let out = Beside::start(command).end();
+    assert_good(&out);
+    assert_eq!((warnings(&out), watched.most("")), (Vec::new(), 3));
+}
+
+#[test]
+fn no_second_job_above_the_load_of_make_l() {
+    // Some process runs always, kthinlto itself while it looks.
+    for (limit, most) in [("0.5", 1), ("100000", TOKENS.len() + 1)] {
+        let watched = Watched::new();
+        let server = Server::pipe();
+        let mut command = watched.tree.bare(&["build", "built-in.a", "lib/lib.a"]);
+        let flags = format!(" -j4 -l{limit} --jobserver-auth={}", server.auth);
+        command.env("MAKEFLAGS", flags);
+        command.env("CC", watched.compiler(most, COPY)).env("LD", watched.linker());
+        assert_good(&Beside::start(command).end());
+        assert_eq!((watched.most("cc"), watched.begun("cc")), (most as i32, BACKENDS), "-l{limit}");
+        assert_eq!(text(&server.tokens()), text(TOKENS));
+    }
 }
 
 #[test]

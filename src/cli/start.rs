@@ -37,7 +37,9 @@ impl Start {
     /// The end of a run that makes `target`: the reports, and what make's `-q` and `-t` want.
     pub fn finish<T>(self, result: Result<T, Error>, target: &str) -> Result<ExitCode, Error> {
         let work = self.shown.has_steps();
-        self.shown.finish(result)?;
+        let (mut shown, warnings) = (self.shown, self.slots.take_warnings());
+        warnings.iter().for_each(|text| shown.on(&Event::Warning(text)));
+        shown.finish(result)?;
         self.mode.settle(work, &self.tree.join(target), self.silent)
     }
 }

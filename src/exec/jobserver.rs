@@ -5,42 +5,87 @@
 //! `CARGO_MAKEFLAGS` first, shows no descriptor to poll beside children and signals, and
 //! its helper thread takes SIGUSR1.
 //!
-//! Protocol: GNU make manual, "POSIX Jobserver Interaction" (4.3 and 4.4).
+//! Protocol: GNU make manual, "POSIX Jobserver Interaction" (4.3 and 4.4). Make itself only reads
+//! and writes: what serves the tokens may be a pipe, a fifo, a device or a socket.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, getsockname, recv, send};
 
 use crate::kbuild::makeflags::Auth;
 
-/// An open connection to a jobserver. Both ends are our own descriptions: reading does
-/// not block, and nobody else's descriptors change.
+/// How long a token may wait to be taken back.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The major number of `/dev/null` and its like (Linux, admin-guide/devices.txt).
+const MEMORY_DEVICES: u32 = 1;
+
+/// An open connection to a jobserver. Both ends are our own descriptions, so that reading does
+/// not block and nobody else's descriptors change; but for a socket, which cannot be opened again.
 #[derive(Debug)]
 pub struct Jobserver {
     read: File,
     write: File,
+    socket: bool,
+}
+
+/// Why there is no jobserver.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unusable {
+    /// A clause that says what is wrong.
+    pub found: String,
+    /// Another that says what to do.
+    pub remedy: &'static str,
+}
+
+/// Make closes a pipe for a recipe line that calls no make, as far as it can see.
+const PLUS: &str = "begin the recipe line that calls kthinlto with `+`";
+/// What is named by a path does not depend on the recipe.
+const REACH: &str = "see that whatever set MAKEFLAGS still runs, and that its files can be reached";
+/// What we do not know, make may not know either.
+const OTHER: &str = "use a jobserver that is a pipe, a fifo, a device or a socket";
+
+impl Unusable {
+    fn new(found: String, remedy: &'static str) -> Self {
+        Unusable { found, remedy }
+    }
 }
 
 impl Jobserver {
-    /// Opens what `MAKEFLAGS` names. An `Err` is a clause that says what is wrong.
-    pub fn open(auth: &Auth) -> Result<Self, String> {
+    /// Opens what `MAKEFLAGS` names.
+    pub fn open(auth: &Auth) -> Result<Self, Unusable> {
         match auth {
-            Auth::Pipe { read, write } => open_pipe(*read, *write),
-            Auth::Fifo(path) => open_fifo(path),
-            Auth::Disabled => Err("make has disabled it".to_owned()),
-            Auth::Unknown(text) => Err(format!("`{text}` is no form of it that is known")),
+            Auth::Pipe { read, write } => {
+                open_inherited(*read, *write).map_err(|found| Unusable::new(found, PLUS))
+            }
+            Auth::Fifo(path) => open_path(path),
+            Auth::Disabled => Err(Unusable::new("make has disabled it".to_owned(), PLUS)),
+            Auth::Unknown(text) => {
+                Err(Unusable::new(format!("`{text}` is no form of it that is known"), OTHER))
+            }
         }
     }
 
-    /// Takes a token if there is one now. End of file is an error: make is gone.
+    /// Takes a token if there is one now. End of file is an error: the server is gone. A pipe's
+    /// or fifo's is never seen, because we hold its other end too.
     pub fn try_read(&self) -> io::Result<Option<u8>> {
         let mut byte = [0];
         loop {
-            match (&self.read).read(&mut byte) {
+            let count = match self.socket {
+                true => recv(&self.read, &mut byte[..], RecvFlags::DONTWAIT)
+                    .map(|(count, _)| count)
+                    .map_err(io::Error::from),
+                false => (&self.read).read(&mut byte),
+            };
+            match count {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => return Ok(Some(byte[0])),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -52,7 +97,30 @@ impl Jobserver {
 
     /// Gives a token back.
     pub fn write_back(&self, token: u8) -> io::Result<()> {
-        (&self.write).write_all(&[token])
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let written = match self.socket {
+                true => send(&self.write, &[token], SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                    .map_err(io::Error::from),
+                false => (&self.write).write(&[token]),
+            };
+            match written {
+                Ok(1..) => return Ok(()),
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e),
+                Err(e) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let mut set = [PollFd::new(&self.write, PollFlags::OUT)];
+                    let timeout = Timespec::try_from(left).ok();
+                    match rustix::event::poll(&mut set, timeout.as_ref()) {
+                        Ok(0) => return Err(e),
+                        Ok(_) | Err(Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -63,49 +131,107 @@ impl AsFd for Jobserver {
     }
 }
 
-/// Reopens an inherited pipe. Make 4.3 closes it for a recipe without `+`, and the numbers
-/// may then name something else: both must be ends of one pipe.
-fn open_pipe(read: RawFd, write: RawFd) -> Result<Jobserver, String> {
-    let reader = reopen(read, OpenOptions::new().read(true))?;
-    let writer = reopen(write, OpenOptions::new().write(true))?;
-    let identity = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).ok();
-    if identity(&reader) != identity(&writer) {
-        return Err(format!("descriptors {read} and {write} are not ends of one pipe"));
-    }
-    Ok(Jobserver { read: reader, write: writer })
+/// What an inherited descriptor may be.
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    Device,
+    Socket,
 }
 
-/// A description of our own of an inherited descriptor: O_NONBLOCK on it is ours alone.
-fn reopen(descriptor: RawFd, options: &mut OpenOptions) -> Result<File, String> {
-    let path = format!("/proc/self/fd/{descriptor}");
-    let found =
-        std::fs::metadata(&path).map_err(|_| format!("descriptor {descriptor} is closed"))?;
-    if !found.file_type().is_fifo() {
-        return Err(format!("descriptor {descriptor} is not a pipe"));
+/// Takes two inherited descriptors. Make 4.3 closes them for a recipe without `+`, and the numbers
+/// may then name something else, which must not be read from.
+fn open_inherited(read: RawFd, write: RawFd) -> Result<Jobserver, String> {
+    let (reads, from) = kind(read)?;
+    let (writes, to) = kind(write)?;
+    if reads != writes {
+        return Err(format!("descriptors {read} and {write} are not of one kind"));
     }
-    options
-        .custom_flags(OFlags::NONBLOCK.bits() as i32)
-        .open(&path)
-        .map_err(|e| format!("descriptor {descriptor} cannot be opened again: {e}"))
+    let nonblocking = |descriptor, options: &mut OpenOptions| {
+        options
+            .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
+            .open(place(descriptor))
+            .map_err(|e| format!("descriptor {descriptor} cannot be opened again: {e}"))
+    };
+    let mut both = File::options();
+    let both = both.read(true).write(true);
+    let (read, write) = match reads {
+        Kind::Pipe if (from.dev(), from.ino()) != (to.dev(), to.ino()) => {
+            return Err(format!("descriptors {read} and {write} are not ends of one pipe"));
+        }
+        Kind::Device if from.rdev() != to.rdev() => {
+            return Err(format!("descriptors {read} and {write} are not one device"));
+        }
+        Kind::Pipe => (
+            nonblocking(read, File::options().read(true))?,
+            nonblocking(write, File::options().write(true))?,
+        ),
+        // A device may count the tokens of each description of it.
+        Kind::Device => shared(nonblocking(read, both)?)?,
+        Kind::Socket => (duplicate(read)?, duplicate(write)?),
+    };
+    Ok(Jobserver { read, write, socket: reads == Kind::Socket })
 }
 
-fn open_fifo(path: &Path) -> Result<Jobserver, String> {
-    let is_fifo = std::fs::metadata(path).map(|found| found.file_type().is_fifo());
-    match is_fifo {
-        Ok(true) => {}
-        Ok(false) => return Err(format!("{} is not a fifo", path.display())),
-        Err(e) => return Err(format!("{}: {e}", path.display())),
+fn place(descriptor: RawFd) -> String {
+    format!("/proc/self/fd/{descriptor}")
+}
+
+/// What an inherited descriptor is, if it may be a jobserver's.
+fn kind(descriptor: RawFd) -> Result<(Kind, Metadata), String> {
+    let found = std::fs::metadata(place(descriptor))
+        .map_err(|_| format!("descriptor {descriptor} is closed"))?;
+    let is = |what: &str| Err(format!("descriptor {descriptor} is {what}"));
+    let kind = found.file_type();
+    if kind.is_fifo() {
+        Ok((Kind::Pipe, found))
+    } else if kind.is_char_device() {
+        match rustix::fs::major(found.rdev()) {
+            MEMORY_DEVICES => is("/dev/null or its like"),
+            _ if duplicate(descriptor).is_ok_and(rustix::termios::isatty) => is("a terminal"),
+            _ => Ok((Kind::Device, found)),
+        }
+    } else if kind.is_socket() {
+        let family = getsockname(duplicate(descriptor)?).map(|address| address.address_family());
+        match family {
+            Ok(AddressFamily::UNIX) => Ok((Kind::Socket, found)),
+            _ => is("a socket to another machine"),
+        }
+    } else {
+        is("a file")
+    }
+}
+
+/// Our own number for an inherited description.
+fn duplicate(descriptor: RawFd) -> Result<File, String> {
+    // SAFETY: `kind` has seen that it is open, and this program closes no descriptor that it
+    // was started with.
+    let inherited = unsafe { BorrowedFd::borrow_raw(descriptor) };
+    let own: io::Result<OwnedFd> = inherited.try_clone_to_owned();
+    own.map(File::from).map_err(|e| format!("descriptor {descriptor} cannot be used: {e}"))
+}
+
+fn shared(file: File) -> Result<(File, File), String> {
+    let other = file.try_clone().map_err(|e| format!("no more descriptors: {e}"))?;
+    Ok((file, other))
+}
+
+fn open_path(path: &Path) -> Result<Jobserver, Unusable> {
+    let wrong = |found: String| Unusable::new(format!("{}{found}", path.display()), REACH);
+    let kind = std::fs::metadata(path).map_err(|e| wrong(format!(": {e}")))?.file_type();
+    if !kind.is_fifo() && !kind.is_char_device() {
+        let found = Unusable::new(format!("{} is not a fifo, nor a device", path.display()), OTHER);
+        return Err(found);
     }
     // Read and write at once, so that opening never waits for another end.
-    let open = || {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(OFlags::NONBLOCK.bits() as i32)
-            .open(path)
-            .map_err(|e| format!("{}: {e}", path.display()))
-    };
-    Ok(Jobserver { read: open()?, write: open()? })
+    let opened = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
+        .open(path);
+    let (read, write) =
+        opened.map_err(|e| e.to_string()).and_then(shared).map_err(|e| wrong(format!(": {e}")))?;
+    Ok(Jobserver { read, write, socket: false })
 }
 
 #[cfg(test)]
@@ -113,16 +239,19 @@ mod tests {
     use super::*;
     use std::os::fd::AsRawFd;
 
-    fn pipe() -> (rustix::fd::OwnedFd, rustix::fd::OwnedFd) {
+    fn pipe() -> (OwnedFd, OwnedFd) {
         rustix::pipe::pipe().unwrap()
+    }
+
+    fn inherited(read: RawFd, write: RawFd) -> Result<Jobserver, Unusable> {
+        Jobserver::open(&Auth::Pipe { read, write })
     }
 
     #[test]
     fn a_token_comes_back_as_it_was() {
         let (read, write) = pipe();
         rustix::io::write(&write, b"ab").unwrap();
-        let auth = Auth::Pipe { read: read.as_raw_fd(), write: write.as_raw_fd() };
-        let server = Jobserver::open(&auth).unwrap();
+        let server = inherited(read.as_raw_fd(), write.as_raw_fd()).unwrap();
         assert_eq!(server.try_read().unwrap(), Some(b'a'));
         server.write_back(b'a').unwrap();
         assert_eq!(server.try_read().unwrap(), Some(b'b'));
@@ -134,17 +263,62 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_pipe_is_refused() {
+    fn a_socket_serves_tokens_and_its_end_is_seen() {
+        use std::os::unix::net::UnixStream;
+        let (ours, mut make) = UnixStream::pair().unwrap();
+        make.write_all(b"x").unwrap();
+        let server = inherited(ours.as_raw_fd(), ours.as_raw_fd()).unwrap();
+        assert_eq!(server.try_read().unwrap(), Some(b'x'));
+        assert_eq!(server.try_read().unwrap(), None, "an empty socket does not block");
+        assert!(!rustix::fs::fcntl_getfl(&ours).unwrap().contains(OFlags::NONBLOCK));
+        server.write_back(b'x').unwrap();
+        let mut back = [0];
+        make.read_exact(&mut back).unwrap();
+        assert_eq!(back, *b"x");
+        drop(make);
+        assert_eq!(server.try_read().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(server.write_back(b'x').is_err());
+    }
+
+    #[test]
+    fn a_device_that_is_named_serves_tokens() {
+        let server = Jobserver::open(&Auth::Fifo("/dev/zero".into())).unwrap();
+        assert_eq!(server.try_read().unwrap(), Some(0));
+        server.write_back(0).unwrap();
+        let empty = Jobserver::open(&Auth::Fifo("/dev/null".into())).unwrap();
+        assert_eq!(empty.try_read().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_is_not_the_jobserver_is_not_read() {
         let (read, write) = pipe();
         let (other, _write) = pipe();
         let file = tempfile::tempfile().unwrap();
-        let open = |read: RawFd, write: RawFd| Jobserver::open(&Auth::Pipe { read, write });
-        let error = open(file.as_raw_fd(), write.as_raw_fd()).unwrap_err();
-        assert!(error.contains("is not a pipe"), "{error}");
-        let error = open(other.as_raw_fd(), write.as_raw_fd()).unwrap_err();
-        assert!(error.contains("not ends of one pipe"), "{error}");
-        let error = open(9999, write.as_raw_fd()).unwrap_err();
-        assert!(error.contains("is closed"), "{error}");
-        assert!(open(read.as_raw_fd(), write.as_raw_fd()).is_ok());
+        let null = File::options().read(true).write(true).open("/dev/null").unwrap();
+        let network = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = |read: RawFd, write: RawFd| inherited(read, write).unwrap_err();
+        for (read, write, says) in [
+            (file.as_raw_fd(), write.as_raw_fd(), "is a file"),
+            (other.as_raw_fd(), write.as_raw_fd(), "not ends of one pipe"),
+            (9999, write.as_raw_fd(), "is closed"),
+            (null.as_raw_fd(), null.as_raw_fd(), "is /dev/null or its like"),
+            (network.as_raw_fd(), network.as_raw_fd(), "is a socket to another machine"),
+        ] {
+            let error = error(read, write);
+            assert!(error.found.contains(says) && error.remedy == PLUS, "{error:?}");
+        }
+        let terminal = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR).unwrap();
+        let error = error(terminal.as_raw_fd(), terminal.as_raw_fd());
+        assert!(error.found.contains("is a terminal"), "{error:?}");
+        assert!(inherited(read.as_raw_fd(), write.as_raw_fd()).is_ok());
+    }
+
+    #[test]
+    fn the_remedy_is_for_what_was_found() {
+        let remedy = |auth| Jobserver::open(&auth).unwrap_err().remedy;
+        assert_eq!(remedy(Auth::Disabled), PLUS);
+        assert_eq!(remedy(Auth::Fifo("/nonexistent".into())), REACH);
+        assert_eq!(remedy(Auth::Fifo("/etc/passwd".into())), OTHER);
+        assert_eq!(remedy(Auth::Unknown("sem:x".to_owned())), OTHER);
     }
 }

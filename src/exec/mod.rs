@@ -38,6 +38,7 @@ pub mod executor;
 pub mod fork_server;
 pub mod interrupt;
 pub mod jobserver;
+pub mod load;
 pub mod memory;
 pub mod process;
 pub mod run;

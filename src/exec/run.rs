@@ -28,6 +28,8 @@ pub trait Work {
     fn next_memory(&self) -> u64 {
         0
     }
+    /// Something that the user has to know of the jobserver.
+    fn warn(&mut self, _text: &str) {}
     /// A job has ended. `Ok(false)` means that it failed: no other is started then,
     /// unless the run keeps going. An `Err` ends the run.
     fn done(&mut self, job: usize, outcome: io::Result<Outcome>) -> Result<bool>;
@@ -115,6 +117,7 @@ impl Runner<'_> {
                 }
             }
             let wants_slot = may_start && !exhausted && pending.is_none() && !no_room;
+            self.slots.take_warnings().iter().for_each(|text| work.warn(text));
             self.wait(&active, wants_slot);
             for ended in take_ended(&mut active, executor) {
                 exhausted = false;
@@ -123,11 +126,14 @@ impl Runner<'_> {
         }
     }
 
-    /// Sleeps until a signal, a token (if wanted) or the end of a child.
+    /// Sleeps until a signal, a token or a lower load (if a slot is wanted), or the end of a child.
     fn wait(&self, active: &[Active], wants_slot: bool) {
-        let token = if wants_slot { self.slots.wait_fd() } else { None };
+        let (token, time) = match wants_slot {
+            true => (self.slots.wait_fd(), self.slots.wait_time()),
+            false => (None, None),
+        };
         let descriptors = std::iter::once(self.interrupts.as_fd()).chain(token);
-        poll(descriptors.chain(active.iter().map(|a| a.running.as_fd())), None);
+        poll(descriptors.chain(active.iter().map(|a| a.running.as_fd())), time);
     }
 
     /// Ends all children: SIGTERM, and SIGKILL after the grace or at a second signal. What

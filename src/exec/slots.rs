@@ -4,8 +4,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use super::jobserver::Jobserver;
+use super::jobserver::{Jobserver, Unusable};
+use super::load::{self, Limit};
 use crate::kbuild::makeflags::{Jobs, MakeFlags};
 
 /// Hands out slots. Clones share the same pool.
@@ -19,6 +21,7 @@ struct Pool {
     server: Option<Jobserver>,
     state: Mutex<State>,
     limit: usize,
+    load: Option<Limit>,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +29,10 @@ struct State {
     in_use: usize,
     implicit_taken: bool,
     server_gone: bool,
+    /// The load was too high when a slot was asked for last.
+    held_back: bool,
+    /// What the user has not been told yet.
+    warnings: Vec<String>,
 }
 
 /// The right to run one process until it is dropped. Reap the process first.
@@ -57,16 +64,16 @@ pub struct Granted {
 impl Slots {
     /// At most `limit` slots (at least one), with no jobserver.
     pub fn local(limit: usize) -> Self {
-        Self::with(None, limit.max(1))
+        Self::with(None, limit.max(1), None)
     }
 
     /// The implicit slot and a jobserver's tokens, at most `limit` together.
     pub fn client(server: Jobserver, limit: usize) -> Self {
-        Self::with(Some(server), limit.max(1))
+        Self::with(Some(server), limit.max(1), None)
     }
 
-    fn with(server: Option<Jobserver>, limit: usize) -> Self {
-        let pool = Pool { server, state: Mutex::default(), limit };
+    fn with(server: Option<Jobserver>, limit: usize, load: Option<Limit>) -> Self {
+        let pool = Pool { server, state: Mutex::default(), limit, load };
         Slots { pool: Arc::new(pool) }
     }
 
@@ -78,21 +85,21 @@ impl Slots {
         let Some(make) = make else {
             return quiet(Self::local(asked.unwrap_or(cores)));
         };
+        let load = make.load.map(Limit::new);
         let Some(auth) = &make.auth else {
             let jobs = match make.jobs {
                 Some(Jobs::Limit(limit)) => limit,
                 Some(Jobs::Unlimited) => cores,
                 None => 1,
             };
-            return quiet(Self::local(asked.unwrap_or(jobs)));
+            return quiet(Self::with(None, asked.unwrap_or(jobs).max(1), load));
         };
         match Jobserver::open(auth) {
-            Ok(server) => quiet(Self::client(server, asked.unwrap_or(usize::MAX))),
-            Err(found) => Granted {
+            Ok(server) => quiet(Self::with(Some(server), asked.unwrap_or(usize::MAX).max(1), load)),
+            Err(Unusable { found, remedy }) => Granted {
                 slots: Self::local(1),
                 warning: Some(format!(
-                    "make's jobserver cannot be used ({found}); running one job at a time: \
-                     begin the recipe line that calls kthinlto with `+`"
+                    "make's jobserver cannot be used ({found}); running one job at a time: {remedy}"
                 )),
             },
         }
@@ -101,6 +108,7 @@ impl Slots {
     /// A slot, if one is free now.
     pub fn try_acquire(&self) -> Option<Slot> {
         let mut state = self.pool.state();
+        state.held_back = false;
         if state.in_use >= self.pool.limit {
             return None;
         }
@@ -120,12 +128,25 @@ impl Slots {
     }
 
     /// What to poll for a token when [`try_acquire`](Self::try_acquire) gave none; `None`
-    /// where only the end of one of our own jobs can free a slot.
+    /// where only the end of one of our own jobs, or a lower load, can free a slot.
     pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         let state = self.pool.state();
-        let may_read = state.in_use < self.pool.limit && !state.server_gone;
+        let may_read = state.in_use < self.pool.limit && !state.server_gone && !state.held_back;
         let server = self.pool.server.as_ref().filter(|_| may_read)?;
         Some(server.as_fd())
+    }
+}
+
+impl Slots {
+    /// When to ask again, if the load of the machine was the reason that there was no slot:
+    /// nothing that could be polled tells of that.
+    pub fn wait_time(&self) -> Option<Duration> {
+        self.pool.state().held_back.then_some(load::PAUSE)
+    }
+
+    /// What went wrong with the jobserver since this was asked, as sentences for the user.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.pool.state().warnings)
     }
 }
 
@@ -136,6 +157,10 @@ impl Pool {
 
     /// A slot beyond the implicit one.
     fn extra(&self, state: &mut State) -> Option<Kind> {
+        if self.load.is_some_and(Limit::is_reached) {
+            state.held_back = true;
+            return None;
+        }
         let Some(server) = &self.server else {
             return Some(Kind::Local);
         };
@@ -145,7 +170,8 @@ impl Pool {
         match server.try_read() {
             Ok(token) => token.map(Kind::Token),
             Err(error) => {
-                tracing::warn!("make's jobserver went away ({error}); going on with one job");
+                let text = format!("make's jobserver went away ({error}); going on with one job");
+                state.warnings.push(text);
                 state.server_gone = true;
                 None
             }
@@ -162,7 +188,11 @@ impl Drop for Slot {
             Kind::Token(token) => {
                 let written = self.pool.server.as_ref().map(|server| server.write_back(token));
                 if let Some(Err(error)) = written {
-                    tracing::warn!("a jobserver token could not be given back: {error}");
+                    let text = format!(
+                        "a token could not be given back to make's jobserver ({error}); \
+                         make will say that it misses one"
+                    );
+                    state.warnings.push(text);
                 }
             }
             Kind::Local => {}
@@ -235,10 +265,42 @@ mod tests {
     }
 
     #[test]
+    fn a_load_that_is_too_high_leaves_the_implicit_slot() {
+        let slots = |text: &str| Slots::granted(Some(&MakeFlags::parse(text)), None, 8).slots;
+        let busy = slots(" -j4 -l0");
+        assert_eq!(busy.try_acquire_up_to(9).len(), 1);
+        let held = busy.try_acquire();
+        assert!(held.is_some() && busy.wait_time().is_none());
+        assert!(busy.try_acquire().is_none());
+        assert_eq!(busy.wait_time(), Some(load::PAUSE));
+        let calm = slots(" -j4 -l100000");
+        assert_eq!((calm.try_acquire_up_to(9).len(), calm.wait_time()), (4, None));
+    }
+
+    #[test]
+    fn a_server_that_goes_away_is_told_once() {
+        use std::io::Write;
+        let (ours, mut make) = std::os::unix::net::UnixStream::pair().unwrap();
+        make.write_all(b"x").unwrap();
+        let auth = Auth::Pipe { read: ours.as_raw_fd(), write: ours.as_raw_fd() };
+        let flags = MakeFlags { auth: Some(auth), ..MakeFlags::default() };
+        let slots = Slots::granted(Some(&flags), None, 8).slots;
+        let held = slots.try_acquire_up_to(2);
+        drop(make);
+        assert!(held.len() == 2 && slots.try_acquire_up_to(9).is_empty());
+        assert!(slots.wait_fd().is_none(), "its end would be readable for ever");
+        drop(held);
+        let warnings = slots.take_warnings();
+        assert!(warnings.len() == 2 && warnings[0].contains("went away"), "{warnings:?}");
+        assert!(warnings[1].contains("could not be given back"), "{warnings:?}");
+        assert!(slots.take_warnings().is_empty());
+    }
+
+    #[test]
     fn a_lost_jobserver_names_the_missing_plus() {
         let flags = MakeFlags::parse(" -j4 --jobserver-auth=9998,9999");
         let granted = Slots::granted(Some(&flags), None, 8);
-        assert!(granted.warning.unwrap().contains("with `+`"));
+        assert!(granted.warning.unwrap().ends_with("with `+`"));
         assert_eq!(granted.slots.try_acquire_up_to(9).len(), 1);
     }
 }

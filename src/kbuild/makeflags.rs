@@ -1,5 +1,5 @@
 //! What GNU make tells a recipe through `MAKEFLAGS`: `-n`, `-q`, `-t`, `-k`, `-s`, how many jobs,
-//! and where the jobserver is. Pure text in, values out; it must not open anything.
+//! at which load, and where the jobserver is. Pure text in, values out; it must not open anything.
 //!
 //! Format: GNU make manual, "Communicating Options to a Sub-make" and "POSIX
 //! Jobserver Interaction" (4.3 and 4.4).
@@ -34,7 +34,7 @@ pub enum Jobs {
 }
 
 /// The parts of `MAKEFLAGS` that concern us.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MakeFlags {
     /// `-n`: print, don't run.
     pub dry_run: bool,
@@ -51,6 +51,8 @@ pub struct MakeFlags {
     pub output_sync: bool,
     /// `-j`, if given.
     pub jobs: Option<Jobs>,
+    /// `-l`, if given: no second job while more than this many processes run on the machine.
+    pub load: Option<f64>,
     /// The jobserver; the last one named wins.
     pub auth: Option<Auth>,
 }
@@ -93,12 +95,25 @@ impl MakeFlags {
             word.strip_prefix("-O").or_else(|| word.strip_prefix("--output-sync="))
         {
             self.output_sync = how != "none";
+        } else if let Some(number) = load_limit(word) {
+            // No number, and a negative one, mean no limit.
+            self.load = number.parse().ok().filter(|limit| *limit >= 0.0);
         } else if let Some(number) = word.strip_prefix("-j") {
             self.jobs = match number.parse() {
                 Ok(limit) if limit > 0 => Some(Jobs::Limit(limit)),
                 _ => Some(Jobs::Unlimited),
             };
         }
+    }
+}
+
+/// The number of `-l`, which has two long names.
+fn load_limit(word: &str) -> Option<&str> {
+    let names = ["--load-average", "--max-load"];
+    let long = names.iter().find_map(|name| word.strip_prefix(name));
+    match long {
+        Some(rest) => rest.strip_prefix('=').or(Some(rest)).filter(|_| !rest.starts_with('-')),
+        None => word.strip_prefix("-l"),
     }
 }
 
@@ -167,6 +182,16 @@ mod tests {
         assert!(sync("k --output-sync=line") && sync(" -O"));
         assert!(!sync(" -j2 -Onone") && !sync(" -Oline -Onone"));
         assert!(!sync("O -j2 -- X=-Oline"));
+    }
+
+    #[test]
+    fn the_load_is_limited_by_the_last_option() {
+        let load = |text| MakeFlags::parse(text).load;
+        assert_eq!(load(" -j16 -l2 --jobserver-auth=3,4"), Some(2.0));
+        assert_eq!(load("k -l0.75"), Some(0.75));
+        assert_eq!(load(" --load-average=3"), Some(3.0));
+        assert_eq!(load(" --max-load=4 -l"), None);
+        assert_eq!(load("l -j2 -- X=-l2"), None);
     }
 
     #[test]

@@ -324,6 +324,10 @@ impl Work for Run<'_> {
         None
     }
 
+    fn warn(&mut self, text: &str) {
+        self.with.listener.on(&Event::Warning(text));
+    }
+
     fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
         self.threads.remove(&number);
         let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);

@@ -156,6 +156,10 @@ impl Work for Backends<'_> {
         self.jobs.get(self.next).map_or(0, |job| schedule::memory(job.cost, job.planned.size))
     }
 
+    fn warn(&mut self, text: &str) {
+        self.listener.on(&Event::Warning(text));
+    }
+
     fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
         let slot = self.in_flight.remove(&number);
         if let Ok(outcome) = &outcome
