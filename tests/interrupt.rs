@@ -4,11 +4,16 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Beside, Tree, assert_holds, assert_same, fails, good, sentences, text, tool, until};
+use common::{
+    Beside, Tree, assert_holds, assert_same, fails, good, heed_signals, sentences, text, tool,
+    until,
+};
 use rustix::process::Signal;
 
 /// Backends of the tree.
@@ -221,6 +226,25 @@ fn a_kill_takes_copies_and_their_server_with_it() {
 }
 
 #[test]
+fn sigint_while_a_fork_server_gets_ready() {
+    let tree = Tree::new();
+    let ready = tree.dir().join("getting-ready");
+    let begin = format!(
+        "if (getenv(\"KTHINLTO_FORK_SERVER\")) {{ fclose(fopen(\"{}\", \"w\")); for (;;) pause(); }}",
+        ready.display()
+    );
+    let cc = tree.program("clang-slow", &tool("clang"), "", &begin, "");
+    let mut command = tree.kthinlto();
+    command.env("CC", cc).env("KTHINLTO_EXECUTOR", "fork-server");
+    let kthinlto = Beside::start(command);
+    until("the server's process", || ready.exists());
+    let start = Instant::now();
+    kthinlto.signal(Signal::INT);
+    assert_eq!(kthinlto.end().status.code(), Some(130));
+    assert!(start.elapsed() < Duration::from_secs(30), "it waited for the server all the same");
+}
+
+#[test]
 fn sigint_in_the_thin_link() {
     let held = interrupted("ld", 1, Signal::INT, 130);
     assert!(!held.tree.outputs().keys().any(|name| name.ends_with(".thinlto.bc")));
@@ -268,6 +292,92 @@ fn a_make_that_is_terminated_takes_all_with_it() {
     assert_holds(&text(&out.stderr), &["interrupted by signal 15"]);
     held.assert_ended();
     held.assert_nothing_half_done();
+}
+
+/// What ps(1) calls a process's state: `T` is a stopped one.
+fn state(pid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").map_or(' ', |(_, rest)| rest.chars().next().unwrap_or(' '))
+}
+
+#[test]
+fn ctrl_z_stops_what_runs_and_it_goes_on_with_us() {
+    for forks in [false, true] {
+        // It waits in a process of its own, which is to stop as well.
+        let hold = "(read line < ${pids%pids}gate) & echo $$ $! >> $pids; wait $!";
+        let held = Held::with(hold, forks);
+        held.tree.shell("mkfifo ../gate");
+        held.hold("cc");
+        let kthinlto = held.start(2);
+        let ours = kthinlto.pid().as_raw_nonzero().get() as u32;
+        let all: Vec<u32> =
+            held.started().into_iter().flat_map(|(a, b)| [a, b]).chain([ours]).collect();
+        for _ in 0..2 {
+            kthinlto.signal(Signal::TSTP);
+            until("the stop of all", || all.iter().all(|pid| state(*pid) == 'T'));
+            kthinlto.signal(Signal::CONT);
+            until("that all go on", || all.iter().all(|pid| state(*pid) != 'T'));
+        }
+        held.go_on();
+        let mut gate = fs::File::options().read(true).write(true).open(held.path("gate")).unwrap();
+        gate.write_all(b"\n\n").unwrap();
+        assert!(kthinlto.end().status.success());
+        assert_same(&held.tree.outputs(), &held.tree.want());
+    }
+}
+
+#[test]
+fn a_stopped_run_can_be_ended() {
+    let held = Held::new(HOLD);
+    held.hold("cc");
+    let kthinlto = held.start(2);
+    let ours = kthinlto.pid().as_raw_nonzero().get() as u32;
+    kthinlto.signal(Signal::TSTP);
+    until("the stop", || state(ours) == 'T');
+    // As a shell's kill does.
+    kthinlto.signal(Signal::TERM);
+    kthinlto.signal(Signal::CONT);
+    assert_eq!(kthinlto.end().status.code(), Some(143));
+    held.assert_ended();
+}
+
+#[test]
+fn an_ignored_sigchld_is_heeded() {
+    for executor in ["process", "fork-server"] {
+        let tree = Tree::new();
+        let mut command = tree.kthinlto();
+        command.env("KTHINLTO_EXECUTOR", executor);
+        // SAFETY: sigaction(2) of the child alone, before it is the program.
+        unsafe {
+            command.pre_exec(|| match libc::signal(libc::SIGCHLD, libc::SIG_IGN) {
+                libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+                _ => Ok(()),
+            });
+        }
+        let out = Beside::start(command).end();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        assert_same(&tree.outputs(), &tree.want());
+    }
+}
+
+#[test]
+fn a_signal_ends_us_again_where_nobody_waits_for_it_any_more() {
+    // The library in a program of its own: this test's, started once more.
+    const NAME: &str = "a_signal_ends_us_again_where_nobody_waits_for_it_any_more";
+    if std::env::var_os("KTHINLTO_TEST_SIGNAL").is_some() {
+        for _ in 0..2 {
+            let caught = kthinlto::exec::interrupt::Interrupts::catch().unwrap();
+            signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
+            assert_eq!(caught.signal(), Some(15));
+        }
+        signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
+        panic!("still here");
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", NAME]).env("KTHINLTO_TEST_SIGNAL", "1");
+    heed_signals();
+    let status = command.output().unwrap().status;
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15), "{status}");
 }
 
 #[test]

@@ -30,6 +30,7 @@ use clap::error::ErrorKind;
 
 use crate::error::Error;
 use crate::exec::interrupt::Interrupts;
+use crate::exec::signals;
 use crate::exec::slots::Slots;
 use crate::kbuild::makeflags::MakeFlags;
 use crate::modpost;
@@ -49,7 +50,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if good { 0 } else { 2 });
         }
     };
-    match log::start().map_err(Into::into).and_then(|()| run(&cli)) {
+    let ready = log::start().map_err(anyhow::Error::from);
+    let ready = ready.and_then(|()| signals::heed_children().context("cannot wait for children"));
+    match ready.and_then(|()| run(&cli)) {
         Ok(code) => code,
         Err(error) => {
             let ours = error.downcast_ref::<Error>();

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::clang;
 use super::executor::Executor;
+use super::interrupt::Interrupts;
 use super::process::{Invocation, Outcome, Running};
 use super::server::{Failure, Server};
 
@@ -22,10 +23,10 @@ pub struct ForkServer {
 
 impl ForkServer {
     /// Starts `program` in `folder` as a server. An `Err` is a clause that says why it
-    /// cannot be one. Takes a slot as any process does.
-    pub fn start(program: &str, folder: PathBuf) -> Result<Self, String> {
+    /// cannot be one. Takes a slot as any process does. A signal ends the wait for it.
+    pub fn start(program: &str, folder: PathBuf, interrupts: &Interrupts) -> Result<Self, String> {
         let path = clang::find(program, &folder)?;
-        let server = Server::start(program, &path, &folder)?;
+        let server = Server::start(program, &path, &folder, interrupts)?;
         let number = server.pid();
         let notes =
             vec![format!("a fork server of {program} (process {number}) runs the backends")];

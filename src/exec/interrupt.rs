@@ -9,6 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
+use super::signals::{self, Guard, Waiting};
+
+static WAITING: Waiting = Waiting::new();
+
 /// Catches SIGINT, SIGTERM, SIGHUP and SIGQUIT while it lives, but for those that whoever
 /// started us ignores: nohup, or a shell for its background jobs.
 #[derive(Debug)]
@@ -16,19 +20,23 @@ pub struct Interrupts {
     wake: UnixStream,
     last: Arc<AtomicUsize>,
     registered: Vec<SigId>,
+    /// From its end on the signals do again what they did before.
+    _guard: Option<Guard>,
 }
 
 impl Interrupts {
-    /// Starts to catch the signals; what was there before is called no more until the drop.
+    /// Starts to catch the signals. Children can be waited for from now on, whatever SIGCHLD was.
     pub fn catch() -> io::Result<Self> {
+        signals::heed_children()?;
         let (wake, sender) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         sender.set_nonblocking(true)?;
         let last = Arc::new(AtomicUsize::new(0));
-        let mut caught = Interrupts { wake, last, registered: Vec::new() };
-        let ignored = ignored();
-        let signals = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
-        for signal in signals.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0) {
+        let mut caught = Interrupts { wake, last, registered: Vec::new(), _guard: None };
+        let mut signals = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+        signals.retain(|signal| !is_ignored(*signal));
+        caught._guard = Some(WAITING.begin(&signals)?);
+        for signal in signals {
             let number = signal as usize;
             let flag = Arc::clone(&caught.last);
             caught.registered.push(signal_hook::flag::register_usize(signal, flag, number)?);
@@ -53,11 +61,12 @@ impl Interrupts {
     }
 }
 
-/// The signals that this process ignores, as a set of bits (proc(5), `SigIgn`).
-fn ignored() -> u64 {
+/// Whether this process ignores a signal: a bit of a set (proc(5), `SigIgn`).
+pub(super) fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
+    let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0);
+    set >> (signal - 1) & 1 == 1
 }
 
 impl AsFd for Interrupts {

@@ -68,6 +68,8 @@ pub struct Outcome {
 pub struct Running {
     pid: Pid,
     started: Instant,
+    /// Of the time since then it was stopped for so long.
+    stopped: Duration,
     pidfd: OwnedFd,
     output: File,
     reaped: bool,
@@ -115,7 +117,10 @@ impl Running {
         forked: bool,
     ) -> io::Result<Self> {
         match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Running { pid, started, pidfd, output, reaped: false, forked }),
+            Ok(pidfd) => {
+                let stopped = Duration::ZERO;
+                Ok(Running { pid, started, stopped, pidfd, output, reaped: false, forked })
+            }
             Err(error) => {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
                 let _ = wait(pid, 0);
@@ -127,6 +132,11 @@ impl Running {
     /// Its number, which stays its own until it is reaped.
     pub(super) fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// It was stopped for so long, with all others.
+    pub(super) fn was_stopped(&mut self, time: Duration) {
+        self.stopped += time;
     }
 
     /// Whether a fork server made it.
@@ -167,7 +177,7 @@ impl Running {
             return Ok(None);
         };
         self.reaped = true;
-        usage.wall = self.started.elapsed();
+        usage.wall = self.started.elapsed().saturating_sub(self.stopped);
         Ok(Some(Outcome { status, usage, output: self.output()? }))
     }
 

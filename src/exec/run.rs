@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use super::executor::Executor;
 use super::interrupt::Interrupts;
 use super::memory::Memory;
+use super::pause::Pauses;
 use super::process::{Invocation, Outcome, Running};
 use super::slots::{Slot, Slots};
 use crate::error::{Error, Result};
@@ -66,10 +67,16 @@ impl Runner<'_> {
         let mut active: Vec<Active> = Vec::new();
         let (mut failed, mut pending, mut fatal) = (0, None, None);
         let (mut exhausted, mut memory) = (false, Memory::default());
+        let pauses =
+            Pauses::catch().map_err(|e| Error::io("catch signals in", "this process", e))?;
         loop {
             if let Some(signal) = self.interrupts.signal() {
                 self.stop(&mut active);
                 return Err(Error::Interrupted(signal));
+            }
+            if let Some(time) = pauses.take(active.iter().map(|one| &one.running)) {
+                active.iter_mut().for_each(|one| one.running.was_stopped(time));
+                continue;
             }
             let may_start = fatal.is_none() && (failed == 0 || self.keep_going);
             let mut no_room = false;
@@ -118,7 +125,7 @@ impl Runner<'_> {
             }
             let wants_slot = may_start && !exhausted && pending.is_none() && !no_room;
             self.slots.take_warnings().iter().for_each(|text| work.warn(text));
-            self.wait(&active, wants_slot);
+            self.wait(&active, &pauses, wants_slot);
             for ended in take_ended(&mut active, executor) {
                 exhausted = false;
                 failed += settle(work.done(ended.0, ended.1), &mut fatal);
@@ -127,12 +134,12 @@ impl Runner<'_> {
     }
 
     /// Sleeps until a signal, a token or a lower load (if a slot is wanted), or the end of a child.
-    fn wait(&self, active: &[Active], wants_slot: bool) {
+    fn wait(&self, active: &[Active], pauses: &Pauses, wants_slot: bool) {
         let (token, time) = match wants_slot {
             true => (self.slots.wait_fd(), self.slots.wait_time()),
             false => (None, None),
         };
-        let descriptors = std::iter::once(self.interrupts.as_fd()).chain(token);
+        let descriptors = [self.interrupts.as_fd(), pauses.as_fd()].into_iter().chain(token);
         poll(descriptors.chain(active.iter().map(|a| a.running.as_fd())), time);
     }
 

@@ -21,6 +21,7 @@ use rustix::net::{
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
+use super::interrupt::Interrupts;
 use super::process::{Running, output_file};
 use super::words::Words;
 
@@ -37,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Server {
     socket: OwnedFd,
+    /// Readable when a signal asks us to stop: then nothing is waited for.
+    interrupted: OwnedFd,
     process: Running,
 }
 
@@ -54,13 +57,19 @@ pub enum Failure {
 impl Server {
     /// Starts `program` in `folder`, and waits until it is ready. `path` is the program's
     /// real file. An `Err` is a clause that says why it cannot serve.
-    pub fn start(program: &str, path: &Path, folder: &Path) -> Result<Self, String> {
+    pub fn start(
+        program: &str,
+        path: &Path,
+        folder: &Path,
+        interrupts: &Interrupts,
+    ) -> Result<Self, String> {
         if PRELOAD.is_empty() {
             return Err("this build of kthinlto has no fork server".to_owned());
         }
         let failed = |error: io::Error| format!("it cannot be started: {error}");
+        let interrupted = interrupts.as_fd().try_clone_to_owned().map_err(failed)?;
         let (socket, process) = spawn(program, folder).map_err(failed)?;
-        let mut server = Server { socket, process };
+        let mut server = Server { socket, interrupted, process };
         server.wait_until_ready()?;
         server.check_program(path)?;
         Ok(server)
@@ -78,6 +87,9 @@ impl Server {
             Ok(_) => Err("it answers in another language".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Err("it took too long to start".to_owned())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                Err("a signal came before it was ready".to_owned())
             }
             Err(_) => {
                 let output = self.process.output().unwrap_or_default();
@@ -140,10 +152,16 @@ impl Server {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut set = [PollFd::new(&self.socket, PollFlags::IN)];
+            let mut set = [
+                PollFd::new(&self.socket, PollFlags::IN),
+                PollFd::new(&self.interrupted, PollFlags::IN),
+            ];
             let timeout = Timespec::try_from(left).ok();
             match rustix::event::poll(&mut set, timeout.as_ref()) {
                 Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) if set[0].revents().is_empty() => {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
                 Ok(_) => break,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

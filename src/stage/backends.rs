@@ -80,7 +80,7 @@ impl Stage<'_> {
         let from_cache = backends.take_cached(self.interrupts)?;
         backends.listener.on(&Event::Phase("backends"));
         let total = backends.jobs.len();
-        let mut executor = backends.executor(self.slots);
+        let mut executor = backends.executor(self.slots, self.interrupts);
         backends.spare_driver(executor.as_mut(), self.slots);
         let ended = runner.run(executor.as_mut(), &mut backends);
         backends.note(executor.as_mut());

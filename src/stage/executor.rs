@@ -3,6 +3,7 @@
 use super::backends::Backends;
 use crate::exec::executor::{Choice, Executor, Processes};
 use crate::exec::fork_server::ForkServer;
+use crate::exec::interrupt::Interrupts;
 use crate::exec::slots::Slots;
 use crate::report::Event;
 
@@ -12,7 +13,7 @@ const ENOUGH: usize = 4;
 impl Backends<'_> {
     /// An executor for the jobs that are left. Where there can be no fork server, the verbose
     /// log says why; that is a warning only where one was asked for.
-    pub(super) fn executor(&mut self, slots: &Slots) -> Box<dyn Executor> {
+    pub(super) fn executor(&mut self, slots: &Slots, interrupts: &Interrupts) -> Box<dyn Executor> {
         let choice = self.settings.executor;
         let enough = match choice {
             Choice::Process => false,
@@ -24,7 +25,7 @@ impl Backends<'_> {
         };
         // No child runs yet: the implicit slot is free. It is held while the server starts.
         let slot = slots.try_acquire();
-        let started = ForkServer::start(program, self.settings.tree.clone());
+        let started = ForkServer::start(program, self.settings.tree.clone(), interrupts);
         drop(slot);
         match started {
             Ok(mut server) => {
