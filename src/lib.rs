@@ -34,7 +34,7 @@
 //! bytes of its outputs. No promise covers [`cli`] as a library, the texts of messages, or what
 //! is below `.kthinlto/`: of another version, it is made anew.
 //!
-//! Linux only: jobs are ended and reaped through process descriptors.
+//! Linux only: jobs are ended and reaped through process descriptors, or SIGCHLD where there are none.
 
 pub mod error;
 pub mod format;

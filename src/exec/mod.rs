@@ -34,6 +34,7 @@
 //! ```
 
 mod clang;
+mod end;
 pub mod executor;
 pub mod fork_server;
 pub mod interrupt;
@@ -42,9 +43,11 @@ pub mod load;
 pub mod memory;
 mod pause;
 pub mod process;
+pub mod refused;
 pub mod run;
 mod server;
 pub mod signals;
 pub mod slots;
 mod spawn;
+mod stack;
 pub mod words;

@@ -3,17 +3,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::MemfdFlags;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal};
 
-use super::spawn::{self, die_with};
+use super::end::End;
+use super::refused::{Refused, nameless_file};
+use super::spawn::{self, Failure, die_with};
 use super::words::Words;
 
 /// What to run: the words of a command and the folder to run it in.
@@ -70,7 +70,7 @@ pub struct Running {
     started: Instant,
     /// Of the time since then it was stopped for so long.
     stopped: Duration,
-    pidfd: OwnedFd,
+    end: End,
     output: File,
     reaped: bool,
     forked: bool,
@@ -82,8 +82,22 @@ impl Running {
     pub fn start(what: &Invocation) -> io::Result<Self> {
         let output = output_file()?;
         let started = Instant::now();
-        let pid = spawn::spawn(&what.argv, &what.folder, &output)?;
-        Self::adopt(pid, started, output, false)
+        match spawn::spawn(&what.argv, &what.folder, &output) {
+            Ok(pid) => Self::adopt(pid, started, output, false),
+            Err(Failure::Refused) => Self::fork(what, output),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+
+    /// The slower way, where clone(2) is refused in the form that shares memory.
+    fn fork(what: &Invocation, output: File) -> io::Result<Self> {
+        let mut words = what.argv.iter();
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).current_dir(&what.folder);
+        Self::spawn(command, output, |_| Ok(())).map_err(|error| match error.raw_os_error() {
+            Some(libc::EPERM | libc::ENOSYS) => Refused::error("clone", error),
+            _ => error,
+        })
     }
 
     /// Starts a command as a child of the kind that all are here. `prepare` runs in the
@@ -116,15 +130,15 @@ impl Running {
         output: File,
         forked: bool,
     ) -> io::Result<Self> {
-        match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(pidfd) => {
+        match End::of(pid) {
+            Ok(end) => {
                 let stopped = Duration::ZERO;
-                Ok(Running { pid, started, stopped, pidfd, output, reaped: false, forked })
+                Ok(Running { pid, started, stopped, end, output, reaped: false, forked })
             }
             Err(error) => {
                 let _ = rustix::process::kill_process(pid, Signal::KILL);
                 let _ = wait(pid, 0);
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -154,13 +168,13 @@ impl Running {
 
     /// The outcome, if it has ended.
     pub fn try_finish(&mut self) -> io::Result<Option<Outcome>> {
+        self.end.begin_look();
         self.reap(libc::WNOHANG)
     }
 
     /// Whether the child has ended. It is not reaped here: its number stays its group's.
     pub fn has_ended(&self) -> bool {
-        let mut ended = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        matches!(rustix::event::poll(&mut ended, Some(&Timespec::default())), Ok(1..))
+        self.end.is_there()
     }
 
     /// Waits for the end.
@@ -193,9 +207,9 @@ impl Running {
 }
 
 impl AsFd for Running {
-    /// Readable when the process has ended.
+    /// Readable when the process has ended, or may have: look with `try_finish`.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.end.as_fd()
     }
 }
 
@@ -212,7 +226,7 @@ impl Drop for Running {
 
 /// A file in memory for what a child writes.
 pub(super) fn output_file() -> io::Result<File> {
-    Ok(File::from(rustix::fs::memfd_create("kthinlto-output", MemfdFlags::CLOEXEC)?))
+    nameless_file("kthinlto-output")
 }
 
 /// Reaps a child, as wait4(2) does; `None` if it has not ended, with `WNOHANG`.
@@ -308,6 +322,37 @@ mod tests {
         assert_eq!(start(&["/etc/passwd"], "."), io::ErrorKind::PermissionDenied);
         assert_eq!(start(&["a\0b"], "."), io::ErrorKind::InvalidInput);
         assert_eq!(start(&[], "."), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn more_words_than_a_small_stack_holds_reach_a_script_without_a_shebang() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("script");
+        std::fs::write(&script, "echo $# $1 ${60000}\n").unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // libc copies pointers to all words there, to put a shell before them.
+        let mut argv = vec![script.to_string_lossy().into_owned(), "first".to_owned()];
+        argv.extend((2..=60_000).map(|n| format!("{n}")));
+        let running = Running::start(&Invocation::new(argv, Path::new("."))).unwrap();
+        assert_eq!(running.finish().unwrap().output, b"60000 first 60000\n");
+    }
+
+    #[test]
+    fn the_end_is_noticed_by_signals_too() {
+        let mut running = Running::start(&shell("sleep 0.1; exit 7")).unwrap();
+        running.end = End::by_signals(running.pid()).unwrap();
+        let status = loop {
+            let mut set = [rustix::event::PollFd::new(&running, rustix::event::PollFlags::IN)];
+            // A signal of another test's child may interrupt it.
+            let _ = rustix::event::poll(&mut set, None);
+            let ended = running.has_ended();
+            if let Some(outcome) = running.try_finish().unwrap() {
+                break outcome.status;
+            }
+            assert!(!ended);
+        };
+        assert_eq!(status.code(), Some(7));
     }
 
     #[test]

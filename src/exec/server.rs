@@ -12,7 +12,6 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::MemfdFlags;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
@@ -23,6 +22,7 @@ use rustix::process::Pid;
 
 use super::interrupt::Interrupts;
 use super::process::{Running, output_file};
+use super::refused::nameless_file;
 use super::words::Words;
 
 /// The library, as `build.rs` made it; empty where there is none for this machine.
@@ -204,8 +204,7 @@ fn is_shortage(error: Errno) -> bool {
 fn spawn(program: &str, folder: &Path) -> io::Result<(OwnedFd, Running)> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let mut library =
-        File::from(rustix::fs::memfd_create("kthinlto-preload", MemfdFlags::CLOEXEC)?);
+    let mut library = nameless_file("kthinlto-preload")?;
     library.write_all(PRELOAD)?;
     let mut command = Command::new(program);
     // If the library is not heeded the program is harmless, and soon ends.

@@ -13,12 +13,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
+use super::refused::is_refused;
+use super::stack::Stack;
 use super::words::Words;
 
-/// Bytes of stack for a child until it is another program; execvp(3) builds paths there.
-const STACK: usize = 256 * 1024;
+/// Bytes of stack for a child until it is another program; execvp(3) builds paths there. Where the
+/// program is a script with no `#!`, it also copies the pointers to all words.
+const STACK: usize = 128 * 1024;
 /// The last signal of Linux.
 const LAST_SIGNAL: c_int = 64;
 
@@ -33,13 +37,27 @@ struct Child<'a> {
     error: Cell<c_int>,
 }
 
+/// Why a program was not started.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The system call that makes a child is refused in this form.
+    Refused,
+    Other(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Other(error)
+    }
+}
+
 /// Starts a program in `folder`, in a process group of its own, with no input, its output and
 /// errors going to `output`. It is killed when the thread that calls this ends.
-pub(super) fn spawn(argv: &Words, folder: &Path, output: &File) -> io::Result<Pid> {
+pub(super) fn spawn(argv: &Words, folder: &Path, output: &File) -> Result<Pid, Failure> {
     let unfit = |why| io::Error::new(io::ErrorKind::InvalidInput, why);
     let text = argv.text().ok_or_else(|| unfit("a command with a zero byte"))?;
     if text.is_empty() {
-        return Err(unfit("an empty command"));
+        return Err(unfit("an empty command").into());
     }
     // Pointers into the whole text: each word's zero byte is read, too.
     let mut at = 0;
@@ -52,7 +70,7 @@ pub(super) fn spawn(argv: &Words, folder: &Path, output: &File) -> io::Result<Pi
         })
         .collect();
     pointers.push(ptr::null());
-    let folder = CString::new(folder.as_os_str().as_bytes())?;
+    let folder = CString::new(folder.as_os_str().as_bytes()).map_err(io::Error::from)?;
     let input = File::open("/dev/null")?;
     let parent = rustix::process::getpid();
     with_signals_blocked(|signals| {
@@ -85,23 +103,27 @@ fn with_signals_blocked<T>(work: impl FnOnce(&libc::sigset_t) -> T) -> T {
     result
 }
 
-fn start(child: &Child<'_>) -> io::Result<Pid> {
-    let mut stack = Box::<[u128]>::new_uninit_slice(STACK / size_of::<u128>());
+fn start(child: &Child<'_>) -> Result<Pid, Failure> {
+    let mut stack = Stack::new(STACK + 2 * size_of_val(child.argv))?;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: the child runs `enter` on a stack of its own, from its aligned end down, and this
     // thread is suspended (CLONE_VFORK) until it is another program or gone: the stack and
     // `child` outlive its use of them. What it calls allocates nothing and takes no lock.
-    let pid = unsafe {
-        let top = stack.as_mut_ptr_range().end.cast::<c_void>();
-        libc::clone(enter, top, flags, ptr::from_ref(child).cast_mut().cast())
+    let pid =
+        unsafe { libc::clone(enter, stack.top(), flags, ptr::from_ref(child).cast_mut().cast()) };
+    let Some(pid) = Pid::from_raw(pid.max(0)) else {
+        let error = io::Error::last_os_error();
+        return Err(match Errno::from_io_error(&error) {
+            Some(errno) if is_refused(errno) => Failure::Refused,
+            _ => Failure::Other(error),
+        });
     };
-    let pid = Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(io::Error::last_os_error)?;
     match child.error.get() {
         0 => Ok(pid),
         error => {
             // It has ended already, without having been the program.
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-            Err(io::Error::from_raw_os_error(error))
+            Err(io::Error::from_raw_os_error(error).into())
         }
     }
 }
@@ -162,6 +184,6 @@ pub(super) fn die_with(parent: Pid) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     match rustix::process::getppid() {
         Some(now) if now == parent => Ok(()),
-        _ => Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error())),
+        _ => Err(io::Error::from_raw_os_error(Errno::SRCH.raw_os_error())),
     }
 }

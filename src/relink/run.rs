@@ -14,6 +14,7 @@ use super::version::Identity;
 use super::{initcalls, link};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::process::{Invocation, Outcome, Usage};
+use crate::exec::refused::Refused;
 use crate::exec::run::Work;
 use crate::exec::slots::{Slot, Slots};
 use crate::modpost::objects;
@@ -299,8 +300,10 @@ impl<'a> Run<'a> {
     fn judge(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<()> {
         let step = &self.with.plan.steps[number];
         let fail = |found: String, advice| Error::Step { step: step.name.clone(), found, advice };
-        let outcome =
-            outcome.map_err(|e| fail(format!("a shell cannot be run: {e}"), "install sh"))?;
+        let outcome = outcome.map_err(|e| match Refused::is(&e) {
+            true => Error::io("run", "sh", e),
+            false => fail(format!("a shell cannot be run: {e}"), "install sh"),
+        })?;
         if !outcome.output.is_empty() {
             self.with.listener.on(&Event::Output(&outcome.output));
         }

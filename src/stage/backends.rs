@@ -21,6 +21,7 @@ use crate::backend::inputs::{self, Common};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::interrupt::Interrupts;
 use crate::exec::process::{Invocation, Outcome, Usage};
+use crate::exec::refused::remedy;
 use crate::exec::run::{Runner, Work};
 use crate::kbuild::cmd_file;
 use crate::plan::{Planned, recorded_inputs};
@@ -269,7 +270,8 @@ impl Backends<'_> {
         let object = &job.planned.object;
         let compiler = &self.compiler.text;
         let outcome = outcome.map_err(|e| {
-            format!("cannot run the compiler `{compiler}` for {object}: {e}; see that CC is right")
+            let remedy = remedy(&e, "see that CC is right");
+            format!("cannot run the compiler `{compiler}` for {object}: {e}{remedy}")
         })?;
         let advice = advice(outcome.status, &outcome.output);
         if !outcome.status.success() {

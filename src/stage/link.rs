@@ -9,6 +9,7 @@ use super::{Stage, cores};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::executor::Processes;
 use crate::exec::process::{Invocation, Outcome};
+use crate::exec::refused::Refused;
 use crate::exec::run::Work;
 use crate::report::{Ending, Event, Job};
 use crate::store::{FOLDER, Indexed, LinkRecord, write_if_changed};
@@ -85,6 +86,7 @@ impl Stage<'_> {
     fn judge(&mut self, command: &str, ended: Option<io::Result<Outcome>>) -> Result<()> {
         let outcome = match ended {
             Some(Ok(outcome)) => outcome,
+            Some(Err(e)) if Refused::is(&e) => return Err(Error::io("run", command, e)),
             Some(Err(e)) => {
                 return Err(Error::ToolMissing {
                     role: "LD",
