@@ -8,7 +8,7 @@ use std::{env, fs};
 const SOURCE: &str = "src/exec/preload/preload.rs";
 
 fn main() {
-    println!("cargo::rerun-if-changed={SOURCE}");
+    println!("cargo::rerun-if-changed=src/exec/preload");
     println!("cargo::rerun-if-changed=build.rs");
     let variable = |name: &str| env::var(name).unwrap_or_default();
     let made = Path::new(&variable("OUT_DIR")).join("preload.so");

@@ -34,13 +34,18 @@ fn server_in(text: &str) -> Option<i32> {
 
 /// A stand-in that notes for each backend whether it is a copy, then is clang.
 fn noting(tree: &Tree, begin: &str, main: &str) -> String {
+    noting_with(tree, "", begin, main)
+}
+
+/// The same, compiled with more options.
+fn noting_with(tree: &Tree, options: &str, begin: &str, main: &str) -> String {
     let log = tree.dir().join("kinds");
     let note = format!(
         "if (argc > 2) {{ FILE *log = fopen(\"{}\", \"a\"); \
          fprintf(log, forked ? \"copy\\n\" : \"plain\\n\"); fclose(log); }}\n{main}",
         log.display()
     );
-    tree.program("clang-noting", &tool("clang"), "", begin, &note)
+    tree.program("clang-noting", &tool("clang"), options, begin, &note)
 }
 
 /// How many backends ran as copies, and how many as plain processes.
@@ -359,6 +364,60 @@ fn a_library_that_the_user_preloads_stays_preloaded() {
     good(command);
     assert_eq!(kinds(&tree), (BACKENDS, 0));
     assert_same(&tree.outputs(), &tree.want());
+}
+
+/// A compiler with as much code as is worth huge pages, and functions of libc of its own.
+fn large(tree: &Tree, functions: &str, main: &str) -> String {
+    let source = format!(
+        "#include <stddef.h>\n#include <stdarg.h>\n#include <sys/mman.h>\n\
+         #include <sys/syscall.h>\n#include <unistd.h>\n\
+         __asm__(\".text\\n.globl much\\nmuch: .fill 6291456, 4, 0x01234567\\n\");\n{functions}\n"
+    );
+    tree.write_object("large.c", &source);
+    let options = "-D_GNU_SOURCE -rdynamic large.c -Wl,-z,separate-code";
+    let main = format!(
+        "extern unsigned much[]; for (int i = 0; i < 6291456; i++)\n\
+         if (much[i] != 0x01234567) return 1;\n{main}"
+    );
+    noting_with(tree, options, "", &main)
+}
+
+#[test]
+fn code_that_cannot_be_moved_stays_and_leaves_no_memory_behind() {
+    // As SELinux answers. The rest of a copy is small.
+    let refused = "int mprotect(void *p, size_t n, int rights) { \
+        if (n > 1 << 20 && (rights & PROT_EXEC)) return -1; \
+        return syscall(SYS_mprotect, p, n, rights); }";
+    let tree = Tree::new();
+    let main = "FILE *status = fopen(\"/proc/self/status\", \"r\"); char line[200]; long kib = 0;\n\
+        while (status && fgets(line, sizeof line, status)) sscanf(line, \"RssAnon: %ld\", &kib);\n\
+        if (forked && kib > 8 << 10) return 1;";
+    let cc = large(&tree, refused, main);
+    let out = good(command(&tree, &cc, "auto"));
+    assert_eq!(notes(&out).len(), 1, "no copy failed: {out}");
+    assert_eq!(kinds(&tree), (BACKENDS, 0));
+}
+
+#[test]
+fn code_that_is_lost_on_its_way_is_put_back() {
+    // The kernel clears the place before it may find that it cannot move what is to go there.
+    let fails = "void *mremap(void *from, size_t old, size_t size, int flags, ...) { \
+        va_list more; va_start(more, flags); void *to = va_arg(more, void *); va_end(more); \
+        (void)from; (void)old; if (flags & MREMAP_FIXED) munmap(to, size); return MAP_FAILED; }";
+    let tree = Tree::new();
+    let cc = large(&tree, fails, "");
+    let out = good(command(&tree, &cc, "auto"));
+    assert_eq!(notes(&out).len(), 1, "no copy failed: {out}");
+    assert_eq!(kinds(&tree), (BACKENDS, 0));
+    // Where even that fails, nobody is served by half a compiler.
+    let tree = Tree::new();
+    let none = format!(
+        "{fails}\nvoid *mmap(void *p, size_t n, int rights, int flags, int file, off_t at) {{ \
+         if (flags & MAP_FIXED) return MAP_FAILED; \
+         return (void *)syscall(SYS_mmap, p, n, rights, flags, file, at); }}"
+    );
+    let cc = large(&tree, &none, "");
+    falls_back(&tree, &cc, "its code could not be moved in memory");
 }
 
 #[test]

@@ -184,6 +184,7 @@ fn refused(reason: i32) -> &'static str {
         2 => "the kernel or libc does not say where a thread's number is kept",
         3 => "it is a sanitizer build",
         4 => "it was started by another process",
+        5 => "its code could not be moved in memory",
         _ => "it does not want to",
     }
 }

@@ -18,9 +18,10 @@
 #![no_std]
 
 use core::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
-use core::hint::black_box;
 use core::ptr::{null, null_mut};
 use core::sync::atomic::{AtomicUsize, Ordering};
+
+mod warm;
 
 type Main = unsafe extern "C" fn(c_int, *mut *mut c_char, *mut *mut c_char) -> c_int;
 type Hook = unsafe extern "C" fn();
@@ -61,29 +62,6 @@ struct Control {
     descriptors: [c_int; 8],
 }
 
-/// The start of `struct dl_phdr_info`, and `Elf64_Phdr`.
-#[repr(C)]
-struct Loaded {
-    address: usize,
-    name: *const c_char,
-    headers: *const Header,
-    count: u16,
-}
-
-#[repr(C)]
-struct Header {
-    kind: u32,
-    flags: u32,
-    offset: usize,
-    address: usize,
-    physical: usize,
-    file: usize,
-    memory: usize,
-    align: usize,
-}
-
-type Visit = unsafe extern "C" fn(*const Loaded, usize, *mut c_void) -> c_int;
-
 #[link(name = "c")]
 unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
@@ -98,21 +76,6 @@ unsafe extern "C" {
     fn getpid() -> c_int;
     fn getppid() -> c_int;
     fn pthread_self() -> usize;
-    fn mallopt(parameter: c_int, value: c_int) -> c_int;
-    fn malloc(size: usize) -> *mut c_void;
-    fn free(piece: *mut c_void);
-    fn dl_iterate_phdr(visit: Visit, data: *mut c_void) -> c_int;
-    fn mmap(
-        address: *mut c_void,
-        length: usize,
-        rights: c_int,
-        flags: c_int,
-        file: c_int,
-        offset: i64,
-    ) -> *mut c_void;
-    fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
-    fn mprotect(address: *mut c_void, length: usize, rights: c_int) -> c_int;
-    fn mremap(old: *mut c_void, length: usize, new: usize, flags: c_int, ...) -> *mut c_void;
     fn _exit(status: c_int) -> !;
     fn __errno_location() -> *mut c_int;
 }
@@ -133,27 +96,6 @@ const SYS_SET_TID_ADDRESS: c_long = 218;
 const CLONE_PARENT: c_long = 0x8000;
 const CLONE_CHILD_SETTID: c_long = 0x0100_0000;
 
-const M_TRIM_THRESHOLD: c_int = -1;
-const M_TOP_PAD: c_int = -2;
-const M_MMAP_THRESHOLD: c_int = -3;
-const PT_LOAD: u32 = 1;
-const PF_X: u32 = 1;
-const PF_R: u32 = 4;
-const PROT_READ: c_int = 1;
-const PROT_WRITE: c_int = 2;
-const PROT_EXEC: c_int = 4;
-/// With MAP_PRIVATE.
-const MAP_ANONYMOUS: c_int = 0x22;
-const MADV_HUGEPAGE: c_int = 14;
-/// With MREMAP_MAYMOVE.
-const MREMAP_FIXED: c_int = 3;
-/// Size of a huge page of x86-64, and of a piece that is worth some.
-const HUGE: usize = 2 << 20;
-const LARGE: usize = 8 << 20;
-/// What glibc's malloc puts before a piece, and how much of that is its own.
-const HEADER: usize = 16;
-const WORD: usize = 8;
-
 /// First word of the first packet; it changes with the protocol.
 const HELLO: c_int = 0x6b74_6c31;
 /// Reasons not to serve.
@@ -161,6 +103,7 @@ const THREADS: c_int = 1;
 const NO_TID_ADDRESS: c_int = 2;
 const SANITIZER: c_int = 3;
 const OTHER_PARENT: c_int = 4;
+const MEMORY: c_int = 5;
 
 /// Our setting: `SOCKET.LIBRARY.PARENT[.NAME…]`, two descriptors, the number of kthinlto's
 /// process, and variables that only the loader and libc of this process were to see.
@@ -226,10 +169,10 @@ unsafe extern "C" fn serve(argc: c_int, argv: *mut *mut c_char, envp: *mut *mut 
         };
         close(setting.library);
         let thread = thread();
-        let refusal = refusal(&setting, &thread);
-        if refusal == 0 {
-            warm();
-        }
+        let refusal = match refusal(&setting, &thread) {
+            0 if !warm::warm() => MEMORY,
+            refusal => refusal,
+        };
         if tell(setting.socket, HELLO, refusal) != 0 || refusal != 0 {
             _exit(0);
         }
@@ -411,93 +354,6 @@ unsafe fn tell(socket: c_int, first: c_int, second: c_int) -> c_int {
     unsafe {
         let sent = send(socket, (&raw const packet).cast(), size_of_val(&packet), MSG_NOSIGNAL);
         if sent == size_of_val(&packet) as isize { 0 } else { -1 }
-    }
-}
-
-/// What all copies would do each for itself: find the program's code and tables in memory, page
-/// by page, and ask for theirs in small pieces. Where any of it cannot be, it is left as it was.
-unsafe fn warm() {
-    // SAFETY: this process has one thread.
-    unsafe {
-        mallopt(M_TOP_PAD, 32 << 20);
-        mallopt(M_MMAP_THRESHOLD, 32 << 20);
-        mallopt(M_TRIM_THRESHOLD, 1 << 30);
-        if has_huge_pages() {
-            dl_iterate_phdr(move_pieces, null_mut());
-            align_heap();
-        }
-    }
-}
-
-/// Uses up the heap's first pieces, so that what copies allocate begins with a huge page.
-unsafe fn align_heap() {
-    // SAFETY: pieces are not touched; the last is kept for good.
-    unsafe {
-        let piece = black_box(malloc(2 * HUGE));
-        if piece.is_null() {
-            return;
-        }
-        free(piece);
-        let top = piece as usize - HEADER;
-        let next = (top + 3 * HUGE).next_multiple_of(HUGE);
-        black_box(malloc(next - HEADER - top - WORD));
-    }
-}
-
-/// With small pages each copy's page tables would cost more than they save.
-unsafe fn has_huge_pages() -> bool {
-    let mut buffer = [0_u8; 64];
-    // SAFETY: reads a file into a buffer of that size.
-    unsafe {
-        let file = open(c"/sys/kernel/mm/transparent_hugepage/enabled".as_ptr(), 0);
-        let count = read(file, (&raw mut buffer).cast(), buffer.len());
-        close(file);
-        let text = buffer.get(..usize::try_from(count).unwrap_or(0)).unwrap_or(&[]);
-        text.contains(&b'[') && !text.windows(7).any(|window| window == b"[never]")
-    }
-}
-
-/// Puts copies, in huge pages, of a library's large pieces in their place: its code, and what
-/// that reads. A library that is all data, such as tables of characters, stays as it is.
-unsafe extern "C" fn move_pieces(object: *const Loaded, _: usize, _: *mut c_void) -> c_int {
-    // SAFETY: the loader describes its own mappings; these are not written to by anyone.
-    unsafe {
-        let headers = core::slice::from_raw_parts((*object).headers, usize::from((*object).count));
-        let large = |flags| {
-            let is = move |header: &&Header| {
-                header.kind == PT_LOAD && header.flags == flags && header.memory >= LARGE
-            };
-            headers.iter().filter(is)
-        };
-        let code = large(PF_R | PF_X).map(|header| (header, PROT_READ | PROT_EXEC));
-        let data = large(PF_R).map(|header| (header, PROT_READ));
-        if large(PF_R | PF_X).next().is_some() {
-            for (header, rights) in code.chain(data) {
-                move_piece((*object).address + header.address, header.memory, rights);
-            }
-        }
-    }
-    0
-}
-
-unsafe fn move_piece(start: usize, length: usize, rights: c_int) {
-    let first = start.next_multiple_of(HUGE);
-    let length = ((start + length) & !(HUGE - 1)) - first;
-    // SAFETY: the new mapping is ours alone until it has the bytes and the rights of the old
-    // one; what is moved away here is not this library's own code.
-    unsafe {
-        let room = mmap(null_mut(), length + HUGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS, -1, 0);
-        if room as isize == -1 {
-            return;
-        }
-        let copy = (room as usize).next_multiple_of(HUGE) as *mut c_void;
-        madvise(copy, length, MADV_HUGEPAGE);
-        core::ptr::copy_nonoverlapping(first as *const u8, copy.cast(), length);
-        // Refused under SELinux, for one.
-        if mprotect(copy, length, rights) == 0 {
-            mremap(copy, length, length, MREMAP_FIXED, first as *mut c_void);
-        }
-        // What is still there of the room is left: it costs nothing.
     }
 }
 
