@@ -10,7 +10,7 @@ use std::process::Command;
 
 use common::{Tree, assert_holds, fails, good, text, tool};
 use kthinlto::report::record::Recorder;
-use kthinlto::report::{Backend, Ending, Event, Job, Listener, timings};
+use kthinlto::report::{Backend, Ending, Event, Job, JobKind, Listener, timings};
 use kthinlto::store::{Digest, Indexed};
 use serde_json::Value;
 
@@ -127,7 +127,7 @@ fn an_edit_is_told_with_its_reason_and_its_cost() {
     let because: u64 = list(&run, "jobs")
         .iter()
         .filter(|job| {
-            job["verb"] == "CC"
+            job["kind"] == "backend"
                 && by_object(job["object"].as_str().unwrap())["why"] == "import kernel/a.o"
         })
         .map(|job| job["wall_us"].as_u64().unwrap())
@@ -316,7 +316,7 @@ fn the_page_shows_in_a_browser_what_the_json_says() {
     }
     let mut jobs: Vec<(u64, &str)> = list(&run, "jobs")
         .iter()
-        .filter(|job| job["verb"] == "CC")
+        .filter(|job| job["kind"] == "backend")
         .map(|job| (job["wall_us"].as_u64().unwrap(), job["object"].as_str().unwrap()))
         .collect();
     jobs.sort_by_key(|job| std::cmp::Reverse(job.0));
@@ -348,7 +348,7 @@ fn odd_names_are_text_on_the_page() {
     let mut recorder = Recorder::new("build", Path::new("/<i>"), false);
     recorder.on(&Event::Phase("backends"));
     recorder.on(&Event::Planned { modules: &[module], backends: &[backend] });
-    recorder.on(&Event::Started(Job { slot: 0, verb: "CC", object: odd }));
+    recorder.on(&Event::Started(Job { slot: 0, kind: JobKind::Backend, verb: "CC", object: odd }));
     recorder.on(&Event::Ended { slot: 0, ending: Ending::Failed, usage: None });
     recorder.on(&Event::Failure("<s>failed</s>"));
     let run = recorder.finish(1, Some("<u>".to_owned()));

@@ -18,7 +18,7 @@ use crate::exec::refused::Refused;
 use crate::exec::run::Work;
 use crate::exec::slots::{Slot, Slots};
 use crate::modpost::objects;
-use crate::report::{Ending, Event, Job, Listener};
+use crate::report::{Ending, Event, Job, JobKind, Listener};
 use crate::stage::{VMLINUX, cores};
 use crate::store::{Digest, KeyBuilder, Store, write_aside};
 
@@ -202,7 +202,7 @@ impl<'a> Run<'a> {
             None => self.lines.push(Some(number)),
         }
         let step = &self.with.plan.steps[number];
-        let job = Job { slot, verb: step.verb, object: &step.name };
+        let job = Job { slot, kind: JobKind::Step, verb: step.verb, object: &step.name };
         self.with.listener.on(&Event::Started(job));
     }
 

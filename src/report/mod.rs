@@ -101,11 +101,26 @@ pub struct Backend<'a> {
     pub expected: Option<Duration>,
 }
 
+/// What a process is of a run. Its verb does not tell: kbuild compiles one more file after the
+/// backends, and links more than once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobKind {
+    /// The thin link.
+    ThinLink,
+    /// One of the planned backends.
+    Backend,
+    /// A step of a relink.
+    Step,
+}
+
 /// A process that was started.
 #[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {
     /// Number of the slot that it runs on, from 0. A slot runs one job at a time.
     pub slot: usize,
+    /// What it is of the run.
+    pub kind: JobKind,
     /// Kbuild's verb: `CC` for a backend, `LD` for the thin link.
     pub verb: &'static str,
     /// What it is about: a backend's bitcode object, else the file that it makes.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustc_hash::FxHashMap as HashMap;
 use serde::Serialize;
 
-use super::{Backend, Ending, Event, Job, Listener};
+use super::{Backend, Ending, Event, Job, JobKind, Listener};
 use crate::exec::process::Usage;
 use crate::store::Indexed;
 
@@ -116,6 +116,8 @@ pub enum Outcome {
 /// A process that ran.
 #[derive(Debug, Clone, Serialize)]
 pub struct RanJob {
+    /// What it was of the run.
+    pub kind: JobKind,
     /// `CC` for a backend, `LD` for the thin link.
     pub verb: &'static str,
     /// A backend's bitcode object, else the file that it makes.
@@ -294,6 +296,7 @@ impl Recorder {
     fn started(&mut self, job: &Job<'_>) {
         self.running.insert(job.slot, self.run.jobs.len());
         self.run.jobs.push(RanJob {
+            kind: job.kind,
             verb: job.verb,
             object: job.object.to_owned(),
             slot: job.slot,
@@ -380,7 +383,7 @@ fn totals(run: &Run) -> Totals {
 /// Phases follow one another, and within one its backends depend on nothing of each other: the
 /// path is all phases, with the longest backend in the place of the one that runs them.
 fn critical_path(run: &Run) -> Vec<Part> {
-    let backends = run.jobs.iter().filter(|job| job.verb == "CC");
+    let backends = run.jobs.iter().filter(|job| job.kind == JobKind::Backend);
     let longest = backends.max_by_key(|job| job.wall_us);
     let began = |job: &RanJob| run.phases.iter().rposition(|p| p.start_us <= job.start_us);
     let place = longest.and_then(began);
@@ -460,7 +463,7 @@ pub(super) mod tests {
         recorder.on(&Event::Phase("backends"));
         recorder.on(&Event::FromCache { object: "c.o", wall: Duration::from_micros(5) });
         for (slot, object) in [(0, "a.o"), (1, "b.o")] {
-            recorder.on(&Event::Started(Job { slot, verb: "CC", object }));
+            recorder.on(&Event::Started(Job { slot, kind: JobKind::Backend, verb: "CC", object }));
         }
         recorder.on(&Event::Ended { slot: 1, ending: Ending::Good, usage: Some(usage(30)) });
         recorder.on(&Event::Ended { slot: 0, ending: Ending::Failed, usage: Some(usage(10)) });
@@ -495,9 +498,27 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_step_of_a_relink_is_no_backend_of_the_critical_path() {
+        let mut recorder = Recorder::new("relink", Path::new("/obj"), false);
+        recorder.on(&Event::Phase("link"));
+        let object = ".vmlinux.export.o";
+        recorder.on(&Event::Started(Job { slot: 0, kind: JobKind::Step, verb: "CC", object }));
+        let usage = Some(Usage::default());
+        recorder.on(&Event::Ended { slot: 0, ending: Ending::Good, usage });
+        let run = recorder.finish(0, None);
+        assert_eq!(run.critical_path.len(), 1);
+        assert_eq!(run.critical_path[0].name, "link");
+    }
+
+    #[test]
     fn what_ran_when_the_run_ended_was_stopped() {
         let mut recorder = Recorder::new("build", Path::new("/obj"), false);
-        recorder.on(&Event::Started(Job { slot: 0, verb: "CC", object: "a.o" }));
+        recorder.on(&Event::Started(Job {
+            slot: 0,
+            kind: JobKind::Backend,
+            verb: "CC",
+            object: "a.o",
+        }));
         let run = recorder.finish(130, None);
         assert_eq!(run.jobs[0].outcome, Outcome::Stopped);
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::estimate::Estimate;
 use super::screen::{Line, Size, width};
-use super::{Ending, Event};
+use super::{Ending, Event, JobKind};
 
 /// The rate is that of the last seconds.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 struct Running {
     object: String,
-    backend: bool,
+    kind: JobKind,
     since: Instant,
 }
 
@@ -76,11 +76,11 @@ impl Status {
                 self.estimate.spared(object);
             }
             Event::Started(job) => {
-                let backend = job.verb == "CC";
-                if backend {
+                let kind = job.kind;
+                if kind == JobKind::Backend {
                     self.first_backend.get_or_insert(now);
                 }
-                let running = Running { object: job.object.to_owned(), backend, since: now };
+                let running = Running { object: job.object.to_owned(), kind, since: now };
                 self.running.insert(job.slot, running);
             }
             Event::Ended { slot, ending, .. } => self.ended(*slot, *ending, now),
@@ -89,10 +89,10 @@ impl Status {
     }
 
     fn ended(&mut self, slot: usize, ending: Ending, now: Instant) {
-        let Some(Running { object, backend, .. }) = self.running.remove(&slot) else {
+        let Some(Running { object, kind, .. }) = self.running.remove(&slot) else {
             return;
         };
-        if backend {
+        if kind == JobKind::Backend {
             self.done += 1;
             self.estimate.made(&object);
             self.finished.push_back(now);
@@ -111,7 +111,9 @@ impl Status {
         let columns = size.columns.saturating_sub(1);
         let mut lines = vec![Line::plain(self.counts(now, columns))];
         if size.rows > NAMED + 2 {
-            let jobs = (self.first_backend.is_some()).then(|| self.jobs(now, columns)).flatten();
+            let steps = self.running.values().any(|one| one.kind == JobKind::Step);
+            let shown = steps || self.first_backend.is_some();
+            let jobs = shown.then(|| self.jobs(now, columns)).flatten();
             lines.extend(jobs.map(Line::plain));
             lines.extend(failures(&self.failed, NAMED));
         }
@@ -121,7 +123,8 @@ impl Status {
     /// `  THINLTO [812/2907] 27%, 2:27 left, 14.2/s, 3 from cache`: as much as fits, what
     /// matters most first.
     fn counts(&mut self, now: Instant, columns: usize) -> String {
-        if self.total == 0 || self.first_backend.is_none() && self.from_cache == 0 {
+        let over = self.done >= self.total && self.phase.0 != "backends";
+        if over || self.first_backend.is_none() && self.from_cache == 0 {
             let age = now.saturating_duration_since(self.phase.1);
             return format!("  {:<7} {} {}", "THINLTO", self.phase.0, short(age));
         }
@@ -145,11 +148,15 @@ impl Status {
         text
     }
 
+    fn backends(&self) -> impl Iterator<Item = &Running> {
+        self.running.values().filter(|one| one.kind == JobKind::Backend)
+    }
+
     fn left(&self, now: Instant) -> Option<Duration> {
         let elapsed = now.saturating_duration_since(self.first_backend?);
         let age = |one: &Running| now.saturating_duration_since(one.since);
         let running: Vec<(&str, Duration)> =
-            self.running.values().map(|one| (one.object.as_str(), age(one))).collect();
+            self.backends().map(|one| (one.object.as_str(), age(one))).collect();
         self.estimate.left(elapsed, &running)
     }
 
@@ -263,7 +270,8 @@ mod tests {
     }
 
     fn started(status: &mut Status, slot: usize, object: &str, now: Instant) {
-        status.on(&Event::Started(Job { slot, verb: "CC", object }), now);
+        let job = Job { slot, kind: JobKind::Backend, verb: "CC", object };
+        status.on(&Event::Started(job), now);
     }
 
     fn ended(status: &mut Status, slot: usize, ending: Ending, now: Instant) {
@@ -333,6 +341,27 @@ mod tests {
         assert_eq!(status.lines(start + Duration::from_millis(100), WIDE), []);
         let lines = status.lines(start + Duration::from_secs(2), WIDE);
         assert_eq!(texts(&lines), ["  THINLTO thin link 2s"]);
+    }
+
+    #[test]
+    fn what_a_relink_compiles_after_the_backends_is_not_counted_with_them() {
+        let start = Instant::now();
+        let mut status = Status::new(start);
+        let backends = [Backend { object: "mm/slub.o", size: 1, why: "", expected: None }];
+        status.on(&Event::Planned { modules: &[], backends: &backends }, start);
+        status.on(&Event::Phase("backends"), start);
+        started(&mut status, 0, "mm/slub.o", start);
+        ended(&mut status, 0, Ending::Good, start + Duration::from_secs(1));
+        let now = start + Duration::from_secs(2);
+        status.on(&Event::Phase("link"), now);
+        let object = ".vmlinux.export.o";
+        let job = Job { slot: 0, kind: JobKind::Step, verb: "CC", object };
+        status.on(&Event::Started(job), now);
+        let later = now + Duration::from_secs(3);
+        let want = ["  THINLTO link 3s", "  running .vmlinux.export.o 3s"];
+        assert_eq!(texts(&status.lines(later, WIDE)), want);
+        ended(&mut status, 0, Ending::Good, later);
+        assert_eq!(status.done, 1);
     }
 
     #[test]

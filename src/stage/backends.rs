@@ -25,7 +25,7 @@ use crate::exec::refused::remedy;
 use crate::exec::run::{Runner, Work};
 use crate::kbuild::cmd_file;
 use crate::plan::{Planned, recorded_inputs};
-use crate::report::{Ending, Event, Job as Started, Listener};
+use crate::report::{Ending, Event, Job as Started, JobKind, Listener};
 use crate::store::cache::Cache;
 use crate::store::{BackendRecord, Cost, Stamped, Store, write_if_changed};
 use crate::toolchain::Tool;
@@ -148,7 +148,12 @@ impl Work for Backends<'_> {
         let object = &job.planned.object;
         let slot = free_slot(self.in_flight.values().copied());
         self.in_flight.insert(number, slot);
-        self.listener.on(&Event::Started(Started { slot, verb: "CC", object }));
+        self.listener.on(&Event::Started(Started {
+            slot,
+            kind: JobKind::Backend,
+            verb: "CC",
+            object,
+        }));
         let inner = job.inner.as_ref().map(|template| template.fill(object));
         Some((number, Invocation { inner, ..self.invocation(number) }))
     }

@@ -11,7 +11,7 @@ use crate::exec::executor::Processes;
 use crate::exec::process::{Invocation, Outcome};
 use crate::exec::refused::Refused;
 use crate::exec::run::Work;
-use crate::report::{Ending, Event, Job};
+use crate::report::{Ending, Event, Job, JobKind};
 use crate::store::{FOLDER, Indexed, LinkRecord, write_if_changed};
 use crate::thinlink::{self, LIST, ORDER, Scratch, ThinLink};
 use crate::toolchain::{self, Role};
@@ -65,7 +65,8 @@ impl Stage<'_> {
         let what = link.invocation(&self.settings.tree, &scratch.name, &response, threads);
         self.step("LD", LIST, &what.shell_text(), "changed members or flags");
         let mut job = OneJob { what: Some(what), ended: None };
-        self.listener.on(&Event::Started(Job { slot: 0, verb: "LD", object: LIST }));
+        let started = Job { slot: 0, kind: JobKind::ThinLink, verb: "LD", object: LIST };
+        self.listener.on(&Event::Started(started));
         self.runner().run(&mut Processes, &mut job)?;
         drop(held);
         let usage = job.ended.as_ref().and_then(|ended| Some(ended.as_ref().ok()?.usage));
