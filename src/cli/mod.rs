@@ -31,7 +31,7 @@ use clap::error::ErrorKind;
 use crate::error::Error;
 use crate::exec::interrupt::Interrupts;
 use crate::exec::signals;
-use crate::exec::slots::Slots;
+use crate::exec::slots::{Slot, Slots};
 use crate::kbuild::makeflags::MakeFlags;
 use crate::modpost;
 use crate::report::console::Verbosity;
@@ -75,8 +75,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Patch(patch) => patch::run(&cli.common, patch, dry_run),
         Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
         Command::Graph(arguments) => {
-            let threads = cli.common.jobs.map_or_else(stage::cores, usize::from);
-            graph::run(&tree(&cli.common), arguments, threads)
+            let held = threads(&cli.common);
+            graph::run(&tree(&cli.common), arguments, held.len().max(1))
         }
         Command::Cache(cache) => cache::run(cache, dry_run),
         Command::LinkVmlinux(arguments) => Ok(link_vmlinux::run(arguments)?),
@@ -137,12 +137,13 @@ fn place(cache: &CachePlace) -> Option<PathBuf> {
 
 fn run_symvers(common: &Common, arguments: &args::Symvers, mode: Mode) -> anyhow::Result<ExitCode> {
     let make = make_flags().unwrap_or_default();
+    let held = threads(common);
     let settings = modpost::Settings {
         tree: tree(common),
         srctree: arguments.srctree.clone(),
         modules: arguments.modules,
         archives: arguments.archives.clone(),
-        threads: common.jobs.map_or_else(stage::cores, usize::from),
+        threads: held.len().max(1),
     };
     symvers::run(&settings, arguments, verbosity(common, &make), mode)
 }
@@ -158,6 +159,14 @@ fn run_initcalls(
     // No warning where the jobserver is out of reach: one thread is quick enough.
     let slots = Slots::granted(make.as_ref(), common.jobs.map(usize::from), stage::cores()).slots;
     initcalls::run(&tree(common), arguments, &slots, verbosity, mode)
+}
+
+/// Slots for threads that read, as many as are free now. No warning where the jobserver is out of
+/// reach: one thread is quick enough.
+fn threads(common: &Common) -> Vec<Slot> {
+    let make = make_flags();
+    let granted = Slots::granted(make.as_ref(), common.jobs.map(usize::from), stage::cores());
+    granted.slots.try_acquire_up_to(common.jobs.map_or_else(stage::cores, usize::from))
 }
 
 /// An empty variable is an unset one, as in make.

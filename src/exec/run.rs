@@ -65,7 +65,8 @@ impl Runner<'_> {
     /// or the error that ended the run.
     pub fn run(&self, executor: &mut dyn Executor, work: &mut dyn Work) -> Result<usize> {
         let mut active: Vec<Active> = Vec::new();
-        let (mut failed, mut pending, mut fatal) = (0, None, None);
+        let (mut failed, mut fatal) = (0, None);
+        let mut pending: Option<(usize, Invocation, u64)> = None;
         let (mut exhausted, mut memory) = (false, Memory::default());
         let pauses =
             Pauses::catch().map_err(|e| Error::io("catch signals in", "this process", e))?;
@@ -81,7 +82,7 @@ impl Runner<'_> {
             let may_start = fatal.is_none() && (failed == 0 || self.keep_going);
             let mut no_room = false;
             while may_start && !exhausted {
-                let need = work.next_memory();
+                let need = pending.as_ref().map_or_else(|| work.next_memory(), |one| one.2);
                 let running = active.iter().map(|a| (a.running.pid(), a.memory));
                 // One job always runs: there may be more room than it seems.
                 if pending.is_none() && !active.is_empty() && !memory.has_room(need, running) {
@@ -91,22 +92,16 @@ impl Runner<'_> {
                 let Some(slot) = self.slots.try_acquire() else {
                     break;
                 };
-                match pending.take().or_else(|| work.next()) {
-                    Some((job, what)) => match executor.start(&what) {
+                let next = || work.next().map(|(job, what)| (job, what, need));
+                match pending.take().or_else(next) {
+                    Some((job, what, memory)) => match executor.start(&what) {
                         Ok(running) => {
                             let again = false;
-                            active.push(Active {
-                                running,
-                                job,
-                                what,
-                                memory: need,
-                                again,
-                                _slot: slot,
-                            });
+                            active.push(Active { running, job, what, memory, again, _slot: slot });
                         }
                         // Out of processes or memory for now: wait for one of ours to end.
                         Err(e) if is_shortage(&e) && !active.is_empty() => {
-                            pending = Some((job, what));
+                            pending = Some((job, what, memory));
                             break;
                         }
                         Err(e) => failed += settle(work.done(job, Err(e)), &mut fatal),

@@ -56,6 +56,27 @@ pub fn replace_words(text: &str, mut other: impl FnMut(&str) -> Option<String>) 
     out + &text[done..]
 }
 
+/// The text with `more` behind a program, wherever its words stand as such; they may begin a word
+/// that is quoted.
+pub fn add_to_program(text: &str, program: &str, more: &str) -> String {
+    let (mut out, mut done) = (String::with_capacity(text.len()), 0);
+    for place in words(text).into_iter().filter(|_| !program.is_empty()) {
+        let quoted = text[place.start..].starts_with(['\'', '"']);
+        let start = place.start + usize::from(quoted);
+        let Some(rest) = text[start..].strip_prefix(program).filter(|_| start >= done) else {
+            continue;
+        };
+        let ends = |c: char| c.is_whitespace() || matches!(c, ';' | '|' | '&' | '\'' | '"');
+        if rest.chars().next().is_none_or(ends) {
+            let end = start + program.len();
+            out += &text[done..end];
+            out += &format!(" {more}");
+            done = end;
+        }
+    }
+    out + &text[done..]
+}
+
 /// The command with `target` written to `aside` instead, a file in another folder. What is
 /// named after it goes there as well: the file of dependencies, a map, what is moved over it.
 pub fn retarget(text: &str, target: &str, aside: &str) -> String {
@@ -119,6 +140,20 @@ mod tests {
             retarget(text, "vmlinux", "s/vmlinux"),
             "objcopy -j 'x' vmlinux.unstripped s/vmlinux; objcopy s/vmlinux"
         );
+    }
+
+    #[test]
+    fn threads_are_given_to_the_linker_and_to_nothing_that_is_named_like_it() {
+        let with = |text, linker| add_to_program(text, linker, "--threads=2");
+        assert_eq!(
+            with("ld -m elf_x86_64 --build-id=sha1 -o build/old.o; ld;./ld.sh", "ld"),
+            "ld --threads=2 -m elf_x86_64 --build-id=sha1 -o build/old.o; ld --threads=2;./ld.sh"
+        );
+        assert_eq!(
+            with("link.sh 'ccache ld.lld' '-z x' \"ccache ld.lld\" out", "ccache ld.lld"),
+            "link.sh 'ccache ld.lld --threads=2' '-z x' \"ccache ld.lld --threads=2\" out"
+        );
+        assert_eq!(with("ccache ld.lld -r", "ccache ld.lld"), "ccache ld.lld --threads=2 -r");
     }
 
     #[test]

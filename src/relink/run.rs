@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::btf::THREADS;
+use super::command::add_to_program;
 use super::plan::{Action, Output, Plan, Prepare, Step};
 use super::tree::Tree;
 use super::version::Identity;
@@ -220,8 +221,8 @@ impl<'a> Run<'a> {
         let more = self.with.slots.try_acquire_up_to(cores().saturating_sub(1));
         let threads = more.len() + 1;
         self.threads.insert(number, more);
-        let with = format!("{linker} --threads={threads}");
-        format!("{THREADS}={threads}; {}", text.replace(linker, &with))
+        let text = add_to_program(text, linker, &format!("--threads={threads}"));
+        format!("{THREADS}={threads}; {text}")
     }
 
     fn list_objects(&self, step: &Step, front_end_names: bool) -> Result<()> {

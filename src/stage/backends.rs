@@ -186,8 +186,7 @@ impl Work for Backends<'_> {
                 Ok(true)
             }
             Err(sentence) => {
-                let object = &self.jobs[number].planned.object;
-                remove_aside(&self.settings.tree, &aside_name(&native_name(object)));
+                self.remove_aside(number);
                 self.listener.on(&Event::Failure(&sentence));
                 Ok(false)
             }
@@ -244,7 +243,7 @@ impl Backends<'_> {
         }
         // The entry is what was once accepted; that it is an object is checked all the same.
         let Ok(native) = check_native(&aside) else {
-            remove_file(&self.settings.tree, &aside.to_string_lossy());
+            self.remove_aside(number);
             return Ok(false);
         };
         let object = &self.jobs[number].planned.object;
@@ -253,6 +252,26 @@ impl Backends<'_> {
         let object = &self.jobs[number].planned.object;
         self.listener.on(&Event::FromCache { object, wall: began.elapsed() });
         Ok(true)
+    }
+
+    /// Removes a backend's unfinished output, and the temporary files that clang names after it
+    /// (`STEM-RANDOM.o.tmp`) and leaves when it is killed.
+    fn remove_aside(&mut self, number: usize) {
+        let tree = &self.settings.tree;
+        let aside = aside_name(&native_name(&self.jobs[number].planned.object));
+        for name in [&aside, &dwo_name(&aside)] {
+            match fs::remove_file(tree.join(name)) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    let text = format!("{name}, left half-written, cannot be removed: {e}");
+                    self.listener.on(&Event::Warning(&text));
+                }
+                _ => {}
+            }
+        }
+        let place = tree.join(&aside);
+        let stem = place.file_stem().unwrap_or_default().to_string_lossy().into_owned() + "-";
+        let folder = place.parent().unwrap_or(tree);
+        remove_all(folder, |name| name.starts_with(&stem) && name.ends_with(".tmp"));
     }
 
     /// Adds a fresh object to the cache. A cache that cannot be written is a warning, once.
@@ -329,9 +348,8 @@ impl Backends<'_> {
 impl Drop for Backends<'_> {
     /// What was cut short leaves nothing behind.
     fn drop(&mut self) {
-        for number in self.in_flight.keys() {
-            let object = &self.jobs[*number].planned.object;
-            remove_aside(&self.settings.tree, &aside_name(&native_name(object)));
+        for number in std::mem::take(&mut self.in_flight).into_keys() {
+            self.remove_aside(number);
         }
     }
 }
@@ -350,26 +368,6 @@ fn cost(usage: &Usage) -> Cost {
 fn free_slot(taken: impl Iterator<Item = usize>) -> usize {
     let taken: BTreeSet<usize> = taken.collect();
     (0..).find(|slot| !taken.contains(slot)).unwrap_or_default()
-}
-
-fn remove_file(tree: &Path, name: &str) {
-    match fs::remove_file(tree.join(name)) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            tracing::warn!("{name} cannot be removed: {e}")
-        }
-        _ => {}
-    }
-}
-
-/// Removes a backend's unfinished output, and the temporary files that clang names after it
-/// (`STEM-RANDOM.o.tmp`) and leaves when it is killed.
-fn remove_aside(tree: &Path, aside: &str) {
-    remove_file(tree, aside);
-    remove_file(tree, &dwo_name(aside));
-    let place = tree.join(aside);
-    let stem = place.file_stem().unwrap_or_default().to_string_lossy().into_owned() + "-";
-    let folder = place.parent().unwrap_or(tree);
-    remove_all(folder, |name| name.starts_with(&stem) && name.ends_with(".tmp"));
 }
 
 /// Removes what a killed run left in the folders of these jobs: a file that its backends left
