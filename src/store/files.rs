@@ -105,7 +105,7 @@ impl Files {
         let recorded = self.known().get(name).copied();
         match recorded {
             Some(known) if known.seen => Ok(Some(known.facts)),
-            recorded => self.look(name, recorded, None),
+            recorded => self.look_first(name, recorded, None),
         }
     }
 
@@ -116,14 +116,43 @@ impl Files {
         let recorded = self.known().get(name).copied();
         match recorded {
             Some(known) if known.seen => Ok(Some(known.facts)),
-            recorded => self.look(name, recorded, Some(bytes)),
+            recorded => self.look_first(name, recorded, Some(bytes)),
         }
     }
 
     /// Facts of a file that was just written.
     pub fn find_again(&self, name: &str) -> Result<Option<Facts>> {
         let recorded = self.known().get(name).copied();
-        self.look(name, recorded, None)
+        let Some(known) = self.look(name, recorded, None)? else {
+            return Ok(None);
+        };
+        self.known().insert(name.to_owned(), known);
+        Ok(Some(known.facts))
+    }
+
+    /// Looks at a file for the first time in this run, unless another thread was quicker: what is
+    /// made from the one reading and what is made from the other must not be told apart later.
+    fn look_first(
+        &self,
+        name: &str,
+        recorded: Option<Known>,
+        mut bytes: Option<&mut Vec<u8>>,
+    ) -> Result<Option<Facts>> {
+        let Some(known) = self.look(name, recorded, bytes.as_deref_mut())? else {
+            return Ok(None);
+        };
+        let mut all = self.known();
+        match all.get_mut(name) {
+            Some(first) if first.seen => {
+                if let Some(bytes) = bytes.filter(|_| first.facts != known.facts) {
+                    bytes.clear();
+                }
+                return Ok(Some(first.facts));
+            }
+            Some(place) => *place = known,
+            None => drop(all.insert(name.to_owned(), known)),
+        }
+        Ok(Some(known.facts))
     }
 
     /// Takes down what was put into a file just now under another name, and then renamed. If
@@ -157,7 +186,7 @@ impl Files {
         name: &str,
         recorded: Option<Known>,
         bytes: Option<&mut Vec<u8>>,
-    ) -> Result<Option<Facts>> {
+    ) -> Result<Option<Known>> {
         let path = self.path(name);
         let found = match fs::metadata(&path) {
             Ok(found) => found,
@@ -168,22 +197,28 @@ impl Files {
             Err(e) => return Err(Error::io("look at", name, e)),
         };
         let stamp = Stamp::of(&found);
-        let known = match recorded.filter(|known| known.stamp == stamp && !known.young) {
-            Some(known) => Known { seen: true, ..known },
-            None => self.read_facts(&path, bytes).map_err(|e| Error::io("read", name, e))?,
-        };
-        let mut all = self.known();
-        match all.get_mut(name) {
-            Some(place) => *place = known,
-            None => drop(all.insert(name.to_owned(), known)),
+        match recorded.filter(|known| known.stamp == stamp && !known.young) {
+            Some(known) => Ok(Some(Known { seen: true, ..known })),
+            None => self.read_facts(&path, bytes).map(Some).map_err(|e| Error::io("read", name, e)),
         }
-        Ok(Some(known.facts))
     }
 
     /// Facts of a file that has to be there.
     pub fn facts(&self, name: &str) -> Result<Facts> {
         let absent = || Error::io("read", name, io::ErrorKind::NotFound.into());
         self.find(name)?.ok_or_else(absent)
+    }
+
+    /// The bytes that a file's facts were taken of; an error where it has others by now.
+    pub fn read_known(&self, name: &str) -> Result<Vec<u8>> {
+        let facts = self.facts(name)?;
+        let bytes = fs::read(self.path(name)).map_err(|e| Error::io("read", name, e))?;
+        match Digest::of(&bytes) == facts.digest {
+            true => Ok(bytes),
+            false => {
+                Err(Error::bad_input(name, "bytes that changed while they were read", "run again"))
+            }
+        }
     }
 
     fn unread(&self) -> MutexGuard<'_, HashMap<String, Unread>> {
@@ -240,6 +275,12 @@ impl Files {
             }
             _ => false,
         }
+    }
+
+    /// Whether a file that was asked for is as it was then, there or not.
+    pub fn is_as_seen(&self, name: &str) -> bool {
+        let was_there = self.known().contains_key(name);
+        if was_there { self.is_unchanged(name) } else { !self.path(name).exists() }
     }
 
     /// Facts that a state file should have, and does not. What was read too young is read
@@ -342,6 +383,23 @@ mod tests {
             assert_eq!(again.digest, Digest::of(text.as_bytes()));
         }
         assert_ne!(one, files.facts("a").unwrap());
+    }
+
+    /// Two threads may read one file, and it may change in between: case of the plan's threads.
+    #[test]
+    fn of_two_readings_the_first_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
+        fs::write(&path, "first").unwrap();
+        let first = files.facts("a").unwrap();
+        fs::write(&path, "second").unwrap();
+        let mut bytes = Vec::new();
+        // The other thread found nothing on record when it began.
+        let other = files.look_first("a", None, Some(&mut bytes)).unwrap();
+        assert_eq!((other, bytes.len()), (Some(first), 0), "no bytes of another reading");
+        assert!(!files.is_unchanged("a"), "and what is made of it is not taken");
+        assert!(files.read_known("a").unwrap_err().to_string().contains("changed while"));
     }
 
     #[test]
