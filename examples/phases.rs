@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     let linker = toolchain::resolve(Role::Linker, &setting("LD")?, &mut store)?;
     let indexed = thin_link(&store, &linker, &members)?;
     let compiler = toolchain::resolve(Role::Compiler, &setting("CC")?, &mut store)?;
-    let common = inputs::Common::new(compiler.identity);
+    let common = inputs::Common::new(&compiler, &tree);
     let planned = plan::plan(&store, &common, &indexed, 1)?;
     println!("plan: {} of {} backends have to run", planned.len(), indexed.len());
     for one in &planned {

@@ -4,10 +4,12 @@
 //! ```
 //! use kthinlto::backend::inputs::Common;
 //! use kthinlto::store::{Digest, Indexed, Store};
+//! use kthinlto::toolchain::Tool;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tree = tempfile::tempdir()?;
 //! let store = Store::open(tree.path())?;
-//! let common = Common::new(Digest::of(b"what the compiler is made of"));
+//! let compiler = Tool::new("clang", Digest::of(b"what it is made of"), 22);
+//! let common = Common::new(&compiler, tree.path());
 //! let index = Digest::of(b"the bytes of panic.o.thinlto.bc");
 //! let module = Indexed { object: "panic.o".into(), index, imports: vec!["printk.o".into()] };
 //! let why = kthinlto::plan::why(&store, &common, &module)?;

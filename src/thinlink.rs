@@ -11,8 +11,7 @@
 //! use kthinlto::thinlink::{ThinLink, response_file};
 //! use kthinlto::toolchain::Tool;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let argv = vec!["ld.lld".to_owned()];
-//! let linker = Tool { text: argv.concat(), argv, identity: Digest::of(b""), release: 22 };
+//! let linker = Tool::new("ld.lld", Digest::of(b"what it is made of"), 22);
 //! let facts = Facts { digest: Digest::of(b""), format: Format::Bitcode, size: 0 };
 //! let members = [("kernel/panic.o".to_owned(), facts), ("lib/odd name.o".to_owned(), facts)];
 //! assert_eq!(response_file(&members), "kernel/panic.o\nlib/odd\\ name.o\n");
@@ -34,7 +33,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::exec::process::Invocation;
-use crate::flag_files::named_files;
+use crate::flag_files::Named;
 use crate::parallel;
 use crate::store::{self, Digest, Facts, Indexed, KeyBuilder, LinkRecord, Store};
 use crate::toolchain::Tool;
@@ -65,7 +64,7 @@ impl ThinLink<'_> {
     /// module are seen from outside.
     /// Files that the flags name count by content.
     pub fn key(&self, store: &Store) -> Result<Digest> {
-        let mut key = KeyBuilder::new("kthinlto thin link 1");
+        let mut key = KeyBuilder::new("kthinlto thin link 2");
         key.digest(&self.linker.identity);
         key.field(&(self.flags.len() as u64).to_le_bytes());
         for flag in self.flags {
@@ -74,8 +73,11 @@ impl ThinLink<'_> {
         for (name, facts) in self.members {
             key.field(name.as_bytes()).digest(&facts.digest);
         }
-        let words: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        for name in named_files(&words, |name| store.files.is_file(name)) {
+        let options = self.linker.options(store.tree());
+        let words: Vec<&str> = options.iter().chain(self.flags).map(String::as_str).collect();
+        let mut named = Named::new(&store.files, &[]);
+        named.add(&words)?;
+        for name in named.found {
             key.field(name.as_bytes()).digest(&store.files.facts(&name)?.digest);
         }
         Ok(key.finish())

@@ -27,12 +27,14 @@ again() { rm kernel/a.thinlto-native.o; }
 script() { printf '#!/bin/sh\n%s\n' "$2" > ../$1; chmod +x ../$1; }
 cc() {
   script cc "[ \"\$*\" != --version ] || { echo clang version 22.0.0; exit; }
+  case \"\$*\" in *-###*) exec $CC \"\$@\";; esac
   for word; do [ \"\$was\" != -o ] || out=\$word; was=\$word; done
   $1"
   export CC=$PWD/../cc
 }
 ld() {
   script ld "[ \"\$*\" != --version ] || { echo LLD 22.0.0; exit; }
+  # $LD
   $1"
   export LD=$PWD/../ld
 }

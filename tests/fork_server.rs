@@ -176,7 +176,7 @@ fn a_wrapper_program_falls_back() {
 #[test]
 fn a_wrapper_before_the_compiler_falls_back() {
     let tree = Tree::new();
-    let wrapper = tree.script("ccache", "exec \"$@\"");
+    let wrapper = tree.script("distcc", "exec \"$@\"");
     falls_back(&tree, &format!("{wrapper} {}", tool("clang")), "is a wrapper");
 }
 

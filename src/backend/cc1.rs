@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use super::command::{aside_name, native_name};
 use crate::exec::words::Words;
 use crate::thinlink::index_name;
+use crate::toolchain::quoted_words;
 
 /// Asks the driver what it would run, and to run nothing.
 pub const ASK: &str = "-###";
@@ -77,27 +78,9 @@ fn command(printed: &str) -> Option<Words> {
         return None;
     }
     let mut lines = printed.lines().skip_while(|line| *line != " (in-process)").skip(1);
-    let words = words(lines.next()?)?;
+    let words = quoted_words(lines.next()?)?;
     let is_one = lines.next().is_none() && words.iter().nth(1) == Some("-cc1");
     is_one.then_some(words)
-}
-
-/// Words in double quotes, after a space each.
-fn words(line: &str) -> Option<Words> {
-    let (mut words, mut rest) = (Words::default(), line);
-    while !rest.is_empty() {
-        let (mut word, mut chars) = (String::new(), rest.strip_prefix(" \"")?.chars());
-        loop {
-            match chars.next()? {
-                '"' => break,
-                '\\' => word.push(chars.next()?),
-                other => word.push(other),
-            }
-        }
-        words.push(&word);
-        rest = chars.as_str();
-    }
-    Some(words)
 }
 
 #[cfg(test)]
@@ -167,12 +150,12 @@ mod tests {
         fn words_come_back_as_they_were(words in proptest::collection::vec("[^\n\r]*", 1..5)) {
             let printed = printed(&words.iter().map(String::as_str).collect::<Vec<_>>());
             let line = printed.lines().last().unwrap();
-            prop_assert_eq!(super::words(line), Some(words.into_iter().collect()));
+            prop_assert_eq!(quoted_words(line), Some(words.into_iter().collect()));
         }
 
         #[test]
         fn whatever_is_printed_does_no_harm(text in any::<String>(), line in "[ \"\\\\a]*") {
-            let _ = (command(&text), words(&line));
+            let _ = (command(&text), quoted_words(&line));
         }
     }
 }

@@ -53,8 +53,8 @@ pub fn invocation(
     tree: &Path,
 ) -> Invocation {
     let words = compiler.iter().map(String::as_str).chain(flags.words.iter());
-    let mut what = Invocation::new(words.chain(FIXED), tree);
-    if splits_dwarf(flags.words.iter()) {
+    let mut what = Invocation::new(words.clone().chain(FIXED), tree);
+    if splits_dwarf(words) {
         // The object names its .dwo: not the one beside the temporary output.
         let name = dwo_name(&native_name(object));
         what.argv.extend(["-Xclang", "-split-dwarf-file", "-Xclang", &name]);

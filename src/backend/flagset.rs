@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::command;
 use super::flags::{self, Flags};
 use crate::error::{Error, Result};
-use crate::flag_files::named_files;
+use crate::flag_files::Named;
 use crate::kbuild::cmd_file::{self, CmdFile};
-use crate::store::{Digest, KeyBuilder, Store};
+use crate::store::{Digest, Files, KeyBuilder, Store};
+use crate::toolchain::Tool;
 
 /// What a key needs to know of a set of flags.
 #[derive(Debug)]
@@ -26,15 +27,33 @@ pub struct FlagSet {
 }
 
 impl FlagSet {
-    fn new(words: &[String], is_file: impl Fn(&str) -> bool) -> Self {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        FlagSet {
-            digest: digest(&words),
-            named: named_files(&words, is_file),
+    /// What a set of flags means behind the compiler's own words. Those are part of its identity,
+    /// and so of no digest here; but what they ask for and name counts as if the set did.
+    fn new(files: &Files, compiler: &CompilerWords, set: &[String]) -> Result<Self> {
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        let own = compiler.options.iter().map(String::as_str);
+        let words: Vec<&str> = own.chain(set.iter().copied()).collect();
+        let mut named = Named::new(files, &compiler.folders);
+        compiler.configuration.iter().try_for_each(|file| named.take_in(file))?;
+        named.add(&words)?;
+        let taken_in: Vec<&str> = named.taken_in.iter().map(String::as_str).collect();
+        Ok(FlagSet {
+            digest: digest(&set),
             splits_dwarf: command::splits_dwarf(words.iter().copied()),
-            other_assembler: uses_other_assembler(&words),
-        }
+            other_assembler: uses_other_assembler(&words)
+                .or_else(|| uses_other_assembler(&taken_in))
+                .unwrap_or_default(),
+            named: named.found,
+        })
     }
+}
+
+/// What the compiler's own words add to every set of flags.
+#[derive(Debug, Default)]
+struct CompilerWords {
+    options: Vec<String>,
+    folders: Vec<String>,
+    configuration: Vec<String>,
 }
 
 /// The `.cmd` file that the flags of `object` come from.
@@ -50,20 +69,36 @@ fn digest(words: &[&str]) -> Digest {
     key.finish()
 }
 
-fn uses_other_assembler(words: &[&str]) -> bool {
+/// What the last word about the assembler says, if there is one.
+fn uses_other_assembler(words: &[&str]) -> Option<bool> {
     let last = words.iter().rev().find(|word| word.ends_with("integrated-as"));
-    last.is_some_and(|word| word.contains("no-integrated-as"))
+    last.map(|word| word.contains("no-integrated-as"))
 }
 
 /// All sets of a run.
 #[derive(Debug, Default)]
 pub struct FlagSets {
+    compiler: CompilerWords,
     sets: Mutex<HashMap<Digest, Arc<FlagSet>>>,
     /// Flags of the objects whose records were read in this run, until they are taken.
     read: Mutex<HashMap<String, Flags>>,
 }
 
 impl FlagSets {
+    /// Sets of flags for a compiler that runs in `tree`.
+    pub fn new(compiler: &Tool, tree: &Path) -> Self {
+        let is_configuration = |file: &&String| {
+            compiler.folders.iter().any(|folder| Path::new(file).starts_with(folder))
+                && file.ends_with(".cfg")
+        };
+        let compiler = CompilerWords {
+            options: compiler.options(tree),
+            folders: compiler.folders.clone(),
+            configuration: compiler.files.iter().filter(is_configuration).cloned().collect(),
+        };
+        FlagSets { compiler, ..FlagSets::default() }
+    }
+
     /// The set of one object's flags.
     pub fn of(&self, store: &Store, object: &str) -> Result<Arc<FlagSet>> {
         let record = record_of(object);
@@ -71,40 +106,48 @@ impl FlagSets {
         let facts =
             store.files.find_and_read(&record, &mut bytes)?.ok_or_else(|| Error::NoFlags {
                 object: object.to_owned(),
-                record: record.into(),
+                record: record.clone().into(),
                 found: "no such file".to_owned(),
             })?;
         let set = match store.flag_set(object, facts.digest) {
             Some(set) => set,
             None => {
-                let flags = match bytes.is_empty() {
-                    true => flags::recorded(store.tree(), object)?,
-                    false => flags::of_record(CmdFile::of(&bytes), object)?,
-                };
+                if bytes.is_empty() {
+                    bytes = store.files.read_known(&record)?;
+                }
+                let flags = flags::of_record(CmdFile::of(&bytes), object)?;
                 let set = store.set_flags(object, facts.digest, &flags::effective(&flags.words))?;
                 self.read().insert(object.to_owned(), flags);
                 set
             }
         };
-        Ok(self.resolved(store, set))
+        self.resolved(store, set)
     }
 
     /// All flags of one object, to run its backend with. Its record is read once.
     pub fn take(&self, store: &Store, object: &str) -> Result<Flags> {
         let read = self.read().remove(object);
-        read.map_or_else(|| flags::recorded(store.tree(), object), Ok)
+        match read {
+            Some(read) => Ok(read),
+            None => {
+                let bytes = store.files.read_known(&record_of(object))?;
+                flags::of_record(CmdFile::of(&bytes), object)
+            }
+        }
     }
 
     fn read(&self) -> MutexGuard<'_, HashMap<String, Flags>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn resolved(&self, store: &Store, set: Digest) -> Arc<FlagSet> {
+    fn resolved(&self, store: &Store, set: Digest) -> Result<Arc<FlagSet>> {
         let mut sets = self.sets.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || {
-            let words = store.flag_words(set);
-            Arc::new(FlagSet::new(&words, |name| store.files.is_file(name)))
-        };
-        Arc::clone(sets.entry(set).or_insert_with(make))
+        if let Some(known) = sets.get(&set) {
+            return Ok(Arc::clone(known));
+        }
+        let made = FlagSet::new(&store.files, &self.compiler, &store.flag_words(set))?;
+        let made = Arc::new(made);
+        sets.insert(set, Arc::clone(&made));
+        Ok(made)
     }
 }

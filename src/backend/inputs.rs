@@ -1,7 +1,7 @@
 //! Everything that can change what a backend makes: one walk, read by the key and by
 //! whoever explains it. Must not know whether anything runs.
 
-use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::bitcode::asm::{self, Includes};
@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::store::{AsmRecord, Digest, Facts, Indexed, KeyBuilder, Store};
 use crate::thinlink::index_name;
+use crate::toolchain::Tool;
 
 use super::flags::Flags;
 use super::flagset::{self, FlagSet, FlagSets};
@@ -16,8 +17,10 @@ use super::flagset::{self, FlagSet, FlagSets};
 /// What all backends of a run have in common.
 #[derive(Debug)]
 pub struct Common {
-    /// Identity of the compiler: its program, libraries, configuration.
+    /// Identity of the compiler: its words, programs, libraries, configuration.
     compiler: Digest,
+    /// It cannot be told which program compiles.
+    opaque: bool,
     /// Digest of the environment that clang reads.
     environment: Digest,
     /// Sets of flags, resolved once in a run.
@@ -25,9 +28,14 @@ pub struct Common {
 }
 
 impl Common {
-    /// Takes the compiler's identity and looks at the environment.
-    pub fn new(compiler: Digest) -> Self {
-        Common { compiler, environment: environment(), sets: FlagSets::default() }
+    /// Takes the compiler that runs in `tree`, and looks at the environment.
+    pub fn new(compiler: &Tool, tree: &Path) -> Self {
+        Common {
+            compiler: compiler.identity,
+            opaque: compiler.opaque.is_some(),
+            environment: environment(),
+            sets: FlagSets::new(compiler, tree),
+        }
     }
 }
 
@@ -160,11 +168,10 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
         let found = "no bitcode, though the thin link indexed it";
         return Err(Error::bad_input(object, found, "run again: it changed meanwhile"));
     }
-    let included = store.asm_includes(bitcode.digest, || {
-        asm_record_of(object, &read_known(store, object, bitcode.digest)?)
-    })?;
+    let included = store
+        .asm_includes(bitcode.digest, || asm_record_of(object, &store.files.read_known(object)?))?;
     let flags = common.sets.of(store, object)?;
-    if included.unknown || flags.other_assembler {
+    if common.opaque || included.unknown || flags.other_assembler {
         sink.unknown();
     }
     let mut file = |kind: &'static str, name: &str| -> Result<()> {
@@ -188,17 +195,6 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
 pub fn learn(store: &Store, object: &str, facts: Facts, bytes: &[u8]) {
     if facts.format == Format::Bitcode {
         let _ = store.asm_includes(facts.digest, || asm_record_of(object, bytes));
-    }
-}
-
-/// The bytes that a digest was taken of, where they were not kept.
-fn read_known(store: &Store, name: &str, digest: Digest) -> Result<Vec<u8>> {
-    let bytes = fs::read(store.files.path(name)).map_err(|e| Error::io("read", name, e))?;
-    match Digest::of(&bytes) == digest {
-        true => Ok(bytes),
-        false => {
-            Err(Error::bad_input(name, "bytes that changed while they were read", "run again"))
-        }
     }
 }
 
@@ -232,7 +228,7 @@ fn add_asm_files(
         };
         sink.input(KIND, name, &facts.digest);
         sink.file(name);
-        let text = read_known(store, name, facts.digest)?;
+        let text = store.files.read_known(name)?;
         let mut nested = Includes::default();
         asm::scan(&text, &mut nested);
         if nested.unknown && is_text(&text) {
@@ -246,21 +242,4 @@ fn add_asm_files(
 /// A binary that is included may hold any bytes; only text can include more.
 fn is_text(bytes: &[u8]) -> bool {
     !bytes.contains(&0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_that_are_not_those_of_the_digest_are_not_used() {
-        let tree = tempfile::tempdir().unwrap();
-        let store = Store::open(tree.path()).unwrap();
-        fs::write(tree.path().join("a.inc"), ".long 1").unwrap();
-        let digest = store.files.facts("a.inc").unwrap().digest;
-        assert_eq!(read_known(&store, "a.inc", digest).unwrap(), b".long 1");
-        fs::write(tree.path().join("a.inc"), ".include \"b\"").unwrap();
-        let error = read_known(&store, "a.inc", digest).unwrap_err().to_string();
-        assert!(error.contains("a.inc: bytes that changed while they were read; run"), "{error}");
-    }
 }

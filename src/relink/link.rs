@@ -76,7 +76,8 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     let fixed = planner.identity.fixed(&flags).unwrap_or_default();
     let environment = environment(tree)?;
     let (link, nm, objcopy) = (&tree.link, &tree.nm, &tree.objcopy);
-    let mut salt = planner.tools(&[&tree.compiler, &link.linker, nm, objcopy])?;
+    let mut salt = vec![planner.compiler()?];
+    salt.extend(planner.tools(&[&link.linker, nm, objcopy])?);
     if btf::is_on(tree) {
         salt.extend(planner.tools(&[&tree.pahole])?);
     }

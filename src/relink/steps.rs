@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::modpost::objects::VMLINUX_OBJS;
 use crate::stage::VMLINUX;
 use crate::store::{Digest, Store};
-use crate::toolchain;
+use crate::toolchain::{self, Role};
 
 /// The initcalls' linker script.
 pub const INITCALLS: &str = ".tmp_initcalls.lds";
@@ -76,6 +76,16 @@ impl Planner<'_> {
     /// Content of the programs that a command runs.
     pub fn tools(&mut self, commands: &[&str]) -> Result<Vec<Digest>> {
         commands.iter().map(|command| toolchain::identify(command, self.store)).collect()
+    }
+
+    /// The compiler with the program that compiles in the end. Where nobody can tell which that is,
+    /// a step that it does is on no record.
+    pub fn compiler(&mut self) -> Result<Digest> {
+        let tool = toolchain::resolve(Role::Compiler, &self.tree.compiler, self.store)?;
+        Ok(match tool.opaque {
+            None => tool.identity,
+            Some(_) => Digest::of(format!("{:?}", std::time::SystemTime::now()).as_bytes()),
+        })
     }
 
     /// A step with the command that make recorded for its only output.
@@ -214,7 +224,7 @@ impl Planner<'_> {
         if !link::takes_exports(self.tree)? {
             return Ok(None);
         }
-        let compiler = self.tree.compiler.clone();
+        let compiler = self.compiler()?;
         let shown = self.tree.command(EXPORT_O)?;
         let mut inputs = vec![EXPORT_C.to_owned()];
         inputs.extend(self.tree.dependencies(EXPORT_O).into_iter().filter(|name| name != EXPORT_C));
@@ -224,7 +234,7 @@ impl Planner<'_> {
             name: EXPORT_O.to_owned(),
             verb: "CC",
             inputs,
-            salt: self.tools(&[&compiler, &linker])?,
+            salt: [vec![compiler], self.tools(&[&linker])?].concat(),
             outputs: vec![self.output(EXPORT_O, false)],
             action: Action::Shell {
                 text: retarget(&shown, EXPORT_O, &self.aside(EXPORT_O)),

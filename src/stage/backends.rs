@@ -181,6 +181,7 @@ impl Work for Backends<'_> {
         }
         match judged {
             Ok(native) => {
+                self.check_compiler()?;
                 self.accept(number, native, usage.as_ref().map(cost))?;
                 self.give_to_cache(number);
                 Ok(true)
@@ -195,6 +196,18 @@ impl Work for Backends<'_> {
 }
 
 impl Backends<'_> {
+    /// Ends the run where the compiler is not the one any more that the keys speak of: what it
+    /// makes now must go on no record, and into no cache.
+    fn check_compiler(&self) -> Result<()> {
+        match self.compiler.changed(self.store) {
+            Some(file) => {
+                let found = "it changed while backends ran, so that nobody knows what compiled";
+                Err(Error::bad_input(file, found, "run again"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The bitcode object of a job.
     pub(super) fn object(&self, number: usize) -> &str {
         &self.jobs[number].planned.object

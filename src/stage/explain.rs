@@ -74,7 +74,7 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     let module = find(&link.modules, name, &settings.tree)?;
     let relink = why_relink(settings, &mut store)?;
     let compiler = compiler(settings, &module.object, &mut store)?;
-    let common = Common::new(compiler.identity);
+    let common = Common::new(&compiler, &settings.tree);
     let inputs = inputs::inputs(&store, &common, module)?;
     let importers = link
         .modules

@@ -24,6 +24,7 @@ impl Stage<'_> {
             return Err(Error::Usage(text.to_owned()));
         };
         let linker = toolchain::resolve(Role::Linker, linker, &mut self.store)?;
+        self.note_tool(Role::Linker, &linker);
         let flags = shell_words::split(&self.settings.linker_flags).map_err(|e| {
             Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}; close the quote"))
         })?;
@@ -32,7 +33,7 @@ impl Stage<'_> {
         let held = self.slots.try_acquire_up_to(cores());
         let current = thinlink::is_current(&self.store, key, held.len().max(1))?;
         drop(held);
-        if let Some(record) = current {
+        if let Some(record) = current.filter(|_| linker.opaque.is_none()) {
             let modules = record.modules.clone();
             if !self.settings.dry_run {
                 self.write_list(&modules)?;
@@ -79,6 +80,10 @@ impl Stage<'_> {
         {
             let found = "bytes that changed while the linker read them";
             return Err(Error::bad_input(name, found, "run again"));
+        }
+        if let Some(file) = link.linker.changed(&self.store) {
+            let found = "it changed while it linked, so that nobody knows what did";
+            return Err(Error::bad_input(file, found, "run again"));
         }
         scratch.take(&self.store, link.members)
     }

@@ -109,6 +109,8 @@ pub struct Stage<'a> {
     listener: &'a mut dyn Listener,
     store: Store,
     threads: usize,
+    /// What was looked at decides which programs run.
+    settled: bool,
 }
 
 /// Runs the stage.
@@ -167,20 +169,22 @@ fn run(
         return Ok((None, summary));
     }
     listener.on(&Event::Phase("members"));
-    repeat.look(&settings.tree, settings.compiler.as_deref());
+    repeat.look(&settings.tree);
     let names = archives::member_names(settings, &mut repeat.watch)?;
     let store = open(settings)?;
     if let Some(warning) = store.warning() {
         listener.on(&Event::Warning(&warning));
     }
-    let mut stage = Stage { settings, slots, interrupts, listener, store, threads };
+    let mut stage = Stage { settings, slots, interrupts, listener, store, threads, settled: true };
     let result = stage.run(names, held);
     let flushed = stage.store.flush();
     let mut summary = result?;
     flushed?;
     summary.time = started.elapsed();
-    if !settings.dry_run {
+    if !settings.dry_run && stage.settled {
         repeat.leave(&stage.store, &summary);
+    }
+    if !settings.dry_run {
         stage.listener.on(&Event::Done(&summary));
     }
     Ok((Some(stage.store), summary))
@@ -247,7 +251,8 @@ impl Stage<'_> {
         };
         self.phase("plan");
         let compiler = compiler(self.settings, &first.object, &mut self.store)?;
-        let common = Common::new(compiler.identity);
+        self.note_tool(Role::Compiler, &compiler);
+        let common = Common::new(&compiler, &self.settings.tree);
         let held = self.slots.try_acquire_up_to(cores());
         self.threads = held.len().max(1);
         let planned = plan::plan(&self.store, &common, indexed, self.threads)?;
@@ -255,6 +260,28 @@ impl Stage<'_> {
         self.check_interrupt()?;
         self.announce_plan(indexed, &planned);
         self.run_backends(&compiler, &common, planned)
+    }
+
+    /// Takes down whether a tool's answer can be kept, and says what follows where it cannot be
+    /// told which program runs.
+    fn note_tool(&mut self, role: Role, tool: &Tool) {
+        self.settled &= tool.settled;
+        let Some(why) = &tool.opaque else {
+            return;
+        };
+        let (name, text, product) = (role.variable(), &tool.text, role.product());
+        let so = match role {
+            Role::Compiler => {
+                "every module is compiled each time, and none is taken from or given to the \
+                 shared cache"
+            }
+            Role::Linker => "the thin link is made each time",
+        };
+        let text = format!(
+            "cannot tell which program {name} `{text}` runs: {why}; {so}; name {product} itself \
+             with {name}="
+        );
+        self.listener.on(&Event::Warning(&text));
     }
 
     fn runner(&self) -> Runner<'_> {

@@ -48,14 +48,10 @@ impl Repeat {
     }
 
     /// Looks at what the stage will read by itself. It has to be called before that.
-    pub(super) fn look(&mut self, tree: &Path, compiler: Option<&str>) {
+    pub(super) fn look(&mut self, tree: &Path) {
         let record = cmd_file::path_for(Path::new(VMLINUX));
         for name in [Path::new(ORDER), Path::new(LIST), &record] {
             self.watch.look(&tree.join(name));
-        }
-        // clang reads configuration files from its own folder, new ones too.
-        for program in toolchain::programs_of(compiler.unwrap_or_default(), tree) {
-            self.watch.look(program.parent().unwrap_or(Path::new("/")));
         }
     }
 

@@ -19,7 +19,7 @@ use super::stamp::Stamp;
 use crate::error::{Error, Result};
 
 /// First line of the file. It changes with the records below: another's file is not read.
-const MAGIC: &[u8] = b"kthinlto state 3\n";
+const MAGIC: &[u8] = b"kthinlto state 4\n";
 
 /// What was learnt from a thin link about one module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,14 +130,26 @@ impl BackendRecord {
 /// What was learnt about a compiler or linker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolRecord {
-    /// The program and the libraries that it loads.
+    /// Version of the rules by which all this was found.
+    pub rule: u32,
+    /// The words that are run.
+    pub argv: Vec<String>,
+    /// Programs, the libraries that they load, and configuration files.
     pub files: Vec<String>,
+    /// Folders where it looks for configuration files.
+    pub folders: Vec<String>,
     /// Digest of the loader's cache when they were looked up.
     pub loader: Option<Digest>,
     /// Digest over all of them, at the time when `release` was asked for.
     pub identity: Digest,
     /// Major version.
     pub release: u32,
+    /// The program that compiles, as the compiler names it.
+    pub behind: Option<String>,
+    /// Why it cannot be told what runs.
+    pub opaque: Option<String>,
+    /// Nothing but the words and the files decides what runs.
+    pub settled: bool,
 }
 
 /// Files that a module's assembly includes (by the module's digest).

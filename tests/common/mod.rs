@@ -366,21 +366,23 @@ impl Tree {
         text.lines().filter(|line| *line != "--version").count()
     }
 
-    /// A script that passes for clang: it answers `--version`, and else runs `body`, which
+    /// A script that passes for clang: it answers questions, and else runs `body`, which
     /// finds the bitcode's name in `$object` and the name of the file to make in `$out`.
     pub fn compiler(&self, name: &str, body: &str) -> String {
         self.script(
             name,
             &format!(
-                "case \"$*\" in --version) echo 'clang version 22.0.0'; exit;; esac\n\
-                 for object; do [ \"$was\" = -o ] && out=$object; was=$object; done\n{body}"
+                "case \"$*\" in --version) echo 'clang version 22.0.0'; exit;; \
+                 *-###*) exec {} \"$@\";; esac\n\
+                 for object; do [ \"$was\" = -o ] && out=$object; was=$object; done\n{body}",
+                tool("clang")
             ),
         )
     }
 
     /// A program that passes for clang itself, as a fork server wants it, and becomes `then`
     /// when it runs. `begin` is C that runs in a constructor; `main`, C that runs before `then`
-    /// in each process: `forked` is true there in a copy, and `argc` and `argv` are its own.
+    /// in each process that is not only asked a question: `forked` is true there in a copy, and `argc` and `argv` are its own.
     pub fn program(
         &self,
         name: &str,
@@ -398,7 +400,9 @@ impl Tree {
              __attribute__((constructor)) static void begin(void) {{\n\
              (void)sleeps; born = getpid(); {begin}\n}}\n\
              int main(int argc, char **argv) {{\nint forked = getpid() != born;\n\
-             (void)argc; (void)forked; {main}\n\
+             (void)argc; (void)forked;\n\
+             int asked = 0; for (int i = 1; i < argc && i < 3; i++) asked |= !strcmp(argv[i], \"-###\");\n\
+             if (!asked) {{ {main}\n}}\n\
              argv[0] = \"{then}\"; execvp(argv[0], argv); return option[0];\n}}\n"
         );
         let (path, file) = (self.dir.path().join(name), self.dir.path().join("program.c"));
@@ -414,7 +418,10 @@ impl Tree {
 
     /// A script that passes for ld.lld, and runs `body` instead of a thin link.
     pub fn linker(&self, name: &str, body: &str) -> String {
-        let version = "case \"$*\" in --version) echo 'LLD 22.0.0'; exit;; esac";
+        let version = format!(
+            "# {}\ncase \"$*\" in --version) echo 'LLD 22.0.0'; exit;; esac",
+            tool("ld.lld")
+        );
         self.script(name, &format!("{version}\n{body}"))
     }
 

@@ -1,0 +1,389 @@
+//! The compiler and the linker: find them, see that they can do distributed ThinLTO, and
+//! identify them by the words that are run and the content that runs (each program, the libraries
+//! that it loads, its configuration files), not by what `--version` says. Must not know what they
+//! are asked to do.
+//!
+//! The words of CC need not name the compiler: launchers, wrapper scripts and links of ccache stand
+//! before it. So the compiler itself is asked which program compiles (`-###`). Where nothing but
+//! the words decides that, the answer is kept with the content of all that was seen; behind a
+//! script or a launcher that is not known here it is asked in each run; and where there is no
+//! answer the tool is [`opaque`](Tool::opaque), and no one may trust what it made before.
+//!
+//! ```
+//! use kthinlto::error::Error;
+//! use kthinlto::{store::Store, toolchain::{Role, resolve}};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tree = tempfile::tempdir()?;
+//! let mut store = Store::open(tree.path())?;
+//! let missing = resolve(Role::Linker, "ld.lld-none", &mut store).unwrap_err();
+//! assert!(matches!(missing, Error::ToolMissing { .. }));
+//! # Ok(()) }
+//! ```
+
+mod ask;
+mod ccache;
+pub mod configuration;
+mod programs;
+
+use std::path::Path;
+
+pub use self::ask::quoted_words;
+
+use crate::error::{Error, Result};
+use crate::store::{Digest, KeyBuilder, Store, ToolRecord};
+use ask::Behind;
+
+/// Oldest LLVM release that is accepted: the oldest that builds Linux 7.2, the first kernel
+/// with distributed ThinLTO.
+pub const OLDEST: u32 = 15;
+
+/// `CC` or `LD`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The compiler, clang.
+    Compiler,
+    /// The linker, LLD.
+    Linker,
+}
+
+impl Role {
+    /// The make variable that names it.
+    pub fn variable(self) -> &'static str {
+        match self {
+            Role::Compiler => "CC",
+            Role::Linker => "LD",
+        }
+    }
+
+    /// What stands before the release number in its `--version`.
+    fn marker(self) -> &'static str {
+        match self {
+            Role::Compiler => "clang version ",
+            Role::Linker => "LLD ",
+        }
+    }
+
+    /// What it has to be.
+    pub fn product(self) -> &'static str {
+        match self {
+            Role::Compiler => "clang",
+            Role::Linker => "LLD",
+        }
+    }
+}
+
+/// Version of the rules by which a tool's files are found: a record by other ones is not used.
+const RULE: u32 = 1;
+
+/// A tool that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tool {
+    /// The command as it was given.
+    pub text: String,
+    /// The words that are run: the command's own, but for a cache that would stand between.
+    pub argv: Vec<String>,
+    /// The words, and the content of everything that runs.
+    pub identity: Digest,
+    /// Major release.
+    pub release: u32,
+    /// Files that it is made of.
+    pub files: Vec<String>,
+    /// Folders where it looks for configuration files.
+    pub folders: Vec<String>,
+    /// A clause that says why it cannot be told what runs, where that is so.
+    pub opaque: Option<String>,
+    /// Nothing but what the identity covers decides which program runs.
+    pub settled: bool,
+}
+
+impl Tool {
+    /// A tool of which no more is known than this.
+    pub fn new(command: &str, identity: Digest, release: u32) -> Self {
+        Tool {
+            text: command.to_owned(),
+            argv: shell_words::split(command).unwrap_or_default(),
+            identity,
+            release,
+            files: Vec::new(),
+            folders: Vec::new(),
+            opaque: None,
+            settled: true,
+        }
+    }
+
+    fn of(command: &str, record: &ToolRecord) -> Self {
+        let ToolRecord { argv, files, folders, identity, release, opaque, settled, .. } =
+            record.clone();
+        Tool { text: command.to_owned(), argv, identity, release, files, folders, opaque, settled }
+    }
+
+    /// Its words but for the programs among them: what it tells the compiler or linker itself.
+    pub fn options(&self, tree: &Path) -> Vec<String> {
+        let is_option = |word: &&String| programs::of_word(word, tree).is_none();
+        self.argv.iter().filter(is_option).cloned().collect()
+    }
+
+    /// The first of its files that is not what the identity was taken of.
+    pub fn changed<'a>(&'a self, store: &Store) -> Option<&'a str> {
+        self.files.iter().find(|file| !store.files.is_as_seen(file)).map(String::as_str)
+    }
+}
+
+/// Finds, identifies and checks a tool. It is only started when something that it is made of, or
+/// leads to, is new to the store, or where a script decides what runs.
+pub fn resolve(role: Role, command: &str, store: &mut Store) -> Result<Tool> {
+    let missing = |found: String| Error::ToolMissing {
+        role: role.variable(),
+        command: command.to_owned(),
+        found,
+    };
+    let argv = shell_words::split(command).map_err(|e| missing(e.to_string()))?;
+    let name = argv.first().ok_or_else(|| missing("the command is empty".into()))?;
+    let tree = store.tree().to_path_buf();
+    programs::of_word(name, &tree)
+        .ok_or_else(|| missing(format!("there is no program `{name}`")))?;
+
+    let lookup = format!("{} {}", role.variable(), whereabouts(command, &tree));
+    let loader = store.files.find(LOADER_CACHE)?.map(|facts| facts.digest);
+    let known = store.tool(&lookup).filter(|known| known.rule == RULE).cloned();
+    if let Some(known) = &known
+        && known.loader == loader
+        && identity(store, &argv, known)? == known.identity
+        && (known.settled || leads_there_still(known, &tree))
+    {
+        return Ok(Tool::of(command, known));
+    }
+    let mut record = look(role, &argv, &tree);
+    record.loader = loader;
+    record.identity = identity(store, &argv, &record)?;
+    record.release = match known.filter(|known| known.identity == record.identity) {
+        Some(known) => known.release,
+        None => ask::release(role, command, &record.argv, &tree)?,
+    };
+    let tool = Tool::of(command, &record);
+    store.set_tool(&lookup, record)?;
+    Ok(tool)
+}
+
+/// Content of a program that is only run, whatever it is: its words, its files and the libraries
+/// that it loads. One that is not there is an error when it is run.
+pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
+    let argv = shell_words::split(command).unwrap_or_default();
+    let tree = store.tree().to_path_buf();
+    let lookup = format!("program {}", whereabouts(command, &tree));
+    let loader = store.files.find(LOADER_CACHE)?.map(|facts| facts.digest);
+    if let Some(known) = store.tool(&lookup)
+        && (known.rule, known.loader) == (RULE, loader)
+        && identity(store, &argv, known)? == known.identity
+    {
+        return Ok(known.identity);
+    }
+    let mut record = empty_record(argv.clone());
+    record.files = text(&files_of(&argv, &tree).all);
+    record.loader = loader;
+    record.identity = identity(store, &argv, &record)?;
+    let identity = record.identity;
+    store.set_tool(&lookup, record)?;
+    Ok(identity)
+}
+
+/// Where a command leads now: its words, the program that each leads to, what the dynamic loader
+/// is told, and where configuration files of a user are. Under this a tool is remembered.
+pub fn whereabouts(command: &str, tree: &Path) -> Digest {
+    let mut key = KeyBuilder::new("kthinlto tool 3");
+    key.field(command.as_bytes());
+    for program in programs::of_command(command, tree) {
+        key.field(program.as_os_str().as_encoded_bytes());
+        key.field(programs::real(&program).as_os_str().as_encoded_bytes());
+    }
+    for name in ["LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "HOME", "XDG_CONFIG_HOME"] {
+        key.field(std::env::var_os(name).unwrap_or_default().as_encoded_bytes());
+    }
+    key.finish()
+}
+
+/// Where the dynamic loader's cache says that libraries are. Each package with a library
+/// changes it: the libraries of a tool are then looked up again, and count by content.
+const LOADER_CACHE: &str = "/etc/ld.so.cache";
+
+fn files_of(argv: &[String], tree: &Path) -> programs::Files {
+    let mut files = programs::Files::default();
+    for program in programs::of_words(argv, tree) {
+        files.add(&program, tree);
+    }
+    files
+}
+
+fn text(paths: &[std::path::PathBuf]) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for path in paths.iter().map(|path| path.to_string_lossy().into_owned()) {
+        if !all.contains(&path) {
+            all.push(path);
+        }
+    }
+    all
+}
+
+fn empty_record(argv: Vec<String>) -> ToolRecord {
+    ToolRecord {
+        rule: RULE,
+        argv,
+        files: Vec::new(),
+        folders: Vec::new(),
+        loader: None,
+        identity: Digest::of(b""),
+        release: 0,
+        behind: None,
+        opaque: None,
+        settled: true,
+    }
+}
+
+/// Finds out what a tool is made of. What is left open is its identity and its release.
+fn look(role: Role, argv: &[String], tree: &Path) -> ToolRecord {
+    let mut record = empty_record(ccache::around(argv, tree));
+    let mut files = files_of(&record.argv, tree);
+    match role {
+        Role::Linker if !files.has_lld => {
+            record.opaque = Some("none of the programs that it names is LLD".to_owned());
+        }
+        Role::Linker => {}
+        Role::Compiler => look_behind(&mut record, &mut files, tree),
+    }
+    if let Some(program) = &files.leads_away {
+        record.opaque = Some(format!("{program} leads to files that are not seen from here"));
+    }
+    record.settled &= record.opaque.is_none();
+    record.files = text(&files.all);
+    record
+}
+
+/// Asks the compiler which program compiles and where it looks for configuration files.
+fn look_behind(record: &mut ToolRecord, files: &mut programs::Files, tree: &Path) {
+    let Some(Behind { program, configuration }) = ask::behind(&record.argv, tree) else {
+        record.opaque = Some("it names no compiler when it is asked with -###".to_owned());
+        return;
+    };
+    let named = Path::new(&program);
+    files.add(named, tree);
+    record.settled = is_settled(&record.argv, named, tree);
+    record.folders = ask::configuration_folders(&record.argv, tree);
+    let used = configuration.iter().map(Into::into);
+    let found = record.folders.iter().flat_map(|folder| configuration::files_in(Path::new(folder)));
+    files.all.extend(configuration::with_included(used.chain(found)));
+    record.behind = Some(program);
+}
+
+/// Programs that only run what stands behind them in the same words.
+const LAUNCHERS: [&str; 10] =
+    ["chrt", "env", "ionice", "nice", "nohup", "setarch", "setsid", "stdbuf", "taskset", "time"];
+
+/// Whether words alone lead to the program that compiles: by themselves, or by launchers that are
+/// known to run the program that they are given.
+fn is_settled(argv: &[String], behind: &Path, tree: &Path) -> bool {
+    let behind = programs::real(behind);
+    let found = programs::of_words(argv, tree);
+    let is_it = |program: &std::path::PathBuf| programs::real(program) == behind;
+    let is_launcher = |program: &std::path::PathBuf| {
+        LAUNCHERS.contains(&programs::real_name(program).as_str())
+            // coreutils and busybox may be one program with many names.
+            || program.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+                LAUNCHERS.contains(&name)
+                    && ["coreutils", "busybox"].contains(&programs::real_name(program).as_str())
+            })
+    };
+    found.iter().any(is_it)
+        && found.iter().all(|program| {
+            (is_it(program) || is_launcher(program)) && !programs::is_script(program)
+        })
+}
+
+/// Whether a compiler behind a script is still the one that it was.
+fn leads_there_still(known: &ToolRecord, tree: &Path) -> bool {
+    let (Some(program), Some(behind)) = (&known.behind, ask::behind(&known.argv, tree)) else {
+        return known.opaque.is_some();
+    };
+    behind.program == *program && behind.configuration.iter().all(|used| known.files.contains(used))
+}
+
+/// Digest over the words of a tool and all its files. A file that is gone counts as such, and so
+/// does a configuration file that is new.
+fn identity(store: &Store, argv: &[String], record: &ToolRecord) -> Result<Digest> {
+    let mut key = KeyBuilder::new("kthinlto identity 2");
+    key.field(&(argv.len() as u64).to_le_bytes());
+    argv.iter().chain(&record.argv).for_each(|word| {
+        key.field(word.as_bytes());
+    });
+    let mut files = record.files.clone();
+    for folder in &record.folders {
+        // For its stamp: who trusts it later has to see that no file came.
+        store.files.is_file(folder);
+        files.extend(text(&configuration::files_in(&store.files.path(folder))));
+    }
+    for file in files {
+        key.field(file.as_bytes());
+        match store.files.find(&file)? {
+            Some(facts) => key.digest(&facts.digest),
+            None => key.field(b"absent"),
+        };
+    }
+    Ok(key.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_swapped_program_of_the_same_name_has_another_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("cc");
+        let mut identities = Vec::new();
+        for note in ["one", "two"] {
+            let mut store = Store::open(dir.path()).unwrap();
+            let text = format!("#!/bin/sh\n# {note}\necho clang version 22.0\n");
+            crate::store::write_aside(&script, text.as_bytes()).unwrap();
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+            let tool = resolve(Role::Compiler, "./cc", &mut store).unwrap();
+            identities.push(tool.identity);
+        }
+        assert_ne!(identities[0], identities[1]);
+    }
+
+    #[test]
+    fn a_library_that_was_installed_makes_no_other_compiler() {
+        // /etc/ld.so.cache changes with each; its content was part of the identity once.
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("cc");
+        let text =
+            "#!/bin/sh\ncase $1 in --version) echo >> asked; esac\necho clang version 22.0\n";
+        crate::store::write_aside(&script, text.as_bytes()).unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let before = resolve(Role::Compiler, "./cc", &mut store).unwrap();
+        let lookup = format!("CC {}", whereabouts("./cc", dir.path()));
+        let mut record = store.tool(&lookup).cloned().unwrap();
+        record.loader = Some(Digest::of(b"another cache"));
+        let files = std::mem::take(&mut record.files);
+        store.set_tool(&lookup, record).unwrap();
+        assert_eq!(resolve(Role::Compiler, "./cc", &mut store).unwrap(), before);
+        let again = store.tool(&lookup).unwrap();
+        assert_eq!(again.files, files, "its libraries are looked up again");
+        assert_eq!(fs::read_to_string(dir.path().join("asked")).unwrap(), "\n", "asked once");
+    }
+
+    #[test]
+    fn what_is_missing_or_unfit_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let error = resolve(Role::Linker, "no-such-ld", &mut store).unwrap_err().to_string();
+        assert!(error.contains("cannot run LD `no-such-ld`") && error.contains("LD="), "{error}");
+        let error = resolve(Role::Compiler, "ls", &mut store).unwrap_err();
+        assert!(error.to_string().contains("needs clang 15 or later"), "{error}");
+        assert_eq!(error.exit_code(), 4);
+    }
+}
