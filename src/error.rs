@@ -163,10 +163,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// Wraps an I/O error with what was being done and on which file.
+    /// Wraps an I/O error with what was being done and on which file. Where the file itself is
+    /// what is wrong ([`Unfit`]), it says that.
     pub fn io(doing: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
-        let path = path.as_ref().to_path_buf();
-        Error::Io { doing, path, source }
+        let unfit = source.get_ref().and_then(|inner| inner.downcast_ref::<Unfit>());
+        match unfit {
+            Some(unfit) => Self::bad_input(path, unfit.found.clone(), unfit.remedy),
+            None => Error::Io { doing, path: path.as_ref().to_path_buf(), source },
+        }
     }
 
     /// A file that cannot be used: what was found, what to do.
@@ -195,6 +199,40 @@ impl Error {
             Error::Symvers { .. } => 8,
             Error::Interrupted(signal) => 128u8.saturating_add(*signal as u8),
         }
+    }
+}
+
+/// A file that the system would give, and that we do not take: it travels in an `io::Error` to
+/// whoever knows the file's name.
+#[derive(Debug, thiserror::Error)]
+#[error("{found}")]
+pub struct Unfit {
+    /// What was found, as a noun.
+    pub found: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+impl Unfit {
+    /// Something to wrap into an `io::Error`.
+    pub fn error(found: impl Into<String>, remedy: &'static str) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidInput, Unfit { found: found.into(), remedy })
+    }
+
+    /// `kind` is `a pipe`, `a device`, …
+    pub fn not_regular(kind: &str) -> io::Error {
+        let found = format!("{kind} where a regular file should be");
+        Self::error(found, "remove it, and have it made again")
+    }
+
+    /// A file with more bytes than can be meant.
+    pub fn too_large(limit: u64) -> io::Error {
+        let limit = match limit {
+            _ if limit.is_multiple_of(1 << 30) => format!("{} GiB", limit >> 30),
+            _ if limit.is_multiple_of(1 << 20) => format!("{} MiB", limit >> 20),
+            _ => format!("{limit} bytes"),
+        };
+        Self::error(format!("a file of more than {limit}"), "look at what made it so large")
     }
 }
 

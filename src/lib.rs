@@ -38,6 +38,9 @@
 
 pub mod error;
 pub mod format;
+pub mod regular;
+pub mod room;
+
 pub mod kbuild;
 
 pub mod archive;

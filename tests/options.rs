@@ -158,7 +158,7 @@ fn a_folder_that_is_not_there_is_an_error_and_is_not_made() {
     assert!(!none.exists());
     // One that is there, and was never used.
     good(tree.bare(&["cache", "stats", "--cache-dir", tree.dir().to_str().unwrap()]));
-    assert!(!tree.dir().join("v1").exists());
+    assert!(!tree.dir().join("v2").exists());
 }
 
 #[test]

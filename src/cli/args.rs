@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use super::help;
@@ -245,6 +246,14 @@ pub struct CachePlace {
     )]
     #[arg(value_parser = parse_size)]
     pub cache_size: u64,
+    /// Take objects out of the cache, and put none into it: for jobs that are trusted less
+    #[arg(long, env = "KTHINLTO_CACHE_READONLY", value_parser = BoolishValueParser::new())]
+    #[arg(global = true)]
+    pub cache_readonly: bool,
+    /// Take what others may have put into the cache: trust all who can write there
+    #[arg(long, env = "KTHINLTO_CACHE_SHARED", value_parser = BoolishValueParser::new())]
+    #[arg(global = true)]
+    pub cache_shared: bool,
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {

@@ -7,11 +7,14 @@ use crate::store::cache::{Cache, Stats};
 
 /// Runs the command; with `dry_run` nothing is removed.
 pub fn run(arguments: &CacheArgs, dry_run: bool) -> anyhow::Result<()> {
-    let folder = place(&arguments.place).ok_or_else(|| {
+    let place = place(&arguments.place).ok_or_else(|| {
         Error::Usage("no cache is named; set KTHINLTO_CACHE_DIR, or give --cache-dir".to_owned())
     })?;
-    let limit = arguments.place.cache_size;
-    let mut cache = Cache::existing(&folder, limit)?;
+    if place.readonly && arguments.action != CacheAction::Stats && !dry_run {
+        let text = "the cache is only to be read; unset KTHINLTO_CACHE_READONLY to tidy it";
+        return Err(Error::Usage(text.to_owned()).into());
+    }
+    let mut cache = Cache::existing(&place)?;
     let stats = match arguments.action {
         CacheAction::Stats => cache.stats()?,
         CacheAction::Prune if dry_run => cache.after_pruning()?,
@@ -26,10 +29,10 @@ pub fn run(arguments: &CacheArgs, dry_run: bool) -> anyhow::Result<()> {
     let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     say(&format!(
         "{}: {would}{} objects, {:.1} MiB of {:.1} MiB",
-        folder.display(),
+        place.folder.display(),
         stats.entries,
         mebibytes(stats.bytes),
-        mebibytes(limit)
+        mebibytes(place.limit)
     ));
     Ok(())
 }

@@ -36,6 +36,7 @@ use crate::kbuild::makeflags::MakeFlags;
 use crate::modpost;
 use crate::report::console::Verbosity;
 use crate::stage::{self, Settings};
+use crate::store::cache::Place;
 use crate::store::write_aside;
 use args::{Build, CachePlace, Cli, Command, Common};
 use mode::Mode;
@@ -130,9 +131,11 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
     Ok(start.finish(result, stage::VMLINUX)?)
 }
 
-/// The cache's folder; an empty name is none.
-fn place(cache: &CachePlace) -> Option<PathBuf> {
-    cache.cache_dir.clone().filter(|folder| !folder.as_os_str().is_empty())
+/// The cache; an empty name is none.
+fn place(cache: &CachePlace) -> Option<Place> {
+    let folder = cache.cache_dir.clone().filter(|folder| !folder.as_os_str().is_empty())?;
+    let (limit, readonly, shared) = (cache.cache_size, cache.cache_readonly, cache.cache_shared);
+    Some(Place { folder, limit, readonly, shared })
 }
 
 fn run_symvers(common: &Common, arguments: &args::Symvers, mode: Mode) -> anyhow::Result<ExitCode> {

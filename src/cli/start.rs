@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::exec::slots::Slots;
 use crate::report::{Event, Listener};
 use crate::stage;
+use crate::store::cache::Place;
 
 /// A run that is about to begin.
 pub struct Start {
@@ -25,8 +26,8 @@ pub struct Start {
     pub keep_going: bool,
     /// The thin link may write in memory first.
     pub scratch_in_memory: bool,
-    /// Folder and size of the shared cache.
-    pub cache: Option<(PathBuf, u64)>,
+    /// The shared cache.
+    pub cache: Option<Place>,
     /// Where jobs get leave to run.
     pub slots: Slots,
     /// The listeners of the run.
@@ -67,7 +68,7 @@ pub fn start(
         silent: verbosity.silent,
         keep_going: common.keep_going || flags.keep_going,
         scratch_in_memory: options.scratch == Scratch::Memory,
-        cache: place(&options.cache).map(|folder| (folder, options.cache.cache_size)),
+        cache: place(&options.cache),
         slots: granted.slots,
         shown,
     })

@@ -33,6 +33,7 @@ use crate::exec::slots::Slots;
 use crate::kbuild::cmd_file;
 use crate::report::{Event, Listener, Summary};
 use crate::stage::{self, VMLINUX};
+use crate::store::cache::Place;
 use crate::store::{FOLDER, Store};
 use crate::thinlink::ORDER;
 
@@ -66,8 +67,8 @@ pub struct Settings {
     pub executor: Choice,
     /// The thin link may write in memory first.
     pub scratch_in_memory: bool,
-    /// Folder and size in bytes of the shared cache, if one is to be used.
-    pub cache: Option<(PathBuf, u64)>,
+    /// The shared cache, if one is to be used.
+    pub cache: Option<Place>,
 }
 
 /// Relinks a tree. Each file is replaced when its step is done; a failed or interrupted run

@@ -95,8 +95,7 @@ impl Stage<'_> {
 impl Stage<'_> {
     /// The shared cache, if one is asked for. One that cannot be opened is a warning.
     fn open_cache(&mut self) -> Option<Cache> {
-        let (folder, limit) = self.settings.cache.as_ref()?;
-        let opened = Cache::open(folder, *limit);
+        let opened = Cache::open(self.settings.cache.as_ref()?);
         if let Err(error) = &opened {
             let text = format!("{error}; going on without the cache");
             self.listener.on(&Event::Warning(&text));
@@ -236,6 +235,7 @@ impl Backends<'_> {
             }
         }
         self.cache = Some(cache);
+        self.pass_on_warning();
         let mut number = 0;
         self.jobs.retain(|_| {
             number += 1;
@@ -299,6 +299,14 @@ impl Backends<'_> {
             let text = format!("{error}; going on without the cache");
             self.listener.on(&Event::Warning(&text));
             self.cache = None;
+        }
+        self.pass_on_warning();
+    }
+
+    /// What the cache has to say, once in a run.
+    fn pass_on_warning(&mut self) {
+        if let Some(text) = self.cache.as_ref().and_then(Cache::warning) {
+            self.listener.on(&Event::Warning(&text));
         }
     }
 

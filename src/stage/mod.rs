@@ -53,6 +53,7 @@ use crate::exec::slots::Slots;
 use crate::format::Format;
 use crate::plan::{self, Planned};
 use crate::report::{Backend, Event, Listener, Summary};
+use crate::store::cache::Place;
 use crate::store::{Indexed, SettingsRecord, Store};
 use crate::toolchain::{self, Role, Tool};
 use backends::Ran;
@@ -83,8 +84,8 @@ pub struct Settings {
     pub executor: Choice,
     /// The thin link may write in memory first; else it writes in the tree.
     pub scratch_in_memory: bool,
-    /// Folder and size in bytes of the shared cache, if one is to be used.
-    pub cache: Option<(PathBuf, u64)>,
+    /// The shared cache, if one is to be used.
+    pub cache: Option<Place>,
 }
 
 impl Settings {

@@ -1,37 +1,76 @@
-//! The shared cache: native objects by key, for all trees of a user. Off unless a folder is
-//! named for it. An entry is written aside and renamed, checked whenever it is read, and
-//! dropped if it is damaged, so that kills, full disks and other processes can do no harm.
-//! Must not know what a key is made of.
+//! The shared cache: native objects by key, for all trees of a user, or of users who trust each
+//! other. Off unless a folder is named for it. An entry is written aside and renamed, checked
+//! whenever it is read, and dropped if it is damaged, so that kills, full disks and other processes
+//! can do no harm. Must not know what a key is made of.
 //!
-//! An entry is the object's bytes with their digest behind them. It is cloned into a tree
-//! where the file system can (reflink), else copied, never hard-linked: a tool that writes
-//! into an object in place would then write into every other tree's too.
+//! An entry is the object's bytes with a digest of its key and them behind: one that was renamed,
+//! or put over another's, is not taken. It is cloned into a tree where the file system can
+//! (reflink), else copied, never hard-linked: a tool that writes into an object in place would then
+//! write into every other tree's too.
 
+mod folder;
+
+use std::cell::{Cell, RefCell};
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use super::digest::Digest;
+use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_NOW};
+
+use self::folder::{Part, random_name};
+use super::digest::{Digest, KeyBuilder};
 use crate::error::{Error, Result};
+use crate::regular;
+use crate::room::{Room, writers};
 
-/// Below the cache's folder: the version of the entries' format and of the keys.
-const VERSION: &str = "v1";
-/// Bytes behind an object: its digest.
+/// Bytes behind an object: the digest of its key and itself.
 const TRAILER: usize = 32;
-/// Unfinished files older than this were left by a process that is gone.
-const STALE: Duration = Duration::from_secs(3600);
+/// Bytes of the largest entry that is read or written.
+const LARGEST: u64 = 1 << 30;
 /// Share of the limit that pruning leaves free, so that it is not needed again at once.
 const SPARE: u64 = 10;
+
+/// Where the cache is, and how it is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Bytes that it keeps to.
+    pub limit: u64,
+    /// Objects are taken out of it, and it stays as it is.
+    pub readonly: bool,
+    /// Others may write into it, and what they put there is taken.
+    pub shared: bool,
+}
+
+impl Place {
+    /// A cache of our own.
+    pub fn new(folder: impl Into<PathBuf>, limit: u64) -> Self {
+        Place { folder: folder.into(), limit, readonly: false, shared: false }
+    }
+
+    /// Modes of new folders and files, from which the umask is taken: nobody else may write
+    /// unless that was wanted.
+    fn modes(&self) -> (u32, u32) {
+        if self.shared { (0o777, 0o666) } else { (0o755, 0o644) }
+    }
+}
 
 /// An open cache.
 #[derive(Debug)]
 pub struct Cache {
-    folder: PathBuf,
-    limit: u64,
+    place: Place,
+    /// Of this version; none where nothing was ever put into it.
+    current: Option<Part>,
+    /// What a version before left: nothing is taken from it.
+    older: Option<Part>,
     added: u64,
     /// Bytes that may be added before the next look at the size.
     allowance: u64,
+    trouble: RefCell<Option<String>>,
+    said: Cell<bool>,
 }
 
 /// What is in a cache.
@@ -43,72 +82,182 @@ pub struct Stats {
     pub bytes: u64,
 }
 
+/// What became of a look at an entry.
+enum Found {
+    Object(File, Vec<u8>),
+    Nothing,
+    Damaged,
+}
+
 impl Cache {
-    /// Opens the cache in `folder`, which is made if need be; it keeps to `limit` bytes.
-    pub fn open(folder: &Path, limit: u64) -> Result<Self> {
-        let fail = |e| Error::io("make the cache folder", folder, e);
-        fs::create_dir_all(folder.join(VERSION)).map_err(fail)?;
-        Self::existing(folder, limit)
+    /// Opens the cache, whose folder is made if need be. One that others may write into is
+    /// refused, unless it is shared with them.
+    pub fn open(place: &Place) -> Result<Self> {
+        let (folder, shown) = (&place.folder, &place.folder);
+        let fail = |e| Error::io("make the cache folder", shown, e);
+        if !place.readonly {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(place.modes().0).create(folder).map_err(fail)?;
+        }
+        let root = Room::open(folder).map_err(|e| Error::io("open the cache folder", shown, e))?;
+        let check = |room: &Room| match writers(&room.stat().map_err(fail)?) {
+            Some(others) if !place.shared => {
+                let found = format!("a cache folder that {others}");
+                Err(Error::bad_input(room.place(), found, TRUST))
+            }
+            _ => Ok(()),
+        };
+        check(&root)?;
+        let current = match place.readonly {
+            true => Part::find(&root, folder::CURRENT)?,
+            false => Some(Part::make(&root, place.modes().0)?),
+        };
+        current.iter().try_for_each(|part| check(&part.room))?;
+        let older = Part::find(&root, folder::OLDER)?;
+        if let Some(Err(error)) = older.as_ref().filter(|_| !place.readonly).map(Part::mark) {
+            tracing::debug!("{error}");
+        }
+        Ok(Self::with(place, current, older))
     }
 
-    /// Opens a cache in a folder that is there; whether it was ever used does not matter.
-    pub fn existing(folder: &Path, limit: u64) -> Result<Self> {
+    /// Opens a cache in a folder that is there, to look at it or to tidy it. Whether it was ever
+    /// used does not matter; that what is in it is kthinlto's does.
+    pub fn existing(place: &Place) -> Result<Self> {
+        let folder = &place.folder;
         if !folder.is_dir() {
             let remedy = "see that the name is right; a build that is told of the cache makes it";
             return Err(Error::bad_input(folder, "there is no such folder", remedy));
         }
-        Ok(Cache { folder: folder.join(VERSION), limit, added: 0, allowance: 0 })
+        let root = Room::open(folder).map_err(|e| Error::io("open the cache folder", folder, e))?;
+        let current = Part::find(&root, folder::CURRENT)?;
+        let older = Part::find(&root, folder::OLDER)?;
+        if current.is_none() && older.is_none() {
+            folder::refuse_foreign(&root)?;
+        }
+        Ok(Self::with(place, current, older))
     }
 
-    fn place(&self, key: Digest) -> PathBuf {
-        let name = key.to_string();
-        self.folder.join(&name[..2]).join(&name[2..])
+    fn with(place: &Place, current: Option<Part>, older: Option<Part>) -> Self {
+        let place = place.clone();
+        let (trouble, said) = (RefCell::default(), Cell::default());
+        Cache { place, current, older, added: 0, allowance: 0, trouble, said }
+    }
+
+    /// Something that the user should know, if there is; once.
+    pub fn warning(&self) -> Option<String> {
+        self.trouble.take().filter(|_| !self.said.replace(true))
+    }
+
+    fn complain(&self, path: &Path, found: &str, remedy: &str) {
+        if !self.said.get() {
+            let path = path.display();
+            self.trouble
+                .replace(Some(format!("{path} {found}; such objects are compiled here: {remedy}")));
+        }
     }
 
     /// Puts the object of `key` at `target`, if the cache has it; says whether it did. A
     /// damaged entry is dropped.
     pub fn fetch(&self, key: Digest, target: &Path) -> bool {
-        let place = self.place(key);
-        match copy_out(&place, target) {
-            Ok(true) => {
-                // The time of the last use, for pruning. Not to have it costs an entry too early.
-                let _ = File::options()
-                    .append(true)
-                    .open(&place)
-                    .and_then(|file| file.set_modified(SystemTime::now()));
-                true
-            }
-            Ok(false) => {
+        let Some(part) = &self.current else {
+            return false;
+        };
+        let (folder, name) = names(key);
+        let place = part.room.path(&folder).join(&name);
+        match self.look(part, key) {
+            Ok(Found::Object(entry, object)) => match copy_out(&entry, &object, target) {
+                Ok(()) => {
+                    if !self.place.readonly {
+                        // The time of the last use, for pruning. Not to have it costs an entry too
+                        // early. This form is allowed to all who may write the entry.
+                        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+                        let times = Timestamps { last_access: now, last_modification: now };
+                        let _ = rustix::fs::futimens(&entry, &times);
+                    }
+                    true
+                }
+                Err(error) => {
+                    tracing::debug!("{}: {error}", place.display());
+                    let _ = fs::remove_file(target);
+                    false
+                }
+            },
+            Ok(Found::Nothing) => false,
+            Ok(Found::Damaged) => {
                 tracing::warn!("{} is damaged and dropped from the cache", place.display());
-                let _ = fs::remove_file(&place);
-                let _ = fs::remove_file(target);
+                if !self.place.readonly {
+                    let _ = part.room.sub(&folder).and_then(|folder| folder.remove(&name));
+                }
                 false
             }
             Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    tracing::debug!("{}: {error}", place.display());
+                tracing::debug!("{}: {error}", place.display());
+                match error.kind() {
+                    io::ErrorKind::NotFound => {}
+                    io::ErrorKind::PermissionDenied => self.complain(&place, CLOSED, ONE_GROUP),
+                    _ => self.complain(&place, &format!("is no entry ({error})"), "remove it"),
                 }
-                let _ = fs::remove_file(target);
                 false
             }
         }
     }
 
-    /// Adds the object at `source` under `key`.
+    /// Reads an entry, if it is one that may be taken.
+    fn look(&self, part: &Part, key: Digest) -> io::Result<Found> {
+        let (folder, name) = names(key);
+        let folder = part.room.sub(&folder)?;
+        let mut entry = folder.open_file(&name, OFlags::RDONLY)?;
+        let found = [folder.stat()?, rustix::fs::fstat(&entry)?];
+        if let Some(others) = found.iter().find_map(writers).filter(|_| !self.place.shared) {
+            self.complain(&folder.path(&name), &others, TRUST);
+            return Ok(Found::Nothing);
+        }
+        let (metadata, mut bytes) = (entry.metadata()?, Vec::new());
+        regular::read_into(&mut entry, &metadata, LARGEST, &mut bytes)?;
+        Ok(match open_entry(key, &bytes).map(<[u8]>::len) {
+            Some(length) => {
+                bytes.truncate(length);
+                Found::Object(entry, bytes)
+            }
+            None => Found::Damaged,
+        })
+    }
+
+    /// Adds the object at `source` under `key`. That others' folders are closed to us is said
+    /// once, and is no error.
     pub fn add(&mut self, key: Digest, source: &Path) -> Result<()> {
-        let place = self.place(key);
-        let fail = |e| Error::io("write into the cache", &place, e);
-        let folder = place.parent().unwrap_or(&self.folder);
-        fs::create_dir_all(folder).map_err(fail)?;
-        let mut aside =
-            tempfile::Builder::new().prefix(".tmp").tempfile_in(folder).map_err(fail)?;
-        let size = copy_in(source, aside.as_file_mut()).map_err(fail)?;
-        aside.persist(&place).map_err(|e| fail(e.error))?;
-        self.added += size;
+        let Some(part) = self.current.as_ref().filter(|_| !self.place.readonly) else {
+            return Ok(());
+        };
+        let (folder, name) = names(key);
+        let place = part.room.path(&folder).join(&name);
+        match self.write(part, key, source) {
+            Ok(size) => self.added += size,
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                self.complain(&place, CLOSED, ONE_GROUP);
+            }
+            Err(e) => return Err(Error::io("write into the cache", &place, e)),
+        }
         if self.added > self.allowance {
             self.prune()?;
         }
         Ok(())
+    }
+
+    fn write(&self, part: &Part, key: Digest, source: &Path) -> io::Result<u64> {
+        let (folder, name) = names(key);
+        let (folder_mode, mode) = self.place.modes();
+        let folder = part.room.make(&folder, folder_mode)?;
+        let aside = random_name();
+        let mut entry = folder.create(&aside, mode)?;
+        let written = copy_in(key, source, &mut entry).and_then(|size| {
+            folder.rename(&aside, &name)?;
+            Ok(size)
+        });
+        if written.is_err() {
+            let _ = folder.remove(&aside);
+        }
+        written
     }
 
     /// Removes entries, those longest not used first, until the cache keeps to its limit.
@@ -117,10 +266,10 @@ impl Cache {
         let (surplus, stats) = self.surplus(self.entries(true)?);
         for entry in surplus {
             // Another process may prune too: what it removed is gone as well.
-            let _ = fs::remove_file(&entry.path);
+            let _ = entry.remove();
         }
         // Others add at the same time: look again before the room that is left can be full.
-        self.allowance = (self.limit - stats.bytes.min(self.limit)) / 8;
+        self.allowance = (self.place.limit - stats.bytes.min(self.place.limit)) / 8;
         Ok(stats)
     }
 
@@ -130,13 +279,11 @@ impl Cache {
     }
 
     /// The entries that have to go, and what the others are.
-    fn surplus(&self, mut entries: Vec<Entry>) -> (Vec<Entry>, Stats) {
+    fn surplus<'a>(&self, mut entries: Vec<Entry<'a>>) -> (Vec<Entry<'a>>, Stats) {
         let total: u64 = entries.iter().map(|entry| entry.size).sum();
         let mut stats = Stats { entries: entries.len(), bytes: total };
-        let wanted = match total > self.limit {
-            true => self.limit - self.limit / SPARE,
-            false => total,
-        };
+        let limit = self.place.limit;
+        let wanted = if total > limit { limit - limit / SPARE } else { total };
         entries.sort_by_key(|entry| entry.used);
         let mut count = 0;
         for entry in &entries {
@@ -158,87 +305,95 @@ impl Cache {
         Ok(Stats { entries: entries.len(), bytes })
     }
 
-    /// Removes all entries.
+    /// Removes all entries; fails where one could not be removed, after all others were.
     pub fn clear(&self) -> Result<()> {
-        for entry in self.entries(true)? {
-            let removed = fs::remove_file(&entry.path);
-            if let Err(e) = removed
-                && e.kind() != io::ErrorKind::NotFound
-            {
-                return Err(Error::io("remove", &entry.path, e));
-            }
-        }
-        Ok(())
+        let removed = self.entries(true)?.into_iter().map(|entry| {
+            let path = entry.part.room.path(&entry.folder).join(&entry.name);
+            entry.remove().map_err(|e| Error::io("remove", path, e))
+        });
+        let failed: Vec<Error> = removed.filter_map(Result::err).collect();
+        failed.into_iter().next().map_or(Ok(()), Err)
     }
 
-    fn entries(&self, sweep: bool) -> Result<Vec<Entry>> {
+    /// All entries of both versions; with `sweep`, what killed processes left goes.
+    fn entries(&self, sweep: bool) -> Result<Vec<Entry<'_>>> {
         let mut found = Vec::new();
-        for folder in list(&self.folder)? {
-            for path in list(&folder)? {
-                let Ok(metadata) = fs::metadata(&path) else {
-                    continue; // removed by another process meanwhile
-                };
-                let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                let unfinished = path.file_name().is_some_and(|n| n.as_encoded_bytes()[0] == b'.');
-                let size = metadata.len();
-                if !unfinished {
-                    found.push(Entry { path, size, used });
-                } else if sweep && used.elapsed().is_ok_and(|age| age > STALE) {
-                    let _ = fs::remove_file(&path);
-                }
-            }
+        for part in self.older.iter().chain(&self.current) {
+            part.entries(sweep, &mut found)?;
         }
         Ok(found)
     }
 }
 
-struct Entry {
-    path: PathBuf,
+/// What to do about a cache that others may write into.
+const TRUST: &str = "take their rights away (chmod go-w), or set KTHINLTO_CACHE_SHARED=yes where \
+                     you trust all of them as yourself";
+/// What is wrong with entries and folders of others that are closed to us, and what to do.
+const CLOSED: &str = "and perhaps others of the cache are closed to this user";
+const ONE_GROUP: &str = "let all who share the cache be in the folder's group, with umask 002";
+
+/// A file of the cache.
+struct Entry<'a> {
+    part: &'a Part,
+    folder: OsString,
+    name: OsString,
     size: u64,
-    used: SystemTime,
+    /// Seconds and nanoseconds; those of older versions come first.
+    used: (i64, i64),
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect()),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            Ok(Vec::new())
-        }
-        Err(e) => Err(Error::io("read the cache folder", folder, e)),
+impl Entry<'_> {
+    fn remove(&self) -> io::Result<()> {
+        self.part.room.sub(&self.folder)?.remove(&self.name)
     }
 }
 
-/// Clones or copies an entry's object to `target`; `Ok(false)` if it is damaged.
-fn copy_out(place: &Path, target: &Path) -> io::Result<bool> {
-    let mut entry = File::open(place)?;
-    let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes)?;
-    let Some((object, trailer)) = bytes.split_last_chunk::<TRAILER>() else {
-        return Ok(false);
-    };
-    if blake3::hash(object).as_bytes() != trailer {
-        return Ok(false);
+/// The folder of a key's entry, and its name there.
+fn names(key: Digest) -> (String, String) {
+    let name = key.to_string();
+    (name[..2].to_owned(), name[2..].to_owned())
+}
+
+/// What stands behind an object.
+fn trailer(key: Digest, object: &[u8]) -> Digest {
+    KeyBuilder::new("kthinlto cache entry 2").digest(&key).field(object).finish()
+}
+
+/// The object in an entry's bytes, if the entry is whole and this key's.
+pub fn open_entry(key: Digest, bytes: &[u8]) -> Option<&[u8]> {
+    let (object, found) = bytes.split_last_chunk::<TRAILER>()?;
+    (trailer(key, object).as_bytes() == found).then_some(object)
+}
+
+/// Clones or copies an entry's object to `target`, a new file.
+fn copy_out(entry: &File, object: &[u8], target: &Path) -> io::Result<()> {
+    match fs::remove_file(target) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
     }
-    let mut file = File::create(target)?;
-    if rustix::fs::ioctl_ficlone(&file, &entry).is_ok() {
-        file.set_len(object.len() as u64)?;
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+        .open(target)?;
+    if rustix::fs::ioctl_ficlone(&file, entry).is_ok() {
+        file.set_len(object.len() as u64)
     } else {
-        file.write_all(object)?;
+        file.write_all(object)
     }
-    Ok(true)
 }
 
-/// Clones or copies an object into an entry, with its digest behind it; returns its size.
-fn copy_in(source: &Path, entry: &mut File) -> io::Result<u64> {
-    let mut source = File::open(source)?;
+/// Clones or copies an object into an entry, with what stands behind it; returns its size.
+fn copy_in(key: Digest, source: &Path, entry: &mut File) -> io::Result<u64> {
+    let (mut source, found) = regular::open(source)?;
     let mut bytes = Vec::new();
-    source.read_to_end(&mut bytes)?;
+    regular::read_into(&mut source, &found, LARGEST - TRAILER as u64, &mut bytes)?;
     if rustix::fs::ioctl_ficlone(&*entry, &source).is_ok() {
         entry.seek(SeekFrom::End(0))?;
     } else {
         entry.write_all(&bytes)?;
     }
-    entry.write_all(blake3::hash(&bytes).as_bytes())?;
+    entry.write_all(trailer(key, &bytes).as_bytes())?;
     Ok((bytes.len() + TRAILER) as u64)
 }
 
@@ -263,9 +418,15 @@ pub fn parse_size(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::time::{Duration, SystemTime};
 
     fn key(n: u32) -> Digest {
         Digest::of(&n.to_le_bytes())
+    }
+
+    fn open(folder: &Path, limit: u64) -> Cache {
+        Cache::open(&Place::new(folder, limit)).unwrap()
     }
 
     fn add(cache: &mut Cache, dir: &Path, n: u32, size: usize) {
@@ -274,10 +435,15 @@ mod tests {
         cache.add(key(n), &source).unwrap();
     }
 
+    fn place(cache: &Cache, n: u32) -> PathBuf {
+        let (folder, name) = names(key(n));
+        cache.place.folder.join(folder::CURRENT).join(folder).join(name)
+    }
+
     #[test]
     fn what_goes_in_comes_out() {
         let dir = tempfile::tempdir().unwrap();
-        let mut cache = Cache::open(&dir.path().join("c"), 1 << 20).unwrap();
+        let mut cache = open(&dir.path().join("c"), 1 << 20);
         let target = dir.path().join("target");
         assert!(!cache.fetch(key(1), &target));
         assert!(!target.exists());
@@ -292,11 +458,11 @@ mod tests {
     #[test]
     fn a_damaged_entry_is_dropped() {
         let dir = tempfile::tempdir().unwrap();
-        let mut cache = Cache::open(&dir.path().join("c"), 1 << 20).unwrap();
+        let mut cache = open(&dir.path().join("c"), 1 << 20);
         let target = dir.path().join("target");
         for damage in 0..3 {
             add(&mut cache, dir.path(), 1, 100);
-            let place = cache.place(key(1));
+            let place = place(&cache, 1);
             let mut bytes = fs::read(&place).unwrap();
             match damage {
                 0 => bytes[50] ^= 1,
@@ -310,9 +476,21 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_under_another_key_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cache = open(&dir.path().join("c"), 1 << 20);
+        add(&mut cache, dir.path(), 1, 100);
+        add(&mut cache, dir.path(), 2, 100);
+        fs::copy(place(&cache, 1), place(&cache, 2)).unwrap();
+        let target = dir.path().join("target");
+        assert!(!cache.fetch(key(2), &target) && !target.exists());
+        assert!(cache.fetch(key(1), &target));
+    }
+
+    #[test]
     fn the_limit_is_kept_and_the_longest_unused_go_first() {
         let dir = tempfile::tempdir().unwrap();
-        let mut cache = Cache::open(&dir.path().join("c"), 10_000).unwrap();
+        let mut cache = open(&dir.path().join("c"), 10_000);
         let target = dir.path().join("target");
         for n in 0..40 {
             add(&mut cache, dir.path(), n, 968);
@@ -322,6 +500,193 @@ mod tests {
         assert!(!cache.fetch(key(1), &target));
         assert!(cache.fetch(key(39), &target));
         assert!(cache.prune().unwrap().bytes <= 10_000);
+    }
+
+    /// Files of a folder, and below it, that are not the cache's.
+    fn others(dir: &Path) -> PathBuf {
+        let home = dir.join("home");
+        fs::create_dir_all(home.join("docs")).unwrap();
+        let old = SystemTime::now() - Duration::from_secs(300_000);
+        for name in [".bashrc", "notes.txt", "docs/thesis.tex"] {
+            fs::write(home.join(name), "mine").unwrap();
+            File::options()
+                .write(true)
+                .open(home.join(name))
+                .and_then(|file| file.set_modified(old))
+                .unwrap();
+        }
+        home
+    }
+
+    #[test]
+    fn what_is_no_entry_is_never_removed_not_even_through_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = others(dir.path());
+        let mut cache = open(&dir.path().join("c"), 1 << 20);
+        let inner = dir.path().join("c").join(folder::CURRENT);
+        for (name, target) in [("zy", &home), ("zz", &home.join("docs")), ("aa", &home)] {
+            symlink(target, inner.join(name)).unwrap();
+        }
+        fs::create_dir(inner.join("bb")).unwrap();
+        symlink(home.join("notes.txt"), inner.join("bb").join("0".repeat(62))).unwrap();
+        fs::write(inner.join("bb/.env"), "mine").unwrap();
+        fs::create_dir(inner.join("cc")).unwrap();
+        fs::set_permissions(inner.join("cc"), fs::Permissions::from_mode(0o000)).unwrap();
+        add(&mut cache, dir.path(), 1, 100);
+        cache.place.limit = 10;
+        cache.prune().unwrap();
+        cache.clear().unwrap();
+        assert_eq!(cache.stats().unwrap().entries, 0);
+        for name in [".bashrc", "notes.txt", "docs/thesis.tex"] {
+            assert_eq!(fs::read(home.join(name)).unwrap(), b"mine", "{name}");
+        }
+        assert!(inner.join("bb/.env").exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_no_cache_is_neither_pruned_nor_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let proj = dir.path().join("proj");
+        for name in ["v1/handlers/main.go", "v1/model/.env"] {
+            fs::create_dir_all(proj.join(name).parent().unwrap()).unwrap();
+            fs::write(proj.join(name), "source").unwrap();
+        }
+        let error = Cache::existing(&Place::new(&proj, 0)).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("v1: no cache of kthinlto"), "{error}");
+        // A build puts its own beside it, and prunes that alone.
+        let mut cache = open(&proj, 0);
+        add(&mut cache, dir.path(), 1, 100);
+        cache.clear().unwrap();
+        assert!(proj.join("v1/handlers/main.go").exists() && proj.join("v1/model/.env").exists());
+        fs::remove_dir_all(proj.join(folder::CURRENT)).unwrap();
+        fs::create_dir(proj.join(folder::CURRENT)).unwrap();
+        fs::write(proj.join(folder::CURRENT).join("api.proto"), "source").unwrap();
+        assert_eq!(Cache::open(&Place::new(&proj, 0)).unwrap_err().exit_code(), 3);
+    }
+
+    /// A cache as the version before left it.
+    fn old_cache(folder: &Path) -> PathBuf {
+        let part = folder.join(folder::OLDER).join("ab");
+        fs::create_dir_all(&part).unwrap();
+        let object = b"\x7fELF and so on".as_slice();
+        let entry = part.join("1".repeat(62));
+        fs::write(&entry, [object, Digest::of(object).as_bytes()].concat()).unwrap();
+        fs::write(part.join(".tmpAb3xYz"), "unfinished").unwrap();
+        entry
+    }
+
+    #[test]
+    fn a_cache_of_the_version_before_is_recognized_and_its_entries_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("c");
+        let entry = old_cache(&folder);
+        let place = Place::new(&folder, 1 << 20);
+        assert_eq!(Cache::existing(&place).unwrap().stats().unwrap().entries, 1);
+        assert!(!folder.join("v1/CACHEDIR.TAG").exists(), "looking marks nothing");
+        let mut cache = open(&folder, 1 << 20);
+        assert!(folder.join("v1/CACHEDIR.TAG").exists());
+        add(&mut cache, dir.path(), 1, 100);
+        assert_eq!(cache.stats().unwrap().entries, 2);
+        cache.place.limit = 160;
+        assert_eq!(cache.prune().unwrap().entries, 1);
+        assert!(!entry.exists());
+    }
+
+    #[test]
+    fn what_only_looks_like_a_cache_of_the_version_before_is_not_taken_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("c");
+        let entry = old_cache(&folder);
+        let refused = || Cache::existing(&Place::new(&folder, 0)).is_err();
+        assert!(!refused());
+        for name in ["v1/readme", "v1/ab/readme", "v1/abc/x"] {
+            fs::create_dir_all(folder.join(name).parent().unwrap()).unwrap();
+            fs::write(folder.join(name), "other").unwrap();
+            assert!(refused(), "{name}");
+            fs::remove_file(folder.join(name)).unwrap();
+        }
+        fs::remove_dir(folder.join("v1/abc")).unwrap();
+        assert!(!refused());
+        fs::write(&entry, "another store's object, whose name is a digest too").unwrap();
+        assert!(refused());
+    }
+
+    #[test]
+    fn entries_that_others_can_write_are_taken_only_from_a_shared_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, target) = (dir.path().join("c"), dir.path().join("target"));
+        let mut cache = open(&folder, 1 << 20);
+        add(&mut cache, dir.path(), 1, 100);
+        let entry = place(&cache, 1);
+        fs::set_permissions(&entry, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(!cache.fetch(key(1), &target) && !cache.fetch(key(1), &target));
+        let said = cache.warning().unwrap();
+        assert!(said.contains("can be written by anyone"), "{said}");
+        assert!(said.contains("KTHINLTO_CACHE_SHARED"), "{said}");
+        assert!(!cache.fetch(key(1), &target) && cache.warning().is_none(), "said once");
+        let shared = Place { shared: true, ..Place::new(&folder, 1 << 20) };
+        assert!(Cache::open(&shared).unwrap().fetch(key(1), &target));
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        let error = Cache::open(&Place::new(&folder, 0)).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(Cache::open(&shared).is_ok());
+    }
+
+    #[test]
+    fn an_entry_that_is_a_pipe_a_link_or_endless_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut cache, target) = (open(&dir.path().join("c"), 1 << 20), dir.path().join("target"));
+        add(&mut cache, dir.path(), 1, 100);
+        let entry = place(&cache, 1);
+        let good = dir.path().join("good");
+        fs::rename(&entry, &good).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        rustix::fs::mknodat(rustix::fs::CWD, &entry, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        assert!(!cache.fetch(key(1), &target));
+        assert!(cache.warning().unwrap().contains("is no entry (a pipe where"));
+        fs::remove_file(&entry).unwrap();
+        for to in [Path::new("/dev/zero"), &good] {
+            symlink(to, &entry).unwrap();
+            assert!(!cache.fetch(key(1), &target), "{to:?}");
+            fs::remove_file(&entry).unwrap();
+        }
+        File::create(&entry).and_then(|file| file.set_len(LARGEST + 1)).unwrap();
+        assert!(!cache.fetch(key(1), &target), "a sparse one");
+        fs::rename(&good, &entry).unwrap();
+        assert!(cache.fetch(key(1), &target));
+    }
+
+    #[test]
+    fn an_object_is_not_put_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, target) = (others(dir.path()), dir.path().join("target"));
+        let mut cache = open(&dir.path().join("c"), 1 << 20);
+        add(&mut cache, dir.path(), 1, 100);
+        symlink(home.join("notes.txt"), &target).unwrap();
+        assert!(cache.fetch(key(1), &target));
+        assert_eq!(fs::read(home.join("notes.txt")).unwrap(), b"mine");
+        assert!(!target.is_symlink());
+    }
+
+    #[test]
+    fn a_read_only_cache_is_read_and_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, target) = (dir.path().join("c"), dir.path().join("target"));
+        let readonly = Place { readonly: true, ..Place::new(&folder, 0) };
+        assert!(Cache::open(&readonly).is_err() && !folder.exists());
+        let mut cache = open(&folder, 1 << 20);
+        add(&mut cache, dir.path(), 1, 100);
+        let entry = place(&cache, 1);
+        let before = fs::metadata(&entry).unwrap();
+        let mut cache = Cache::open(&readonly).unwrap();
+        assert!(cache.fetch(key(1), &target));
+        add(&mut cache, dir.path(), 2, 100);
+        assert_eq!(cache.stats().unwrap().entries, 1);
+        let after = fs::metadata(&entry).unwrap();
+        assert_eq!((after.ctime(), after.ctime_nsec()), (before.ctime(), before.ctime_nsec()));
+        fs::write(&entry, "damaged").unwrap();
+        assert!(!cache.fetch(key(1), &target) && entry.exists());
     }
 
     #[test]

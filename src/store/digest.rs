@@ -16,6 +16,11 @@ impl Digest {
         blake3::hash(bytes).into()
     }
 
+    /// Its bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The first 16 of its 64 hexadecimal digits: enough to tell two inputs apart.
     pub fn short(&self) -> String {
         let mut first = [0; 8];

@@ -2,7 +2,8 @@
 //! one log on disk, one lock against a second run. Must not know who asks, or why.
 //!
 //! ```
-//! use kthinlto::store::{Digest, KeyBuilder, Store, cache::Cache};
+//! use kthinlto::store::cache::{Cache, Place};
+//! use kthinlto::store::{Digest, KeyBuilder, Store};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tree = tempfile::tempdir()?;
 //! std::fs::write(tree.path().join("a.o"), "bytes")?;
@@ -12,7 +13,7 @@
 //! assert_eq!((facts.digest, facts.size), (Digest::of(b"bytes"), 5));
 //!
 //! let key = KeyBuilder::new("what this key is for").digest(&facts.digest).field(b"-O2").finish();
-//! let mut cache = Cache::open(&tree.path().join("cache"), 1 << 20)?;
+//! let mut cache = Cache::open(&Place::new(tree.path().join("cache"), 1 << 20))?;
 //! cache.add(key, &tree.path().join("a.o"))?;
 //! assert!(cache.fetch(key, &tree.path().join("b.o")));
 //! assert_eq!(std::fs::read(tree.path().join("b.o"))?, b"bytes");
