@@ -73,7 +73,7 @@ fn thin_link(store: &Store, linker: &Tool, members: &[(String, Facts)]) -> Resul
     fs::write(tree.join(ORDER), response_file(members))?;
     let words: Vec<String> =
         setting("KBUILD_LDFLAGS")?.split_whitespace().map(str::to_owned).collect();
-    let scratch = Scratch::new(tree, false)?;
+    let scratch = Scratch::new(store, false)?;
     let link = ThinLink { linker, flags: &words, members };
     run(&link.invocation(tree, &scratch.name, ORDER, 1))?;
     let indexed = scratch.take(store, members)?;

@@ -71,9 +71,20 @@ impl Room {
     pub fn make(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
         let name = name.as_ref();
         match rustix::fs::mkdirat(&self.folder, plain(name)?, Mode::from_raw_mode(mode)) {
-            Ok(()) | Err(Errno::EXIST) => self.sub(name),
+            Ok(()) => self.sub(name),
+            Err(Errno::EXIST) => self.sub(name).map_err(|e| match e.kind() {
+                io::ErrorKind::NotADirectory => Errno::EXIST.into(),
+                _ => e,
+            }),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// Makes a folder in it that was not there.
+    pub fn make_new(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
+        let name = name.as_ref();
+        rustix::fs::mkdirat(&self.folder, plain(name)?, Mode::from_raw_mode(mode))?;
+        self.sub(name)
     }
 
     /// Opens the folder of a name that may have folders in it, none of them by way of a link, and
@@ -123,6 +134,14 @@ impl Room {
         let (found, mut bytes) = (file.metadata()?, Vec::new());
         regular::read_into(&mut file, &found, limit, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Opens a regular file in a folder of a room that nobody else writes into: only its own last
+    /// part is looked at.
+    pub fn open_within(&self, name: &Path) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.folder, name, flags, Mode::empty())?;
+        Ok(regular::check(file.into())?.0)
     }
 
     /// Makes a new file: nothing may be there. The umask is taken off `mode`.
@@ -270,6 +289,11 @@ pub fn is_folder(found: &Stat) -> bool {
 /// Whether this is a regular file, and no link to one.
 pub fn is_file(found: &Stat) -> bool {
     kind_of(found) == FileType::RegularFile
+}
+
+/// Whether two are the same file or folder.
+pub fn is_same(one: &Stat, other: &Stat) -> bool {
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// Which others could have written this, as a clause; `None` where only we and root can.

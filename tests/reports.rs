@@ -142,7 +142,7 @@ fn an_unchanged_tree_has_its_modules_in_the_report() {
     reported.tree.build();
     // Until the files are old enough for their stamps to tell.
     let stamps = reported.tree.objects.join(".kthinlto/unchanged");
-    let _ = std::fs::remove_file(&stamps);
+    let _ = fs::remove_file(&stamps);
     common::until("a list of stamps", || {
         reported.tree.build();
         stamps.exists()

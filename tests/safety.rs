@@ -253,3 +253,230 @@ fn users_of_one_group_share_a_cache_as_its_folder_and_the_umask_say() {
     assert_eq!(said.len(), 1, "{said:?}");
     assert_holds(&said[0], &["closed to this user", "umask 002"]);
 }
+
+/// Runs a script with mounts of its own; `None` where that is not allowed.
+fn with_own_mounts(tree: &Tree, script: &str) -> Option<Command> {
+    let able = Command::new("unshare").args(["-m", "true"]).output();
+    if !able.is_ok_and(|out| out.status.success()) {
+        eprintln!("passed over: mounts of its own are not allowed here");
+        return None;
+    }
+    let mut command = tree.command(Path::new("unshare"));
+    command.args(["-m", "sh", "-ec", script]);
+    Some(command)
+}
+
+#[test]
+fn two_builds_at_one_path_in_two_namespaces_do_not_meet() {
+    let trees = [Tree::new(), Tree::new()];
+    trees[1].edit("kernel/a", "int shared(int x) { return x * 77 + 5; }\n");
+    let place = trees[0].dir().join("build");
+    fs::create_dir(&place).unwrap();
+    let start = |tree: &Tree| {
+        // Long enough for the other to begin after this has written.
+        let linker = tree.linker("ld-slow", "ld.lld-22 \"$@\" || exit; sleep 2");
+        let script = format!(
+            "mount --bind {} {place}; cd {place}; exec {} build built-in.a lib/lib.a -j2",
+            tree.objects.display(),
+            env!("CARGO_BIN_EXE_kthinlto"),
+            place = place.display()
+        );
+        let mut command = with_own_mounts(tree, &script)?;
+        command.env("LD", linker).env("KTHINLTO_SCRATCH", "memory");
+        Some(Beside::start(command))
+    };
+    let Some(first) = start(&trees[0]) else {
+        return;
+    };
+    std::thread::sleep(Duration::from_millis(700));
+    let second = start(&trees[1]).unwrap();
+    for (build, tree) in [first, second].into_iter().zip(&trees) {
+        let out = build.end();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        common::assert_same(&tree.outputs(), &tree.clean_outputs(&|_| {}));
+    }
+}
+
+#[test]
+fn cleaning_a_tree_with_links_writes_and_removes_nothing_behind_them() {
+    let tree = Tree::new();
+    let home = home(&tree);
+    let notes = home.join("notes.txt");
+    let own = tree.objects.join(".kthinlto");
+    let dry = || ended(tree.bare(&["clean", "-n"]));
+    fs::create_dir(&own).unwrap();
+    symlink(&notes, own.join("lock")).unwrap();
+    symlink(&notes, own.join(".tmp_state")).unwrap();
+    assert!(dry().status.success());
+    bad(tree.bare(&["clean"]), 3, "lock: a symbolic link where a file or folder of its own");
+    fs::remove_file(own.join("lock")).unwrap();
+    good(tree.kthinlto()); // it writes the state anew, and so aside
+    assert_home_is_whole(&home);
+
+    // The folder itself leads elsewhere.
+    let other = tree.dir().join("other");
+    fs::rename(&own, &other).unwrap();
+    fs::create_dir(other.join("link")).unwrap();
+    fs::create_dir(other.join("relink.notes")).unwrap();
+    symlink(&other, &own).unwrap();
+    for words in [&["clean", "-n"][..], &["clean"], &["build", "built-in.a"], &["explain", "a"]] {
+        bad(tree.bare(words), 3, ".kthinlto: a symbolic link where");
+    }
+    assert!(other.join("state").exists() && other.join("relink.notes").exists());
+}
+
+#[test]
+fn a_state_that_names_files_outside_of_the_tree_cleans_none_of_them() {
+    use kthinlto::store::{BackendRecord, Digest, Store};
+    let tree = Tree::new();
+    let outside = tree.dir().join("out");
+    fs::create_dir(&outside).unwrap();
+    symlink(&outside, tree.objects.join("linked")).unwrap();
+    let absolute = outside.join("y.o").to_string_lossy().into_owned();
+    let mut store = Store::open(&tree.objects).unwrap();
+    for object in ["../out/x.o", &absolute, "linked/z.o", "lib/w1.o", "kernel/../../out/x.o"] {
+        let digest = Digest::of(b"");
+        store.set_backend(object, BackendRecord::new(digest, digest, None, &[])).unwrap();
+    }
+    drop(store);
+    let files = ["x", "y", "z"].map(|stem| outside.join(format!("{stem}.thinlto-native.o")));
+    for file in &files {
+        fs::write(file, "kept").unwrap();
+    }
+    tree.write_object("lib/w1.thinlto-native.o", "ours");
+    let look = ended(tree.bare(&["clean", "-n"]));
+    assert_holds(&text(&look.stdout), &["would remove lib/w1.thinlto-native.o"]);
+    assert!(!text(&look.stdout).contains("/x.") && !text(&look.stdout).contains("/z."));
+    let out = ended(tree.bare(&["clean"]));
+    assert!(out.status.success());
+    assert_holds(&warnings(&out).concat(), &["../out/x.o", "leads out of its folder", "linked/"]);
+    assert!(files.iter().all(|file| file.exists()), "{files:?}");
+    assert!(!tree.objects.join("lib/w1.thinlto-native.o").exists());
+}
+
+#[test]
+fn what_stands_in_the_way_of_an_aside_is_not_written_into() {
+    let tree = Tree::new();
+    let home = home(&tree);
+    let notes = home.join("notes.txt");
+    let all = ["vmlinux.a", "kernel/a.o.thinlto.bc", "kernel/a.thinlto-native.o", "builtin.order"];
+    for hard in [false, true] {
+        tree.shell("rm -rf .kthinlto vmlinux.a; find . -name '*.thinlto*' -delete");
+        for name in all {
+            let (folder, base) = name.rsplit_once('/').unwrap_or((".", name));
+            let aside = tree.objects.join(folder).join(format!(".tmp_{base}"));
+            let _ = fs::remove_file(&aside);
+            match hard {
+                true => fs::hard_link(&notes, &aside).unwrap(),
+                false => symlink(&notes, &aside).unwrap(),
+            }
+        }
+        tree.build();
+        assert_home_is_whole(&home);
+        common::assert_same(&tree.outputs(), &tree.want());
+        assert_eq!(fs::metadata(tree.objects.join("vmlinux.a")).unwrap().nlink(), 1);
+    }
+}
+
+#[test]
+fn a_named_output_in_a_folder_of_all_is_written_past_what_others_put_there() {
+    let tree = Tree::new();
+    let home = home(&tree);
+    let all = tree.dir().join("tmp");
+    fs::create_dir(&all).unwrap();
+    fs::set_permissions(&all, fs::Permissions::from_mode(0o1777)).unwrap();
+    tree.write_object(
+        "initcall.S",
+        ".section \".initcall6.init..kmod_head__1_2_head6\",\"a\"\n\
+         __initcall__kmod_head__1_2_head6: .long 0\n",
+    );
+    tree.shell(&format!(
+        "{} --target=x86_64-linux-gnu -c -o initcall.o initcall.S",
+        common::tool("clang")
+    ));
+    let initcalls = |name: &str| {
+        let mut command = tree.bare(&["initcalls", "initcall.o", "-o"]);
+        command.arg(all.join(name));
+        ended(command)
+    };
+    let aside = all.join(".tmp_x.lds");
+    symlink(home.join("notes.txt"), &aside).unwrap();
+    let with_link = initcalls("x.lds");
+    assert_home_is_whole(&home);
+    fs::remove_file(&aside).unwrap();
+    pipe(&aside);
+    let with_pipe = initcalls("x.lds");
+    for out in [with_link, with_pipe] {
+        assert!(out.status.success(), "{}", text(&out.stderr));
+    }
+    assert!(fs::read_to_string(all.join("x.lds")).unwrap().contains("kmod_head"));
+    if !is_root() {
+        return;
+    }
+    for kind in ["link", "pipe"] {
+        let name = all.join(kind);
+        match kind {
+            "link" => symlink(home.join("notes.txt"), &name).unwrap(),
+            _ => pipe(&name),
+        }
+        std::os::unix::fs::lchown(&name, Some(USERS[0]), None).unwrap();
+        let mut build = tree.kthinlto();
+        build.arg("--json").arg(&name);
+        let out = ended(build);
+        assert_eq!(out.status.code(), Some(3), "{}", text(&out.stderr));
+        assert_holds(&text(&out.stderr), &["of user 64201 in a folder that others may write into"]);
+    }
+    assert_home_is_whole(&home);
+}
+
+#[test]
+fn the_lock_cannot_be_held_by_who_only_reads_the_tree() {
+    if !is_root() {
+        return;
+    }
+    let tree = Tree::new();
+    tree.build();
+    let lock = tree.objects.join(".kthinlto/lock");
+    fs::set_permissions(tree.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    let open = || {
+        let mut command = Command::new("cat");
+        command.arg(&lock);
+        as_user(&mut command, USERS[0], 0o022);
+        command.output().unwrap().status.success()
+    };
+    assert!(!open());
+    // A lock that a version before made.
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(open());
+    fs::remove_file(tree.objects.join("vmlinux.a")).unwrap();
+    tree.build();
+    assert!(!open());
+}
+
+#[test]
+fn a_file_system_without_locks_is_one_warning() {
+    let tree = Tree::new();
+    let (source, library) = (tree.dir().join("noflock.c"), tree.dir().join("noflock.so"));
+    for error in ["ENOSYS", "EOPNOTSUPP", "ENOLCK"] {
+        fs::write(
+            &source,
+            format!(
+                "#include <errno.h>\nint flock(int a, int b) {{ errno = {error}; return -1; }}\n"
+            ),
+        )
+        .unwrap();
+        let mut compile = Command::new(common::tool("clang"));
+        good({
+            compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source);
+            compile
+        });
+        fs::remove_dir_all(tree.objects.join(".kthinlto")).unwrap_or_default();
+        let mut command = tree.kthinlto();
+        command.env("CC", tree.compiler("cc", COPY)).env("LD_PRELOAD", &library);
+        let out = ended(command);
+        assert!(out.status.success(), "{error}: {}", text(&out.stderr));
+        let said = warnings(&out);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert_holds(&said[0], &["cannot be locked", "no other kthinlto runs in this tree"]);
+    }
+}

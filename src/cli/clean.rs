@@ -1,15 +1,15 @@
 //! `kthinlto clean`: removes from an object tree what `build` made there, and nothing else.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::say;
+use super::{say, warn};
 use crate::backend::command::outputs;
 use crate::error::{Error, Result};
+use crate::room::Room;
 use crate::store::{FOLDER, Store};
-use crate::thinlink::{LIST, ORDER};
+use crate::thinlink::{self, LIST, ORDER};
 
 /// Files at the top of the tree.
 const TOP: [&str; 5] = ["built-in-fixup.a", ORDER, LIST, "vmlinux.a", ".vmlinux.a.cmd"];
@@ -20,34 +20,46 @@ pub fn clean(tree: &Path, dry_run: bool) -> anyhow::Result<()> {
         let remedy = "name the object tree with -C";
         return Err(Error::bad_input(tree, "there is no such folder", remedy).into());
     }
-    if !tree.join(FOLDER).is_dir() {
+    let fail = |e| Error::io("look at", tree.join(FOLDER), e);
+    let root = Room::open(tree).map_err(fail)?;
+    if root.find(FOLDER).map_err(fail)?.is_none() {
         say(&format!("{}: no {FOLDER}, nothing to clean", tree.display()));
         return Ok(());
     }
-    // Held until the end, so that no build starts in between.
-    let store = Store::open(tree)?;
+    // Held until the end, so that no build starts in between; a look writes nothing.
+    let store = if dry_run { Store::peek(tree)? } else { Store::open(tree)? };
     let objects: BTreeSet<String> = store.objects().map(str::to_owned).collect();
     let made = objects.iter().flat_map(|object| outputs(object));
     for name in made.chain(TOP.map(PathBuf::from)) {
-        remove(tree, &name, dry_run)?;
+        remove(&root, &name, dry_run)?;
     }
     if !dry_run {
-        let folder = tree.join(FOLDER);
-        fs::remove_dir_all(&folder).map_err(|e| Error::io("remove", &folder, e))?;
+        thinlink::remove_left(&store);
+        root.remove_all(FOLDER).map_err(|e| Error::io("remove", root.path(FOLDER), e))?;
     }
     Ok(())
 }
 
-fn remove(tree: &Path, name: &Path, dry_run: bool) -> Result<()> {
-    let place = tree.join(name);
-    if dry_run {
-        if place.exists() {
-            say(&format!("would remove {}", name.display()));
+/// Removes a file that a record names. Records are files of the tree, and may say anything: what
+/// is outside of it, or behind a link, is not what `build` made.
+fn remove(root: &Room, name: &Path, dry_run: bool) -> Result<()> {
+    let fail = |e| Error::io("remove", root.path(name), e);
+    let (folder, last) = match root.below(name) {
+        Ok(found) => found,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(());
         }
-        return Ok(());
+        Err(e) if e.kind() == ErrorKind::InvalidInput => {
+            warn(&format!("{} is passed over: {e}", name.display()));
+            return Ok(());
+        }
+        Err(e) => return Err(fail(e)),
+    };
+    if !dry_run {
+        return folder.remove(last).map_err(fail);
     }
-    match fs::remove_file(&place) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", &place, e)),
-        _ => Ok(()),
+    if folder.find(last).map_err(fail)?.is_some() {
+        say(&format!("would remove {}", name.display()));
     }
+    Ok(())
 }

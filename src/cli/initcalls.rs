@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use super::args::Initcalls as Arguments;
 use super::mode::Mode;
-use super::{print, write_named};
+use super::named::write_named;
+use super::print;
 use crate::exec::slots::Slots;
 use crate::relink::initcalls::linker_script;
 use crate::report::console::{Console, Verbosity};

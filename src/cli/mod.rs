@@ -13,6 +13,7 @@ mod initcalls;
 mod link_vmlinux;
 mod log;
 mod mode;
+mod named;
 mod parse;
 mod patch;
 mod relink;
@@ -20,9 +21,8 @@ mod reports;
 mod start;
 mod symvers;
 
-use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -37,7 +37,6 @@ use crate::modpost;
 use crate::report::console::Verbosity;
 use crate::stage::{self, Settings};
 use crate::store::cache::Place;
-use crate::store::write_aside;
 use args::{Build, CachePlace, Cli, Command, Common};
 use mode::Mode;
 
@@ -182,6 +181,11 @@ fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
+/// A warning for the user.
+fn warn(text: &str) {
+    let _ = writeln!(io::stderr(), "kthinlto: warning: {text}");
+}
+
 /// What a command was asked to write to standard output: all of it, or an error; but for a
 /// reader that has enough of it, such as `head`.
 fn print(bytes: &[u8]) -> Result<(), Error> {
@@ -191,49 +195,5 @@ fn print(bytes: &[u8]) -> Result<(), Error> {
             Err(Error::io("write", "standard output", e))
         }
         _ => Ok(()),
-    }
-}
-
-/// Writes a file that the user named: aside and renamed. A symbolic link stays one, and what is
-/// no regular file, such as a pipe or /dev/null, stays what it is.
-fn write_named(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let target = if path.is_symlink() { fs::canonicalize(path).ok() } else { None };
-    let place = target.as_deref().unwrap_or(path);
-    match fs::metadata(place) {
-        Ok(found) if !found.is_file() => {
-            fs::write(place, bytes).map_err(|e| Error::io("write", path, e))
-        }
-        _ => write_aside(place, bytes),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
-    use std::os::unix::fs::{FileTypeExt, symlink};
-
-    #[test]
-    fn a_named_output_that_is_no_regular_file_stays_what_it_is() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let (pipe, link, target) = (path("pipe"), path("link"), path("target"));
-        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let reader = std::thread::spawn({
-            let pipe = pipe.clone();
-            move || fs::read(pipe).unwrap()
-        });
-        write_named(&pipe, b"text").unwrap();
-        assert_eq!(reader.join().unwrap(), b"text");
-        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
-
-        fs::write(&target, "old").unwrap();
-        symlink("target", &link).unwrap();
-        write_named(&link, b"new").unwrap();
-        assert!(link.is_symlink() && fs::read(&target).unwrap() == b"new");
-
-        write_named(&path("other"), b"first").unwrap();
-        assert_eq!(fs::read(path("other")).unwrap(), b"first");
-        assert!(write_named(dir.path(), b"").unwrap_err().to_string().contains("a folder stands"));
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::{Reports, When};
 use super::mode::Mode;
+use super::named::create_named;
 use crate::error::Error;
 use crate::kbuild::makeflags::MakeFlags;
 use crate::report::console::{Console, Verbosity};
@@ -63,9 +64,9 @@ impl Shown {
             Some((path, render))
         });
         let files: Result<Vec<Wanted>, Error> = named
-            .map(|(path, render)| match File::create(&path) {
-                Ok(file) => Ok(Wanted { path, file, render }),
-                Err(error) => Err(Error::io("write", path, error)),
+            .map(|(path, render)| {
+                let file = create_named(&path)?;
+                Ok(Wanted { path, file, render })
             })
             .collect();
         let files = files?;

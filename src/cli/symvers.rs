@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::args::Symvers as Arguments;
 use super::mode::Mode;
-use super::{print, write_named};
+use super::named::write_named;
+use super::print;
 use crate::error::{Error, Result};
 use crate::modpost::check::{self, Problem};
 use crate::modpost::dump::{self, Line};

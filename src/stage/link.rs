@@ -1,7 +1,6 @@
 //! The thin link of the stage: run it if anything that it reads changed, and take its
 //! results. What it is made from and what it leaves is the thin-link phase's.
 
-use std::fs;
 use std::io;
 
 use super::members::Member;
@@ -15,6 +14,9 @@ use crate::report::{Ending, Event, Job, JobKind};
 use crate::store::{FOLDER, Indexed, LinkRecord, write_if_changed};
 use crate::thinlink::{self, LIST, ORDER, Scratch, ThinLink};
 use crate::toolchain::{self, Role};
+
+/// The list of members below the store's folder, where `builtin.order` will not do.
+const MEMBERS: &str = "members.rsp";
 
 impl Stage<'_> {
     /// The indexed modules, and whether the linker ran. `None` in a dry run that cannot know.
@@ -56,7 +58,7 @@ impl Stage<'_> {
 
     /// Runs the linker with as many threads as slots are free now.
     fn run_link(&mut self, link: &ThinLink<'_>) -> Result<Vec<Indexed>> {
-        let scratch = Scratch::new(&self.settings.tree, self.settings.scratch_in_memory)?;
+        let scratch = Scratch::new(&self.store, self.settings.scratch_in_memory)?;
         let response = self.response(link.members)?;
         let mut held = self.slots.try_acquire_up_to(cores());
         let threads = held.len().max(1);
@@ -122,9 +124,9 @@ impl Stage<'_> {
         if text == plain {
             return Ok(ORDER.to_owned());
         }
-        let name = format!("{FOLDER}/members.rsp");
-        let path = self.settings.tree.join(&name);
-        fs::write(&path, text).map_err(|e| Error::io("write", &path, e))?;
+        let name = format!("{FOLDER}/{MEMBERS}");
+        let written = self.store.room().map(|room| room.write(MEMBERS, text.as_bytes()));
+        written.transpose().map_err(|e| Error::io("write", self.settings.tree.join(&name), e))?;
         Ok(name)
     }
 

@@ -173,9 +173,7 @@ fn run(
     repeat.look(&settings.tree);
     let names = archives::member_names(settings, &mut repeat.watch)?;
     let store = open(settings)?;
-    if let Some(warning) = store.warning() {
-        listener.on(&Event::Warning(&warning));
-    }
+    store.warnings().iter().for_each(|text| listener.on(&Event::Warning(text)));
     let mut stage = Stage { settings, slots, interrupts, listener, store, threads, settled: true };
     let result = stage.run(names, held);
     let flushed = stage.store.flush();

@@ -5,18 +5,20 @@
 //! Format: a magic line with the version; then records, each a length (u32, little-endian),
 //! the CRC-32 of its payload, and the payload (postcard).
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap as HashMap;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::files::Facts;
 use super::stamp::Stamp;
 use crate::error::{Error, Result};
+use crate::room::Room;
 
 /// First line of the file. It changes with the records below: another's file is not read.
 const MAGIC: &[u8] = b"kthinlto state 4\n";
@@ -270,29 +272,30 @@ pub struct Log {
 }
 
 impl Log {
-    /// Reads all records and writes none, now or later.
-    pub fn peek(path: &Path) -> Result<(Self, Records)> {
-        let read = Read::from(&read_or_empty(path)?);
-        let path = path.to_path_buf();
+    /// Reads all records of the file in a folder, if there is one, and writes none, now or later.
+    pub fn peek(room: Option<&Room>, name: &str) -> Result<(Self, Records)> {
+        let bytes = room.map_or_else(|| Ok(Vec::new()), |room| read_or_empty(room, name))?;
+        let read = Read::from(&bytes);
+        let path = room.map_or_else(|| PathBuf::from(name), |room| room.path(name));
         let (waiting, warning) = (Vec::new(), read.warning(&path));
         let log = Log { path, file: None, waiting, warning };
         Ok((log, read.records))
     }
 
     /// Opens or makes the file and reads all records.
-    pub fn open(path: &Path) -> Result<(Self, Records)> {
-        let bytes = read_or_empty(path)?;
+    pub fn open(room: &Room, name: &str) -> Result<(Self, Records)> {
+        let path = room.path(name);
+        let fail = |e| Error::io("open the state file", &path, e);
+        let bytes = read_or_empty(room, name)?;
         let read = Read::from(&bytes);
-        let warning = read.warning(path);
+        let warning = read.warning(&path);
         let stale = read.lines > read.records.count() * 3 / 2 + 1000;
-        if bytes.is_empty() || warning.is_some() || stale {
-            rewrite(path, &read.records)?;
+        // What has another name too, in a copy of the tree made of hard links, is that one's.
+        let linked = room.find(name).map_err(fail)?.is_some_and(|found| found.st_nlink > 1);
+        if bytes.is_empty() || warning.is_some() || stale || linked {
+            rewrite(room, name, &read.records)?;
         }
-        let file = OpenOptions::new()
-            .append(true)
-            .open(path)
-            .map_err(|e| Error::io("open the state file", path, e))?;
-        let path = path.to_path_buf();
+        let file = room.open_file(name, OFlags::WRONLY | OFlags::APPEND).map_err(fail)?;
         let log = Log { path, file: Some(file), waiting: Vec::new(), warning };
         Ok((log, read.records))
     }
@@ -380,14 +383,16 @@ impl Drop for Log {
     }
 }
 
-fn read_or_empty(path: &Path) -> Result<Vec<u8>> {
-    match fs::read(path) {
+fn read_or_empty(room: &Room, name: &str) -> Result<Vec<u8>> {
+    match room.read(name, LARGEST) {
         Ok(bytes) => Ok(bytes),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(Error::io("read the state file", path, e)),
+        Err(e) => Err(Error::io("read the state file", room.path(name), e)),
     }
 }
 
+/// Bytes that a state file may have; the one of a defconfig has some 5 MB.
+const LARGEST: u64 = 1 << 30;
 /// Bytes of records that may wait.
 const MOST_WAITING: usize = 64 << 10;
 /// Bytes before a record's payload: its length and its check.
@@ -456,16 +461,17 @@ impl Read {
     }
 }
 
-fn rewrite(path: &Path, records: &Records) -> Result<()> {
+fn rewrite(room: &Room, name: &str, records: &Records) -> Result<()> {
     let mut bytes = MAGIC.to_vec();
     records.lines().for_each(|line| bytes.extend(encode(&line)));
-    super::write_aside(path, &bytes)
+    room.write(name, &bytes).map_err(|e| Error::io("write", room.path(name), e))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::fs;
 
     fn backend(n: u8) -> BackendRecord {
         let inputs = [("bitcode a.o".to_owned(), "00".to_owned())];
@@ -473,9 +479,13 @@ mod tests {
         BackendRecord::new(Digest::of(&[n]), Digest::of(&[n, n]), Some(cost), &inputs)
     }
 
+    fn open(path: &Path) -> Result<(Log, Records)> {
+        Log::open(&Room::open(path.parent().unwrap()).unwrap(), "state")
+    }
+
     fn filled(dir: &Path) -> PathBuf {
         let path = dir.join("state");
-        let (mut log, records) = Log::open(&path).unwrap();
+        let (mut log, records) = open(&path).unwrap();
         assert_eq!(records.count(), 0);
         log.backend("a.o", &backend(1)).unwrap();
         log.backend("b.o", &backend(2)).unwrap();
@@ -500,7 +510,7 @@ mod tests {
     #[test]
     fn the_last_record_wins() {
         let dir = tempfile::tempdir().unwrap();
-        let (log, records) = Log::open(&filled(dir.path())).unwrap();
+        let (log, records) = open(&filled(dir.path())).unwrap();
         assert_eq!(log.warning, None);
         assert_eq!(records.backends["a.o"], backend(3));
         assert_eq!(records.backends["b.o"], backend(2));
@@ -511,14 +521,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let whole = fs::read(filled(dir.path())).unwrap();
         for cut in 0..whole.len() {
-            let path = dir.path().join("torn");
+            let path = dir.path().join("state");
             fs::write(&path, &whole[..cut]).unwrap();
-            let (mut log, records) = Log::open(&path).unwrap();
+            let (mut log, records) = open(&path).unwrap();
             if let Some(found) = records.backends.get("b.o") {
                 assert_eq!(*found, backend(2));
             }
             log.backend("c.o", &backend(9)).unwrap();
-            let (log, records) = Log::open(&path).unwrap();
+            let (log, records) = open(&path).unwrap();
             assert_eq!(log.warning, None, "cut at {cut}: one warning only");
             assert_eq!(records.backends["c.o"], backend(9), "cut at {cut}");
         }
@@ -529,19 +539,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = filled(dir.path());
         let size = || fs::metadata(&path).unwrap().len();
-        let (mut log, _) = Log::open(&path).unwrap();
+        let (mut log, _) = open(&path).unwrap();
         let before = size();
         let nothing = AsmRecord { files: Vec::new(), unknown: false };
         log.asm(Digest::of(b"1"), &nothing).unwrap();
         assert_eq!(size(), before, "it waits");
         log.backend("c.o", &backend(5)).unwrap();
-        let (_, records) = Log::open(&path).unwrap();
+        let (_, records) = open(&path).unwrap();
         assert_eq!(records.backends["c.o"], backend(5));
         assert!(records.asm.contains_key(&Digest::of(b"1")));
         log.asm(Digest::of(b"2"), &nothing).unwrap();
         drop(log);
-        assert_eq!(Log::open(&path).unwrap().1.asm.len(), 2);
-        let (mut log, _) = Log::open(&path).unwrap();
+        assert_eq!(open(&path).unwrap().1.asm.len(), 2);
+        let (mut log, _) = open(&path).unwrap();
         (0..2000).for_each(|n: u32| log.asm(Digest::of(&n.to_le_bytes()), &nothing).unwrap());
         assert!(size() > before + MOST_WAITING as u64, "not without end");
     }
@@ -554,11 +564,11 @@ mod tests {
         let at = bytes.windows(3).position(|w| w == b"b.o").unwrap();
         bytes[at] ^= 1;
         fs::write(&path, &bytes).unwrap();
-        let (log, records) = Log::open(&path).unwrap();
+        let (log, records) = open(&path).unwrap();
         assert!(log.warning.as_deref().unwrap().contains("was damaged"));
         assert_eq!(records.backends.len(), 1);
         assert_eq!(records.backends["a.o"], backend(1));
-        assert_eq!(Log::open(&path).unwrap().0.warning, None, "one warning only");
+        assert_eq!(open(&path).unwrap().0.warning, None, "one warning only");
     }
 
     #[test]
@@ -567,10 +577,10 @@ mod tests {
         let path = dir.path().join("state");
         for text in ["kthinlto state 0\n", "garbage"] {
             fs::write(&path, text).unwrap();
-            let (log, records) = Log::open(&path).unwrap();
+            let (log, records) = open(&path).unwrap();
             assert!(log.warning.as_deref().unwrap().contains("another version"));
             assert_eq!(records.count(), 0);
-            assert_eq!(Log::open(&path).unwrap().0.warning, None);
+            assert_eq!(open(&path).unwrap().0.warning, None);
         }
     }
 
@@ -585,12 +595,12 @@ mod tests {
     fn a_long_log_is_rewritten_short() {
         let dir = tempfile::tempdir().unwrap();
         let path = filled(dir.path());
-        let (mut log, _) = Log::open(&path).unwrap();
+        let (mut log, _) = open(&path).unwrap();
         for _ in 0..1100 {
             log.backend("a.o", &backend(4)).unwrap();
         }
         let long = fs::metadata(&path).unwrap().len();
-        let (_, records) = Log::open(&path).unwrap();
+        let (_, records) = open(&path).unwrap();
         assert_eq!(records.backends["a.o"], backend(4));
         assert!(fs::metadata(&path).unwrap().len() < long / 100);
     }

@@ -27,11 +27,11 @@ mod log;
 pub mod snapshot;
 pub mod stamp;
 
+mod own;
+
 use std::collections::hash_map::Entry;
-use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -43,8 +43,11 @@ pub use self::log::{
     AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord,
 };
 use self::log::{FlagsRecord, Log, Records};
+use self::own::Lock;
 use self::stamp::{Grain, Stamp};
 use crate::error::{Error, Result};
+use crate::regular;
+use crate::room::{self, Room};
 
 /// The folder, at the top of an object tree, that holds everything but the outputs.
 pub const FOLDER: &str = ".kthinlto";
@@ -68,30 +71,31 @@ pub struct Store {
     asm: Mutex<HashMap<Digest, AsmRecord>>,
     flags: Mutex<Flags>,
     records: Records,
-    _lock: Option<File>,
+    /// The folder of the state and its lock; none where the state was only read.
+    own: Option<(Room, Lock)>,
 }
 
 impl Store {
     /// Locks and opens the state of the object tree at `tree`; makes it if there is none.
     pub fn open(tree: &Path) -> Result<Self> {
-        let folder = tree.join(FOLDER);
-        fs::create_dir_all(&folder).map_err(|e| Error::io("make the folder", &folder, e))?;
-        let lock = lock(tree, &folder.join("lock"))?;
-        let grain = sign(&lock);
-        Ok(Self::with(tree, grain, Log::open(&folder.join(STATE))?, Some(lock)))
+        let room = own::make(tree)?;
+        let lock = own::lock(tree, &room)?;
+        let grain = lock.sign();
+        let read = Log::open(&room, STATE)?;
+        Ok(Self::with(tree, grain, read, Some((room, lock))))
     }
 
     /// Reads the state without a lock, and changes nothing on disk.
     pub fn peek(tree: &Path) -> Result<Self> {
-        let grain = Grain::default();
-        Ok(Self::with(tree, grain, Log::peek(&tree.join(FOLDER).join(STATE))?, None))
+        let read = Log::peek(own::find(tree)?.as_ref(), STATE)?;
+        Ok(Self::with(tree, Grain::default(), read, None))
     }
 
     fn with(
         tree: &Path,
         grain: Grain,
         (log, mut records): (Log, Records),
-        lock: Option<File>,
+        own: Option<(Room, Lock)>,
     ) -> Self {
         let files = Files::new(tree, grain, std::mem::take(&mut records.files));
         Store {
@@ -104,7 +108,7 @@ impl Store {
                 objects: std::mem::take(&mut records.flags),
             }),
             records,
-            _lock: lock,
+            own,
         }
     }
 
@@ -113,9 +117,15 @@ impl Store {
         &self.tree
     }
 
-    /// A sentence for the user where the state file was damaged.
-    pub fn warning(&self) -> Option<String> {
-        self.log().warning.clone()
+    /// Sentences for the user: that the state file was damaged, or that nothing keeps others out.
+    pub fn warnings(&self) -> Vec<String> {
+        let unlocked = self.own.as_ref().and_then(|(_, lock)| lock.warning.clone());
+        self.log().warning.clone().into_iter().chain(unlocked).collect()
+    }
+
+    /// The folder of the state, for who has more to keep in it; none where the state is only read.
+    pub(crate) fn room(&self) -> Option<&Room> {
+        self.own.as_ref().map(|(room, _)| room)
     }
 
     fn log(&self) -> std::sync::MutexGuard<'_, Log> {
@@ -252,44 +262,11 @@ impl Store {
     }
 }
 
-/// Takes the tree's lock, or says who has it.
-fn lock(tree: &Path, path: &Path) -> Result<File> {
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|e| Error::io("open the lock", path, e))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let _ = file.read_to_string(&mut text);
-            // Its holder may be writing over the number of an earlier one.
-            let pid = text.lines().next().unwrap_or_default().trim();
-            let holder = if pid.is_empty() { String::new() } else { format!(" (process {pid})") };
-            let tree = std::path::absolute(tree).unwrap_or_else(|_| tree.to_path_buf());
-            return Err(Error::Locked { tree, holder });
-        }
-        Err(TryLockError::Error(e)) => return Err(Error::io("lock", path, e)),
-    }
-    Ok(file)
-}
-
-/// Writes our number into the lock, and learns from that how fine the times of files are.
-/// The number is only for the message above: a lock without one is a lock.
-fn sign(lock: &File) -> Grain {
-    let text = format!("{}\n", std::process::id());
-    let grain = Grain::by_writing(lock, text.as_bytes()).unwrap_or_default();
-    let _ = lock.set_len(text.len() as u64);
-    grain
-}
-
 /// Writes a file aside and renames it into place: a reader sees the old or the new one.
 ///
-/// The file aside has one name, `.tmp_` and the file's own, so that the next writer takes over
-/// what a kill left there; kbuild's `make clean` removes such names too.
+/// The file aside has one name, `.tmp_` and the file's own, so that the next writer removes
+/// what a kill left there; kbuild's `make clean` removes such names too. It is made anew, where
+/// nothing is: never written through a link. One process writes a file, as the tree's lock says.
 pub fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
     write_stamped(path, bytes).map(drop)
 }
@@ -298,10 +275,8 @@ pub fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
 fn write_stamped(path: &Path, bytes: &[u8]) -> Result<Stamp> {
     let fail = |e| Error::io("write", path, e);
     let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::InvalidFilename.into()))?;
-    let mut aside = OsString::from(".tmp_");
-    aside.push(name);
-    let aside = path.with_file_name(aside);
-    let mut file = open_aside(&aside).map_err(fail)?;
+    let aside = path.with_file_name(room::aside(name));
+    let mut file = create_anew(&aside).map_err(fail)?;
     let mut write = || {
         file.write_all(bytes)?;
         let stamp = Stamp::of(&file.metadata()?);
@@ -314,27 +289,21 @@ fn write_stamped(path: &Path, bytes: &[u8]) -> Result<Stamp> {
     written.map_err(fail)
 }
 
-/// An empty file of this name that no one else writes while it is open.
-fn open_aside(aside: &Path) -> io::Result<File> {
-    loop {
-        let file = File::options().write(true).create(true).truncate(false).open(aside)?;
-        file.lock()?;
-        // While we waited, its writer may have renamed it into place.
-        let own = file.metadata()?;
-        let there = fs::metadata(aside);
-        if there.is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino())) {
-            // Not for a new file: ext4 writes one that was truncated to the disk when it is closed.
-            if own.len() > 0 {
-                file.set_len(0)?;
-            }
-            return Ok(file);
+/// A new file of this name, in the place of whatever file or link has it.
+fn create_anew(path: &Path) -> io::Result<File> {
+    let create = || File::options().write(true).create_new(true).open(path);
+    match create() {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            create()
         }
+        made => made,
     }
 }
 
 /// Writes a file only if its bytes are not these already; says whether it did.
 pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
-    if fs::read(path).is_ok_and(|old| old == bytes) {
+    if regular::read(path).is_ok_and(|old| old == bytes) {
         return Ok(false);
     }
     write_aside(path, bytes).map(|()| true)
@@ -380,24 +349,21 @@ mod tests {
     }
 
     #[test]
-    fn writers_of_one_file_take_turns() {
+    fn a_link_aside_is_not_written_through() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a");
-        std::thread::scope(|scope| {
-            for writer in b'a'..b'i' {
-                let path = &path;
-                scope.spawn(move || {
-                    for length in 1..100 {
-                        write_aside(path, &vec![writer; 1000 * length]).unwrap();
-                        let seen = fs::read(path).unwrap();
-                        assert!(
-                            seen.len().is_multiple_of(1000) && seen.iter().all(|&b| b == seen[0])
-                        );
-                    }
-                });
+        let (other, aside) = (dir.path().join("other"), dir.path().join(".tmp_a"));
+        fs::write(&other, "kept").unwrap();
+        for hard in [false, true] {
+            match hard {
+                true => fs::hard_link(&other, &aside).unwrap(),
+                false => std::os::unix::fs::symlink(&other, &aside).unwrap(),
             }
-        });
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+            write_aside(&dir.path().join("a"), b"new").unwrap();
+            assert_eq!(fs::read(&other).unwrap(), b"kept");
+            assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"new");
+            let found = fs::symlink_metadata(dir.path().join("a")).unwrap();
+            assert!(found.is_file() && std::os::unix::fs::MetadataExt::nlink(&found) == 1);
+        }
     }
 
     #[test]

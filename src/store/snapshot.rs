@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, KeyBuilder};
 use super::stamp::{Grain, Stamp, nanos_now};
-use super::{FOLDER, write_aside};
-use crate::error::Result;
+use super::{FOLDER, own};
+use crate::error::{Error, Result};
 use crate::parallel;
 
 /// First line of the file. It changes with what follows.
@@ -85,14 +85,13 @@ struct Folder<'a> {
     entries: Vec<(&'a str, Option<Stamp>)>,
 }
 
-fn place(tree: &Path, name: &str) -> PathBuf {
-    tree.join(FOLDER).join(name)
-}
+/// Bytes that a snapshot may have; the one of a defconfig has less than 2 MB.
+const LARGEST: u64 = 1 << 28;
 
 /// The answer that a snapshot of this name gives to `question`, if nothing changed since.
 /// Looks at the files on up to `threads` threads.
 pub fn answer(tree: &Path, name: &str, question: Digest, threads: usize) -> Option<u64> {
-    let bytes = fs::read(place(tree, name)).ok()?;
+    let bytes = own::find(tree).ok()??.read(name, LARGEST).ok()?;
     let (check, payload) = bytes.strip_prefix(MAGIC)?.split_at_checked(4)?;
     if crc32fast::hash(payload).to_le_bytes() != check {
         return None;
@@ -159,7 +158,9 @@ pub fn leave(
     // Plain data into memory: there is nothing that could fail.
     let payload = postcard::to_stdvec(&snapshot).unwrap_or_default();
     let check = crc32fast::hash(&payload).to_le_bytes();
-    write_aside(&place(tree, name), &[MAGIC, &check, &payload].concat())
+    let room = own::make(tree)?;
+    let written = room.write(name, &[MAGIC, &check, &payload].concat());
+    written.map_err(|e| Error::io("write", room.path(name), e))
 }
 
 /// A name as its folder and its last part. A name that ends in `..` has none: its folder is
