@@ -121,6 +121,27 @@ fn pahole_gets_the_flags_that_the_kernels_makefile_has_for_it() {
 }
 
 #[test]
+fn a_dry_run_asks_neither_make_nor_pahole() {
+    let built = Built::new();
+    built.add_btf();
+    let relink = |more: &[&str]| {
+        let mut command = built.relink(more);
+        command.env("PAHOLE", "./pahole");
+        command
+    };
+    good(relink(&[]));
+    let rule = built.tree.sources.join("scripts/Makefile.btf");
+    let text_of = fs::read_to_string(&rule).unwrap();
+    fs::write(rule, format!("{text_of}$(shell touch ran-make)\n")).unwrap();
+    built.tree.write_object("pahole", "#!/bin/sh\ntouch ran-pahole; echo v1.24\n");
+    let out = relink(&["-n"]).output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_holds(&text(&out.stderr), &["a dry run asks neither make nor pahole"]);
+    assert_holds(&text(&out.stdout), &["LD      vmlinux.unstripped"]);
+    assert_eq!(built.tree.shell("ls | grep ^ran || :"), "");
+}
+
+#[test]
 fn pahole_that_is_missing_or_another_is_named_before_anything_is_run() {
     let built = Built::new();
     built.add_btf();

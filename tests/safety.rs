@@ -480,3 +480,82 @@ fn a_file_system_without_locks_is_one_warning() {
         assert_holds(&said[0], &["cannot be locked", "no other kthinlto runs in this tree"]);
     }
 }
+
+#[test]
+fn a_look_starts_no_program_that_the_tree_names() {
+    let tree = Tree::new();
+    let script = |name: &str, says: &str, body: &str| {
+        tree.write_object(
+            name,
+            &format!(
+                "#!/bin/sh\ncase \"$*\" in --version) {says}; exit;; esac\n\
+                 for object; do [ \"$was\" = -o ] && out=$object; was=$object; done\n{body}\n"
+            ),
+        );
+        tree.shell(&format!("chmod +x {name}"));
+    };
+    script("cc", "echo clang version 22.0.0", COPY);
+    script("ld", "echo LLD 22.0.0", "exec ld.lld-22 \"$@\"");
+    let mut build = tree.kthinlto();
+    build.env("CC", "./cc").env("LD", "./ld");
+    good(build);
+    // From here on it is a tree that came from elsewhere.
+    script("cc", "touch ran-cc; echo clang version 22.0.0", "touch ran-cc");
+    script("ld", "touch ran-ld; echo LLD 22.0.0", "touch ran-ld");
+    let kernel = tree.srctree();
+    let looks: [&[&str]; 6] = [
+        &["explain", "kernel/a.o"],
+        &["graph"],
+        &["clean", "-n"],
+        &["patch", "--check", &kernel],
+        &["build", "-n", "built-in.a", "lib/lib.a"],
+        &["relink", "-n"],
+    ];
+    for words in looks {
+        let mut command = tree.bare(words);
+        command.env_remove("CC").env_remove("LD");
+        if words[0] == "build" {
+            command.env("CC", "./cc").env("LD", "./ld");
+        }
+        let out = ended(command);
+        assert_eq!(tree.shell("ls | grep ^ran || :"), "", "{words:?}");
+        if words[0] == "explain" {
+            assert_holds(&text(&out.stdout), &["would run      yes, due to compiler"]);
+        }
+    }
+    // A compiler that no build met is said to be unknown.
+    let mut other = tree.bare(&["explain", "kernel/a.o"]);
+    other.env("CC", "./cc -O1");
+    let said = good(other);
+    assert_holds(
+        &said,
+        &["key            unknown\n", "would run      unknown: no build here has met"],
+    );
+    assert_holds(&said, &["unknown           compiler"]);
+    assert_eq!(tree.shell("ls | grep ^ran || :"), "");
+    let mut other = tree.kthinlto();
+    other.args(["-n"]).env("CC", "./cc -O1").env("LD", "./ld -O1");
+    let out = ended(other);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_eq!(tree.shell("ls | grep ^ran || :"), "");
+}
+
+#[test]
+fn a_dry_run_starts_no_dynamic_loader_that_a_record_names() {
+    let tree = Tree::new();
+    tree.build();
+    tree.write_object("interp", "#!/bin/sh\ntouch ran\n");
+    tree.write_object("elfcc.c", "int main(void) { return 0; }\n");
+    let cc = common::tool("clang");
+    tree.shell(&format!(
+        "chmod +x interp; {cc} -o elfcc elfcc.c -Wl,--dynamic-linker=$PWD/interp; \
+         sed -i 's|:= {cc} |:= ./elfcc |' init/.main.o.cmd kernel/.head.o.cmd 2>/dev/null || :; \
+         find . -name '.*.o.cmd' -exec sed -i 's|^\\(savedcmd_[^ ]*\\) := {cc} |\\1 := ./elfcc |' {{}} +"
+    ));
+    let mut command = tree.kthinlto();
+    command.arg("-n").env_remove("CC");
+    let out = ended(command);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert_holds(&warnings(&out).concat(), &["a dry run starts no compiler", "`./elfcc`"]);
+    assert!(!tree.objects.join("ran").exists());
+}

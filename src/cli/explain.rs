@@ -5,7 +5,7 @@ use std::path::Path;
 use super::args::Explain;
 use super::{given, say};
 use crate::error::Error;
-use crate::stage::explain::{Compared, Explanation, explain, last_settings};
+use crate::stage::explain::{Answer, Compared, Explanation, explain, last_settings};
 use crate::store::Store;
 
 /// Explains one object of the tree.
@@ -24,14 +24,17 @@ pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
 
 fn render(found: &Explanation) -> String {
     let mut out = format!("{}\n  native object  {}\n", found.object, found.native);
-    out += &format!("  key            {}\n", found.key);
+    out += &format!("  key            {}\n", found.key.as_deref().unwrap_or("unknown"));
     out += &match &found.why {
-        Some(why) => format!("  would run      yes, due to {why}\n"),
-        None => "  would run      no\n".to_owned(),
+        Answer::Yes(why) => format!("  would run      yes, due to {why}\n"),
+        Answer::No => "  would run      no\n".to_owned(),
+        Answer::Unknown(why) => format!("  would run      unknown: {why}\n"),
     };
-    if let Some(why) = &found.relink {
-        out += &format!("  thin link      would run first: {why}\n");
-    }
+    out += &match &found.relink {
+        Answer::Yes(why) => format!("  thin link      would run first: {why}\n"),
+        Answer::No => String::new(),
+        Answer::Unknown(why) => format!("  thin link      unknown: {why}\n"),
+    };
     out += &format!("  inputs         {}\n", found.inputs.len());
     found.inputs.iter().for_each(|input| out += &line(input));
     for (title, names) in [("imports from", &found.imports), ("imported by", &found.importers)] {

@@ -80,6 +80,7 @@ pub fn relink(
     listener: &mut dyn Listener,
 ) -> Result<()> {
     let tree = Tree::recognize(&settings.tree, settings.nm.as_deref(), &settings.pahole)?;
+    let tree = Tree { is_look: settings.dry_run, ..tree };
     steps::check(&tree)?;
     let stage = stage_settings(settings, &tree);
     let (mut store, summary) = stage::build_keeping_store(&stage, slots, interrupts, listener)?;
@@ -129,6 +130,12 @@ fn finish(
     let with = Context { tree, store, plan: &plan, scratch: &scratch, identity, slots, listener };
     let mut run = Run::new(with);
     if settings.dry_run {
+        if btf::is_on(tree) {
+            run.warn(
+                "a dry run asks neither make nor pahole for the flags of BTF: the final link is \
+                 shown, though it may be up to date",
+            );
+        }
         return run.announce_all(summary.modules == 0 || summary.rebuilt > 0);
     }
     let runner = Runner { slots, interrupts, keep_going: false };

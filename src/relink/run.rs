@@ -98,6 +98,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// Tells the listener of a doubt.
+    pub fn warn(&mut self, text: &str) {
+        self.with.listener.on(&Event::Warning(text));
+    }
+
     /// The failure that ended the run early, if one did.
     pub fn failure(&mut self) -> Option<Error> {
         self.failure.take()

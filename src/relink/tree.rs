@@ -60,6 +60,8 @@ pub struct Tree {
     pub pahole: String,
     /// The archives of vmlinux.
     pub archives: Vec<PathBuf>,
+    /// Nothing is run, not even to ask for something: the tree is only looked at.
+    pub is_look: bool,
 }
 
 impl Tree {
@@ -96,6 +98,7 @@ impl Tree {
             objcopy,
             nm,
             pahole: pahole.to_owned(),
+            is_look: false,
         })
     }
 

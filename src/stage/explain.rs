@@ -25,6 +25,30 @@ pub struct Compared {
     pub is: Option<String>,
 }
 
+/// Whether something would run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// No.
+    No,
+    /// Yes: what it is due to.
+    Yes(String),
+    /// Only starting a program would tell, and a look starts none: which, and why.
+    Unknown(String),
+}
+
+impl Answer {
+    fn of(why: Option<String>) -> Self {
+        why.map_or(Answer::No, Answer::Yes)
+    }
+
+    fn unknown(role: Role, command: &str) -> Self {
+        let role = role.variable();
+        Answer::Unknown(format!(
+            "no build here has met {role} `{command}`, and a look starts nothing"
+        ))
+    }
+}
+
 /// All that can be said about one object.
 #[derive(Debug)]
 pub struct Explanation {
@@ -38,12 +62,12 @@ pub struct Explanation {
     pub imports: Vec<String>,
     /// Modules that import from it: their backends run when it changes.
     pub importers: Vec<String>,
-    /// The key, in hexadecimal.
-    pub key: String,
-    /// Why its backend would run; `None` if it would not.
-    pub why: Option<String>,
-    /// Why the thin link would run first, and might change the imports; `None` if it would not.
-    pub relink: Option<String>,
+    /// The key, in hexadecimal; `None` where the compiler is not known.
+    pub key: Option<String>,
+    /// Whether its backend would run, and why.
+    pub why: Answer,
+    /// Whether the thin link would run first, and might change the imports.
+    pub relink: Answer,
 }
 
 /// Settings of the last build of a tree, as a start for looking at it.
@@ -73,7 +97,10 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     };
     let module = find(&link.modules, name, &settings.tree)?;
     let relink = why_relink(settings, &mut store)?;
-    let compiler = compiler(settings, &module.object, &mut store)?;
+    let command = compiler(settings, &module.object)?;
+    let known = toolchain::known(Role::Compiler, &command, &store)?;
+    let is_known = known.is_some();
+    let compiler = known.unwrap_or_else(|| toolchain::unknown(&command));
     let common = Common::new(&compiler, &settings.tree);
     let inputs = inputs::inputs(&store, &common, module)?;
     let importers = link
@@ -83,11 +110,14 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     Ok(Explanation {
         object: module.object.clone(),
         native: native_name(&module.object),
-        inputs: compare(&inputs, store.backend(&module.object)),
+        inputs: compare(&inputs, store.backend(&module.object), is_known),
         imports: module.imports.iter().map(|name| name.to_string()).collect(),
         importers: importers.map(|other| other.object.clone()).collect(),
-        key: inputs.key.digest().to_string(),
-        why: plan::why(&store, &common, module)?,
+        key: is_known.then(|| inputs.key.digest().to_string()),
+        why: match is_known {
+            true => Answer::of(plan::why(&store, &common, module)?),
+            false => Answer::unknown(Role::Compiler, &command),
+        },
         relink,
     })
 }
@@ -135,24 +165,32 @@ fn alike<'a>(name: &str, objects: impl Iterator<Item = &'a str>) -> Vec<&'a str>
 }
 
 /// Why the next build would begin with a thin link.
-fn why_relink(settings: &Settings, store: &mut Store) -> Result<Option<String>> {
+fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer> {
     let names = archives::member_names(settings, &mut Watch::default())?;
     let (members, _) = members::look(store, settings, names, 1)?;
-    let Some(linker) = &settings.linker else {
-        return Ok(None);
+    let Some(command) = &settings.linker else {
+        return Ok(Answer::No);
     };
-    let linker = toolchain::resolve(Role::Linker, linker, store)?;
+    let Some(linker) = toolchain::known(Role::Linker, command, store)? else {
+        return Ok(Answer::unknown(Role::Linker, command));
+    };
     let flags = shell_words::split(&settings.linker_flags).unwrap_or_default();
     let link = ThinLink { linker: &linker, flags: &flags, members: &members };
     let key = link.key(store)?;
     if thinlink::is_current(store, key, 1)?.is_some() {
-        return Ok(None);
+        return Ok(Answer::No);
     }
-    Ok(Some("members, the linker, its flags or an index changed since the last one".to_owned()))
+    let why = "members, the linker, its flags or an index changed since the last one";
+    Ok(Answer::Yes(why.to_owned()))
 }
 
-fn compare(inputs: &Inputs, record: Option<&BackendRecord>) -> Vec<Compared> {
-    let now = plan::recorded_inputs(inputs);
+/// What a digest is called that only starting a program would tell.
+const UNKNOWN: &str = "unknown         ";
+
+fn compare(inputs: &Inputs, record: Option<&BackendRecord>, compiler: bool) -> Vec<Compared> {
+    let mut now = plan::recorded_inputs(inputs);
+    let compiler_of = |input: &&mut (String, String)| input.0 == "compiler" && !compiler;
+    now.iter_mut().filter(compiler_of).for_each(|input| input.1 = UNKNOWN.to_owned());
     let before = record.map(BackendRecord::inputs).unwrap_or_default();
     let was = |label: &str| before.iter().find(|input| input.0 == label).map(|i| i.1.clone());
     let mut all: Vec<Compared> = now

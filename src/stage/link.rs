@@ -4,7 +4,7 @@
 use std::io;
 
 use super::members::Member;
-use super::{Stage, cores};
+use super::{Stage, cores, tool};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::executor::Processes;
 use crate::exec::process::{Invocation, Outcome};
@@ -25,7 +25,11 @@ impl Stage<'_> {
             let text = "LD is not set; kbuild exports it, else name the linker with --ld";
             return Err(Error::Usage(text.to_owned()));
         };
-        let linker = toolchain::resolve(Role::Linker, linker, &mut self.store)?;
+        let linker = match tool(self.settings, Role::Linker, linker, &mut self.store)? {
+            Some(known) => known,
+            // For the command that a dry run shows; no thin link has this identity.
+            None => toolchain::unknown(linker),
+        };
         self.note_tool(Role::Linker, &linker);
         let flags = shell_words::split(&self.settings.linker_flags).map_err(|e| {
             Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}; close the quote"))

@@ -249,7 +249,15 @@ impl Stage<'_> {
             return Ok(Ran::default());
         };
         self.phase("plan");
-        let compiler = compiler(self.settings, &first.object, &mut self.store)?;
+        let command = compiler(self.settings, &first.object)?;
+        let Some(compiler) = tool(self.settings, Role::Compiler, &command, &mut self.store)? else {
+            let text = format!(
+                "a dry run starts no compiler, and no build here has met `{command}`: it cannot \
+                 tell which backends would run"
+            );
+            self.listener.on(&Event::Warning(&text));
+            return Ok(Ran { rebuilt: indexed.len(), from_cache: 0 });
+        };
         self.note_tool(Role::Compiler, &compiler);
         let common = Common::new(&compiler, &self.settings.tree);
         let held = self.slots.try_acquire_up_to(cores());
@@ -297,10 +305,17 @@ impl Stage<'_> {
 }
 
 /// The compiler that was asked for, or the one that made the first object.
-fn compiler(settings: &Settings, first: &str, store: &mut Store) -> Result<Tool> {
-    let command = match &settings.compiler {
-        Some(command) => command.clone(),
-        None => flags::recorded_compiler(&settings.tree, first)?,
-    };
-    toolchain::resolve(Role::Compiler, &command, store)
+fn compiler(settings: &Settings, first: &str) -> Result<String> {
+    match &settings.compiler {
+        Some(command) => Ok(command.clone()),
+        None => flags::recorded_compiler(&settings.tree, first),
+    }
+}
+
+/// A tool of the build. A dry run starts none, and knows only those that a build met.
+fn tool(settings: &Settings, role: Role, command: &str, store: &mut Store) -> Result<Option<Tool>> {
+    match settings.dry_run {
+        true => toolchain::known(role, command, store),
+        false => toolchain::resolve(role, command, store).map(Some),
+    }
 }

@@ -123,6 +123,11 @@ impl Store {
         self.log().warning.clone().into_iter().chain(unlocked).collect()
     }
 
+    /// Whether the state is only read, for a command that looks and does nothing.
+    pub fn is_look(&self) -> bool {
+        self.own.is_none()
+    }
+
     /// The folder of the state, for who has more to keep in it; none where the state is only read.
     pub(crate) fn room(&self) -> Option<&Room> {
         self.own.as_ref().map(|(room, _)| room)

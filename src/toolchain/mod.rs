@@ -165,6 +165,27 @@ pub fn resolve(role: Role, command: &str, store: &mut Store) -> Result<Tool> {
     Ok(tool)
 }
 
+/// A tool as a build of this tree met it, by what its files hold now. Starts nothing, so that a
+/// look at a tree cannot run what the tree names: `None` where no build met it.
+pub fn known(role: Role, command: &str, store: &Store) -> Result<Option<Tool>> {
+    let argv = shell_words::split(command).map_err(|e| Error::ToolMissing {
+        role: role.variable(),
+        command: command.to_owned(),
+        found: e.to_string(),
+    })?;
+    let lookup = format!("{} {}", role.variable(), whereabouts(command, store.tree()));
+    let Some(record) = store.tool(&lookup).filter(|known| known.rule == RULE) else {
+        return Ok(None);
+    };
+    let identity = identity(store, &argv, record)?;
+    Ok(Some(Tool { identity, ..Tool::of(command, record) }))
+}
+
+/// A tool of which nothing is known but its command.
+pub fn unknown(command: &str) -> Tool {
+    Tool::new(command, Digest::of(b"unknown"), OLDEST)
+}
+
 /// Content of a program that is only run, whatever it is: its words, its files and the libraries
 /// that it loads. One that is not there is an error when it is run.
 pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
@@ -177,6 +198,11 @@ pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
         && identity(store, &argv, known)? == known.identity
     {
         return Ok(known.identity);
+    }
+    if store.is_look() {
+        // The libraries would be its loader's to tell, and nothing is started for a look.
+        let known = store.tool(&lookup).cloned().unwrap_or_else(|| empty_record(argv.clone()));
+        return identity(store, &argv, &known);
     }
     let mut record = empty_record(argv.clone());
     record.files = text(&files_of(&argv, &tree).all);

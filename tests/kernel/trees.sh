@@ -66,42 +66,42 @@ tree_stage() {
 	esac
 }
 
-# name_tree NAME: sets src, obj, base, name, suffix and maker for it.
+# name_tree NAME: sets src, obj, base, tree_name, suffix and maker for it.
 name_tree() {
 	local key
-	name=$1 suffix=$(tree_suffix "$1") maker=$(tree_make "$1")
+	tree_name=$1 suffix=$(tree_suffix "$1") maker=$(tree_make "$1")
 	src=$(tree_source "$1")
 	key=$({
-		tree_fragments "$name" | xargs cat "$ROOT/kconfig/tiny-x86_64.config"
+		tree_fragments "$tree_name" | xargs cat "$ROOT/kconfig/tiny-x86_64.config"
 		cat "$BY_HAND"
 		"clang$suffix" --version
 		"ld.lld$suffix" --version
 		"$maker" --version
-		case $name in *-debug) pahole --version ;; esac
-		tree_stage "$name" | wc -l
+		case $tree_name in *-debug) pahole --version ;; esac
+		tree_stage "$tree_name" | wc -l
 		printf '%s\n' "$src"
 	} | sha256sum | cut -c1-12)
-	base=$CACHE/base/$name-$key
-	obj=$CACHE/obj/$name-$key
-	[ "$name" != 6.12-in-tree ] || src=$obj
+	base=$CACHE/base/$tree_name-$key
+	obj=$CACHE/obj/$tree_name-$key
+	[ "$tree_name" != 6.12-in-tree ] || src=$obj
 }
 
 # make_tree: as name_tree said, in $obj.
 make_tree() {
 	local fragments wants stage
-	mapfile -t fragments < <(tree_fragments "$name")
-	read -ra wants < <(tree_wants "$name")
-	mapfile -t stage < <(tree_stage "$name")
+	mapfile -t fragments < <(tree_fragments "$tree_name")
+	read -ra wants < <(tree_wants "$tree_name")
+	mapfile -t stage < <(tree_stage "$tree_name")
 	export LLVM_SUFFIX=$suffix KMAKE=$maker
 	# Once: with a configuration that was written again make would compile all again.
 	if [ ! -e "$base.configured" ]; then
-		[ "$src" != "$obj" ] || cp -a --reflink=auto "$(tree_source "$name")/." "$obj/" # in its own sources
+		[ "$src" != "$obj" ] || cp -a --reflink=auto "$(tree_source "$tree_name")/." "$obj/" # in its own sources
 		tiny_config "$src" "$obj" "${fragments[@]}"
 		wants "$obj" "${wants[@]}"
 		touch "$base.configured"
 	fi
 	km "$src" "$obj" "-j$JOBS" "${stage[@]}" all
-	case $name in
+	case $tree_name in
 	7.3-*) grep -q 'thinlto-index-only' "$obj/.vmlinux.thinlto-index.cmd" ;; # mainline's rules made it
 	esac
 }
@@ -118,7 +118,7 @@ need_tree() {
 		if [ ! -e "$base.done" ]; then
 			mkdir -p "$base"
 			mount --bind "$base" "$obj"
-			must "$name is built without kthinlto" logged "$LOG/$name.log" make_tree
+			must "$tree_name is built without kthinlto" logged "$LOG/$tree_name.log" make_tree
 			umount "$obj"
 			touch "$base.done"
 			remove_old_trees
@@ -131,17 +131,17 @@ need_tree() {
 # borrow NAME: sets src, obj and base. The tree is in $base, and a copy to work in is at $obj.
 borrow() {
 	need_tree "$1"
-	cp -a --reflink=auto "$base" "$WORK/$name"
-	mount --bind "$WORK/$name" "$obj"
+	cp -a --reflink=auto "$base" "$WORK/$tree_name"
+	mount --bind "$WORK/$tree_name" "$obj"
 	export LLVM_SUFFIX=$suffix KMAKE=$maker
 }
 
 # borrow_again: another fresh copy, of the same tree.
 borrow_again() {
 	umount "$obj"
-	rm -rf "${WORK:?}/$name"
-	cp -a --reflink=auto "$base" "$WORK/$name"
-	mount --bind "$WORK/$name" "$obj"
+	rm -rf "${WORK:?}/$tree_name"
+	cp -a --reflink=auto "$base" "$WORK/$tree_name"
+	mount --bind "$WORK/$tree_name" "$obj"
 }
 
 # remove_old_trees: of the same name, for a week not used and not in use now.
@@ -153,5 +153,5 @@ remove_old_trees() {
 			flock -n 8 || exit 0
 			rm -rf "$old.done" "$old.configured" "$old" "$CACHE/obj/$(basename "$old")"
 		) 8>"$CACHE/lock/base-$(basename "$old")"
-	done < <(find "$CACHE/base" -maxdepth 1 -name "$name-*.done" ! -path "$base.done" -mtime +7)
+	done < <(find "$CACHE/base" -maxdepth 1 -name "$tree_name-*.done" ! -path "$base.done" -mtime +7)
 }
