@@ -488,13 +488,13 @@ fn a_look_starts_no_program_that_the_tree_names() {
         tree.write_object(
             name,
             &format!(
-                "#!/bin/sh\ncase \"$*\" in --version) {says}; exit;; esac\n\
+                "#!/bin/sh\ncase \"$*\" in --version|*-###*) {says}; exit;; esac\n\
                  for object; do [ \"$was\" = -o ] && out=$object; was=$object; done\n{body}\n"
             ),
         );
         tree.shell(&format!("chmod +x {name}"));
     };
-    script("cc", "echo clang version 22.0.0", COPY);
+    script("cc", &format!("{} \"$@\"", common::tool("clang")), COPY);
     script("ld", "echo LLD 22.0.0", "exec ld.lld-22 \"$@\"");
     let mut build = tree.kthinlto();
     build.env("CC", "./cc").env("LD", "./ld");

@@ -86,6 +86,14 @@ name_tree() {
 	[ "$tree_name" != 6.12-in-tree ] || src=$obj
 }
 
+# copy_source: for a tree that is built in its own sources.
+copy_source() {
+	local from
+	from=$(tree_source "$tree_name")
+	[ -e "$from/Kbuild" ] || die "$from is no kernel source"
+	cp -a --reflink=auto "$from/." "$obj/"
+}
+
 # make_tree: as name_tree said, in $obj.
 make_tree() {
 	local fragments wants stage
@@ -95,7 +103,7 @@ make_tree() {
 	export LLVM_SUFFIX=$suffix KMAKE=$maker
 	# Once: with a configuration that was written again make would compile all again.
 	if [ ! -e "$base.configured" ]; then
-		[ "$src" != "$obj" ] || cp -a --reflink=auto "$(tree_source "$tree_name")/." "$obj/" # in its own sources
+		[ "$src" != "$obj" ] || copy_source
 		tiny_config "$src" "$obj" "${fragments[@]}"
 		wants "$obj" "${wants[@]}"
 		touch "$base.configured"
