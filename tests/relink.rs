@@ -173,6 +173,65 @@ fn in_process_thinlto_and_a_modpost_that_knows_no_native_objects() {
     good(built.relink(&[]));
 }
 
+/// A record of the tree, with this text in the place of that.
+fn change_record(built: &Built, target: &str, change: impl Fn(&str) -> String) {
+    let name = format!(".{target}.cmd");
+    let text = fs::read_to_string(built.path(&name)).unwrap();
+    let changed = change(&text);
+    assert_ne!(changed, text);
+    built.tree.write_object(&name, &changed);
+}
+
+#[test]
+fn what_is_linked_is_asked_of_the_record_and_not_of_a_makefile() {
+    // Linux 6.15 to 6.17 name it by a variable.
+    let built = Built::new();
+    let makefile = "vmlinux-final := vmlinux.unstripped\n$(vmlinux-final): x\nvmlinux: y\n";
+    fs::write(built.tree.sources.join("scripts/Makefile.vmlinux"), makefile).unwrap();
+    good(built.relink(&[]));
+    assert_same(&built.results(), &built.by_hand());
+}
+
+#[test]
+fn archives_of_a_backport_are_read() {
+    let built = Built::configured("CONFIG_LTO_CLANG_THIN=y\n");
+    change_record(&built, "built-in-fixup.a", |text| {
+        text.replace("cDPrST", "cDPrS --thin").replace("built-in-fixup.a", "vmlinux.a")
+    });
+    fs::rename(built.path(".built-in-fixup.a.cmd"), built.path(".vmlinux.a.cmd")).unwrap();
+    good(built.relink(&[]));
+}
+
+#[test]
+fn a_tree_whose_initcalls_kthinlto_wrote_for_make_is_relinked() {
+    let built = Built::new();
+    let command = "kthinlto initcalls -o .tmp_initcalls.lds vmlinux.a";
+    built.tree.write_object(
+        "..tmp_initcalls.lds.cmd",
+        &format!("savedcmd_.tmp_initcalls.lds := {command}\n"),
+    );
+    good(built.relink(&[]));
+    assert_same(&built.results(), &built.by_hand());
+}
+
+#[test]
+fn debians_date_is_used_where_the_tree_knows_it() {
+    let built = Built::new();
+    let dated = || {
+        let mut command = built.relink(&[]);
+        command.env("KBUILD_BUILD_VERSION_TIMESTAMP", "Debian 7.3.4-1");
+        good(command);
+        String::from_utf8_lossy(&fs::read(built.path("vmlinux")).unwrap()).into_owned()
+    };
+    assert!(dated().contains("#1 SMP today"));
+    assert_same(&built.results(), &built.by_hand());
+    let makefile = built.tree.sources.join("init/Makefile");
+    let text = fs::read_to_string(&makefile).unwrap();
+    let known = "build-timestamp = $(or $(KBUILD_BUILD_VERSION_TIMESTAMP), $(x))\n";
+    fs::write(&makefile, text + known).unwrap();
+    assert!(dated().contains("#1 SMP Debian 7.3.4-1"));
+}
+
 #[test]
 fn where_only_make_all_was_run_the_modules_are_left_out() {
     let built = Built::new();

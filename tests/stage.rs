@@ -142,6 +142,22 @@ fn lines_are_kbuilds() {
 }
 
 #[test]
+fn the_thin_link_hears_nothing_that_in_process_lto_alone_understands() {
+    // As 7.1 and vendors' trees have KBUILD_LDFLAGS in CONFIG_LTO_CLANG_THIN.
+    let tree = Tree::new();
+    let linker = tree.counting(&tool("ld.lld"));
+    let mut command = tree.kthinlto();
+    let own = "--lto-whole-program-visibility -mllvm -always-rename-promoted-locals=false";
+    command.env("LD", linker).env("KBUILD_LDFLAGS", format!("{} {own}", common::LDFLAGS));
+    good(command);
+    let log = fs::read_to_string(tree.dir().join(format!("{}.log", tool("ld.lld")))).unwrap();
+    let link = log.lines().find(|line| line.contains("--thinlto-index-only")).unwrap();
+    assert!(link.contains(common::LDFLAGS), "{link}");
+    assert!(!link.contains("whole-program") && !link.contains("rename"), "{link}");
+    common::assert_same(&tree.outputs(), &tree.want());
+}
+
+#[test]
 fn verbose_lines_can_be_run_by_hand_and_reasons_name_the_cause() {
     let tree = Tree::new();
     tree.build();

@@ -332,8 +332,8 @@ pub struct Relink {
     /// Number of the build; without it, one more than the last
     #[arg(long, env = "KBUILD_BUILD_VERSION", value_name = "NUMBER")]
     pub build_version: Option<String>,
-    /// Date of the build (also KBUILD_BUILD_VERSION_TIMESTAMP and, after it, KBUILD_BUILD_TIMESTAMP);
-    /// without it, now
+    /// Date of the build (also KBUILD_BUILD_TIMESTAMP, and before it KBUILD_BUILD_VERSION_TIMESTAMP in
+    /// trees that know that one); without it, now
     #[arg(long, value_name = "DATE")]
     pub build_timestamp: Option<String>,
     /// Who links vmlinux: our own passes, once they made what the kernel's script makes

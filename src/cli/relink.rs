@@ -34,31 +34,42 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
     Ok(start.finish(result, target)?)
 }
 
-/// The build's number and date, as far as they were chosen.
+/// The build's number and date, as far as they were chosen. The option comes before the variables.
 fn identity(arguments: &Relink) -> Identity {
-    let date = date(&arguments.build_timestamp, |name| std::env::var(name).ok());
-    Identity { number: given(&arguments.build_version), date }
+    dated(arguments, |name| std::env::var(name).ok())
 }
 
-/// The option, then the variables in the order of the kernel's init/Makefile.
-fn date(option: &Option<String>, variable: impl Fn(&str) -> Option<String>) -> Option<String> {
-    given(option)
-        .or_else(|| given(&variable("KBUILD_BUILD_VERSION_TIMESTAMP")))
-        .or_else(|| given(&variable("KBUILD_BUILD_TIMESTAMP")))
+fn dated(arguments: &Relink, variable: impl Fn(&str) -> Option<String>) -> Identity {
+    let option = given(&arguments.build_timestamp);
+    let other = |name| given(&variable(name)).filter(|_| option.is_none());
+    let (date, version_date) =
+        (other("KBUILD_BUILD_TIMESTAMP"), other("KBUILD_BUILD_VERSION_TIMESTAMP"));
+    Identity { number: given(&arguments.build_version), date: option.or(date), version_date }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::date;
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+    use clap::Parser;
 
     #[test]
     fn the_option_comes_before_the_variables_and_an_empty_one_is_none() {
-        let both = |name: &str| Some(name.to_owned());
+        let dates = |option: &str, variable: fn(&str) -> Option<String>| {
+            let words = ["kthinlto", "relink", "--build-timestamp", option];
+            let Command::Relink(arguments) = Cli::parse_from(words).command else {
+                panic!("another command");
+            };
+            let Identity { date, version_date, .. } = dated(&arguments, variable);
+            [date, version_date].map(Option::unwrap_or_default)
+        };
+        let names = |name: &str| Some(name.to_owned());
         let plain =
             |name: &str| Some(if name.contains("VERSION") { "" } else { "plain" }.to_owned());
-        assert_eq!(date(&Some("option".to_owned()), both).unwrap(), "option");
-        assert_eq!(date(&None, both).unwrap(), "KBUILD_BUILD_VERSION_TIMESTAMP");
-        assert_eq!(date(&Some(String::new()), plain).unwrap(), "plain");
-        assert_eq!(date(&None, |_| None), None);
+        assert_eq!(dates("option", names), ["option", ""]);
+        let both = ["KBUILD_BUILD_TIMESTAMP", "KBUILD_BUILD_VERSION_TIMESTAMP"];
+        assert_eq!(dates("", names), both);
+        assert_eq!(dates("", plain), ["plain", ""]);
+        assert_eq!(dates("", |_| None), ["", ""]);
     }
 }

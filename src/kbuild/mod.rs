@@ -19,5 +19,6 @@
 
 pub mod auto_conf;
 pub mod cmd_file;
+pub mod ld_flags;
 pub mod makeflags;
 pub mod patches;

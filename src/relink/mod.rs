@@ -118,7 +118,7 @@ fn finish(
         Some(name) => format!("{FOLDER}/{}", name.to_string_lossy()),
         None => format!("{FOLDER}/{SCRATCH}X"),
     };
-    let identity = &settings.identity;
+    let identity = &settings.identity.of(&tree.read_source("init/Makefile")?);
     store.files.find_again(VMLINUX)?; // it may have been written since it was looked at
     let program = settings.program.as_deref();
     let plan: Plan = Planner { tree, store, scratch: &scratch, identity, program }.plan()?;
@@ -153,24 +153,13 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
         archives: tree.archives.clone(),
         compiler: Some(tree.compiler.clone()),
         linker: Some(tree.link.linker.clone()),
-        linker_flags: for_thin_link(&tree.link.flags),
+        linker_flags: tree.link.flags.clone(),
         dry_run: settings.dry_run,
         keep_going: settings.keep_going,
         executor: settings.executor,
         scratch_in_memory: settings.scratch_in_memory,
         cache: settings.cache.clone(),
     }
-}
-
-/// The linker's flags as CONFIG_LTO_CLANG_THIN_DIST has them: kbuild gives in-process ThinLTO
-/// two more (the top Makefile of Linux 7.2 and later), and older ones the linker's own cache.
-fn for_thin_link(flags: &str) -> String {
-    let renames = " -mllvm -always-rename-promoted-locals=false";
-    let flags = format!(" {flags}").replace(renames, "");
-    let own = |word: &&str| {
-        *word != "--lto-whole-program-visibility" && !word.starts_with("--thinlto-cache-dir=")
-    };
-    flags.split(' ').filter(|word| !word.is_empty()).filter(own).collect::<Vec<_>>().join(" ")
 }
 
 /// Checks the records of these members once; as long as one is wrong, each time.
@@ -203,21 +192,4 @@ fn check_records(tree: &Tree) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_of_in_process_lto_are_not_the_thin_links() {
-        let flags = "-m elf_x86_64 --lto-whole-program-visibility -mllvm -always-rename-promoted-locals=false -mllvm -import-instr-limit=5 -z noexecstack";
-        assert_eq!(
-            for_thin_link(flags),
-            "-m elf_x86_64 -mllvm -import-instr-limit=5 -z noexecstack"
-        );
-        let old = "-m elf_x86_64 --thinlto-cache-dir=.thinlto-cache -z noexecstack";
-        assert_eq!(for_thin_link(old), "-m elf_x86_64 -z noexecstack");
-        assert_eq!(for_thin_link("-m x"), "-m x");
-    }
 }

@@ -317,10 +317,14 @@ fn modpost_command(tree: &Tree) -> Result<(String, &'static str)> {
     Ok((without_modules(&tree.command(MODULE_SYMVERS)?), SYMVERS))
 }
 
-/// The archives that the script for initcalls is given.
+/// The archives that the script for initcalls is given, or our own command in its place:
+/// `kthinlto initcalls -o OUT ARCHIVE…`.
 fn initcall_files(command: &str) -> Vec<String> {
     let words = raw_words(command);
-    let given = words.iter().skip_while(|word| !word.ends_with(INITCALLS_SCRIPT)).skip(1);
+    let ours = words.windows(3).position(|three| three[..2] == ["initcalls", "-o"]);
+    let script = words.iter().position(|word| word.ends_with(INITCALLS_SCRIPT));
+    let from = script.map(|at| at + 1).or(ours.map(|at| at + 3)).unwrap_or(words.len());
+    let given = words[from..].iter();
     given.take_while(|word| **word != INITCALLS).map(|word| (*word).to_owned()).collect()
 }
 
@@ -376,6 +380,8 @@ mod tests {
         assert_eq!(libraries(text), ["lib/a.a", "b.a"]);
         assert_eq!(libraries("ld --start-group  --end-group"), Vec::<String>::new());
         let text = "python3 s/jobserver-exec perl s/scripts/generate_initcall_order.pl vmlinux.a l.a > .tmp_initcalls.lds";
+        assert_eq!(initcall_files(text), ["vmlinux.a", "l.a"]);
+        let text = "/opt/kthinlto -v initcalls -o .tmp_initcalls.lds vmlinux.a l.a";
         assert_eq!(initcall_files(text), ["vmlinux.a", "l.a"]);
         assert_eq!(modpost_files("modpost -u a -T - -i b x.o"), ["a", "b"]);
     }

@@ -15,10 +15,8 @@ use crate::kbuild::auto_conf::{self, AutoConf};
 use crate::kbuild::cmd_file::{self, CmdFile};
 use crate::store::Store;
 
-/// The makefile of the final link, which tells the kernel's age.
-const FINAL_MAKEFILE: &str = "scripts/Makefile.vmlinux";
-/// The script whose place tells where the sources are.
-const INITCALLS: &str = "scripts/generate_initcall_order.pl";
+/// Scripts whose place tells where the sources are.
+const SCRIPTS: [&str; 2] = ["scripts/generate_initcall_order.pl", "scripts/link-vmlinux.sh"];
 /// What to do about a tree that was not built to the end.
 const BUILD: &str = "build it once with `make vmlinux`";
 
@@ -71,12 +69,9 @@ impl Tree {
         let conf = AutoConf::read(folder)?;
         check_mode(&conf)?;
         let initcalls = recorded(folder, ".tmp_initcalls.lds")?;
-        let sources = sources(folder, &initcalls)?;
-        let makefile = read_source(folder, &sources, FINAL_MAKEFILE)?;
-        let linked = match makefile.contains("vmlinux.unstripped:") {
-            true => "vmlinux.unstripped",
-            false => "vmlinux",
-        };
+        let linked = linked(folder)?;
+        let link = recorded(folder, linked)?;
+        let sources = sources(folder, &[&initcalls, &link])?;
         let timestamp = recorded(folder, version::OBJECT)?;
         let objcopy = program(&recorded(folder, "modules.builtin.modinfo")?);
         let objcopy = objcopy.split_whitespace().next().unwrap_or_default().to_owned();
@@ -87,7 +82,7 @@ impl Tree {
         Ok(Tree {
             arch: arch(&timestamp)
                 .ok_or_else(|| unlike(version::OBJECT, "no -I…/arch/…/include"))?,
-            link: link_command(&recorded(folder, linked)?)
+            link: link_command(&link)
                 .ok_or_else(|| unlike(linked, "no call of link-vmlinux.sh"))?,
             archives: archives(folder)?,
             compiler: program(&timestamp),
@@ -184,12 +179,23 @@ fn unlike(target: &str, found: &str) -> Error {
     Error::bad_input(record, found, remedy)
 }
 
-/// Where the sources are, as the command of `.tmp_initcalls.lds` names them.
-fn sources(folder: &Path, command: &str) -> Result<PathBuf> {
-    let words = raw_words(command);
-    let script = words.iter().find_map(|word| word.strip_suffix(INITCALLS));
-    let place =
-        script.ok_or_else(|| unlike(".tmp_initcalls.lds", "a command without the script"))?;
+/// What the script links: `vmlinux` itself, or what that is made from. That differs by version and,
+/// from 6.15 to 6.17, by configuration; the record of `vmlinux` tells.
+fn linked(folder: &Path) -> Result<&'static str> {
+    let direct = link_command(&recorded(folder, "vmlinux")?).is_some();
+    Ok(if direct { "vmlinux" } else { "vmlinux.unstripped" })
+}
+
+/// Where the sources are, as these commands name them: that of `.tmp_initcalls.lds`, unless kthinlto
+/// itself made it for make, and that of the link.
+fn sources(folder: &Path, commands: &[&str]) -> Result<PathBuf> {
+    let words = commands.iter().flat_map(|command| raw_words(command));
+    let found = words.filter_map(|word| SCRIPTS.iter().find_map(|name| word.strip_suffix(name)));
+    let missing = || unlike(".tmp_initcalls.lds", "a command without a script of the kernel");
+    let place = match found.map(|place| place.trim_start_matches(['"', '\''])).next() {
+        Some(place) => place,
+        None => return Err(missing()),
+    };
     let place = match place.trim_end_matches('/') {
         "" => Path::new("."),
         place => Path::new(place),
@@ -261,12 +267,16 @@ fn archives(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// `rm -f OUT; ar cDPrST OUT ARCHIVE…; ar mPi …`, or `kthinlto build ARCHIVE… # …`.
+/// `rm -f OUT; ar cDPrST OUT ARCHIVE…; ar mPi …`, where backports have `cDPrS --thin`, or
+/// `kthinlto build ARCHIVE… # …`.
 fn named_archives(command: &str) -> Option<Vec<PathBuf>> {
     let words = raw_words(command);
-    let (from, end) = match words.iter().position(|word| *word == "cDPrST") {
+    let (from, end) = match words.iter().position(|word| word.starts_with("cDPrS")) {
         // The next command begins with the same program.
-        Some(at) => (at + 2, *words.get(at.checked_sub(1)?)?),
+        Some(at) => {
+            let options = words[at + 1..].iter().take_while(|word| word.starts_with("--")).count();
+            (at + 2 + options, *words.get(at.checked_sub(1)?)?)
+        }
         None if words.starts_with(&["kthinlto", "build"]) => (2, "#"),
         None => return None,
     };
@@ -299,6 +309,10 @@ mod tests {
         let new = "rm -f built-in-fixup.a; llvm-ar-22 cDPrST built-in-fixup.a built-in.a  lib/lib.a; llvm-ar-22 mPi $(llvm-ar-22 t x) x";
         assert_eq!(named(new), ["built-in.a", "lib/lib.a"]);
         assert_eq!(named("rm -f vmlinux.a;  ar cDPrST vmlinux.a  ./built-in.a"), ["./built-in.a"]);
+        let backport =
+            "rm -f vmlinux.a; llvm-ar cDPrS --thin vmlinux.a built-in.a lib/lib.a; llvm-ar mPi $x";
+        assert_eq!(named(backport), ["built-in.a", "lib/lib.a"]);
+        assert_eq!(named("cat list | xargs llvm-ar cDPrS --thin vmlinux.a"), Vec::<String>::new());
         assert_eq!(named("kthinlto build a.a b.a # vmlinux.a of native objects"), ["a.a", "b.a"]);
         assert_eq!(named("kthinlto build # vmlinux.a of native objects"), Vec::<String>::new());
         assert_eq!(named("cp built-in-fixup.a vmlinux.a"), Vec::<String>::new());

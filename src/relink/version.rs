@@ -26,11 +26,24 @@ const LONGEST: usize = 64;
 pub struct Identity {
     /// `KBUILD_BUILD_VERSION`.
     pub number: Option<String>,
-    /// `KBUILD_BUILD_VERSION_TIMESTAMP`, or `KBUILD_BUILD_TIMESTAMP`.
+    /// `KBUILD_BUILD_TIMESTAMP`, or what an option says.
     pub date: Option<String>,
+    /// `KBUILD_BUILD_VERSION_TIMESTAMP`, which comes before it in trees that know it: Debian's.
+    pub version_date: Option<String>,
 }
 
 impl Identity {
+    /// What holds in a tree, whose `init/Makefile` this is.
+    pub fn of(&self, makefile: &str) -> Self {
+        let knows = makefile.contains("KBUILD_BUILD_VERSION_TIMESTAMP");
+        let version_date = self.version_date.clone().filter(|_| knows);
+        Identity {
+            number: self.number.clone(),
+            date: version_date.or_else(|| self.date.clone()),
+            version_date: None,
+        }
+    }
+
     /// The header's text, if all of it is known before the link.
     pub fn fixed(&self, flags: &[String]) -> Option<String> {
         Some(header(self.number.as_ref()?, flags, self.date.as_ref()?))
@@ -117,7 +130,7 @@ mod tests {
         fs::create_dir_all(dir.path().join("include/generated")).unwrap();
         let read = || fs::read_to_string(dir.path().join(HEADER)).unwrap();
         let date = Some("Thu Jan  1 00:00:00 UTC 2026".to_owned());
-        let counted = Identity { number: None, date };
+        let counted = Identity { number: None, date, version_date: None };
         let flags = vec!["SMP".to_owned()];
         for number in [1, 2] {
             counted.write(dir.path(), &flags).unwrap();
@@ -130,6 +143,16 @@ mod tests {
         told.write(dir.path(), &flags).unwrap();
         assert_eq!(told.fixed(&flags), Some(read()));
         assert_eq!(fs::read_to_string(dir.path().join(COUNTER)).unwrap(), "2\n");
+    }
+
+    #[test]
+    fn debians_variable_holds_where_the_tree_knows_it() {
+        let text = |text: &str| Some(text.to_owned());
+        let both = Identity { number: None, date: text("plain"), version_date: text("Debian") };
+        let debian = "preempt\nbuild-timestamp = $(or $(KBUILD_BUILD_VERSION_TIMESTAMP),$(x))\n";
+        assert_eq!(both.of(debian).date, text("Debian"));
+        assert_eq!(both.of(MAKEFILE).date, text("plain"));
+        assert_eq!(Identity { date: None, ..both }.of(MAKEFILE).date, None);
     }
 
     #[test]

@@ -174,7 +174,7 @@ fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer> {
     let Some(linker) = toolchain::known(Role::Linker, command, store)? else {
         return Ok(Answer::unknown(Role::Linker, command));
     };
-    let flags = shell_words::split(&settings.linker_flags).unwrap_or_default();
+    let flags = super::link::flags(settings, &members)?;
     let link = ThinLink { linker: &linker, flags: &flags, members: &members };
     let key = link.key(store)?;
     if thinlink::is_current(store, key, 1)?.is_some() {

@@ -2,14 +2,17 @@
 //! results. What it is made from and what it leaves is the thin-link phase's.
 
 use std::io;
+use std::path::Path;
 
 use super::members::Member;
-use super::{Stage, cores, tool};
+use super::{Settings, Stage, cores, tool};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::executor::Processes;
 use crate::exec::process::{Invocation, Outcome};
 use crate::exec::refused::Refused;
 use crate::exec::run::Work;
+use crate::format::Format;
+use crate::kbuild::{cmd_file, ld_flags};
 use crate::report::{Ending, Event, Job, JobKind};
 use crate::store::{FOLDER, Indexed, LinkRecord, write_if_changed};
 use crate::thinlink::{self, LIST, ORDER, Scratch, ThinLink};
@@ -31,9 +34,7 @@ impl Stage<'_> {
             None => toolchain::unknown(linker),
         };
         self.note_tool(Role::Linker, &linker);
-        let flags = shell_words::split(&self.settings.linker_flags).map_err(|e| {
-            Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}; close the quote"))
-        })?;
+        let flags = flags(self.settings, members)?;
         let link = ThinLink { linker: &linker, flags: &flags, members };
         let key = link.key(&self.store)?;
         let held = self.slots.try_acquire_up_to(cores());
@@ -139,6 +140,18 @@ impl Stage<'_> {
         write_if_changed(&path, thinlink::list_text(modules).as_bytes())?;
         Ok(())
     }
+}
+
+/// `KBUILD_LDFLAGS` as words, less what in-process LTO alone understands.
+pub(super) fn flags(settings: &Settings, members: &[Member]) -> Result<Vec<String>> {
+    let words = shell_words::split(&settings.linker_flags).map_err(|e| {
+        Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}; close the quote"))
+    })?;
+    // All bitcode is compiled with the same of these.
+    let first = members.iter().find(|(_, facts)| facts.format == Format::Bitcode);
+    let record = first.map(|(name, _)| settings.tree.join(cmd_file::path_for(Path::new(name))));
+    let record = record.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    Ok(ld_flags::for_thin_link(words, record.contains(ld_flags::KEPT_NAMES)))
 }
 
 /// A run of one process.
