@@ -105,6 +105,21 @@ fn readme_commands_on_a_small_tree() {
     assert!(!tree.objects.join(".kthinlto").exists() && !tree.objects.join("vmlinux.a").exists());
 }
 
+/// In 7.3, `%.a` is a file that kbuild makes alone in its folder: there is no rule for this one.
+#[test]
+fn no_call_of_make_names_a_target_that_the_newest_kernel_has_not() {
+    let pages = documents().into_iter().map(|name| read(&name));
+    let help = Command::new(env!("CARGO_BIN_EXE_kthinlto")).args(["build", "--help"]).output();
+    let help = String::from_utf8(help.unwrap().stdout).unwrap();
+    assert!(help.contains(" vmlinux_a"), "{help}");
+    for text in pages.chain([help]) {
+        let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+        let calls = lines.filter(|line| line.starts_with("make "));
+        let wrong: Vec<&str> = calls.filter(|line| line.ends_with(" vmlinux.a")).collect();
+        assert_eq!(wrong, Vec::<&str>::new());
+    }
+}
+
 /// In all documents, whatever they call by name is a command with these options.
 #[test]
 fn each_call_in_a_document_is_one_that_the_program_knows() {

@@ -46,7 +46,7 @@ Examples:
   What ran when, and why, for a browser:
     make LLVM=1 KTHINLTO=kthinlto KTHINLTO_TIMINGS=$PWD/timings.html -j8
   What would run, and why, without running it:
-    make LLVM=1 KTHINLTO='kthinlto -n -vv' vmlinux.a
+    make LLVM=1 KTHINLTO='kthinlto -n -vv' vmlinux_a
   The next build, on four processors, with a cache that other trees share:
     KTHINLTO_CACHE_DIR=~/.cache/native make LLVM=1 KTHINLTO=kthinlto -j4";
 
