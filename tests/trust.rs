@@ -305,3 +305,42 @@ fn ccache_between_us_and_the_compiler_answers_for_nothing() {
     assert_eq!(tree.shell("ls ../kept | wc -l").trim(), "0");
     good(tree.bare(&["explain", "kernel/configs.o"]));
 }
+
+#[test]
+fn a_build_by_hand_runs_the_compiler_of_the_records_with_its_options() {
+    let tree = Tree::new();
+    let cc = format!("{} -mllvm -inline-threshold=1", tool("clang"));
+    tree.shell(&format!("sed -i 's/{} -Wp,/{cc} -Wp,/' $(find . -name '.*.cmd')", tool("clang")));
+    assert_eq!(build(&tree, &[("CC", cc.as_str())]), ALL);
+    let mut by_hand = tree.kthinlto();
+    by_hand.env_remove("CC");
+    assert!(good(by_hand).contains("12 up to date"));
+    // Older kernels record no flags beside the command: its options are given once.
+    tree.shell("sed -i '/^saved_c_flags/d' $(find . -name '.*.cmd')");
+    build(&tree, &[("CC", cc.as_str())]);
+    let mut by_hand = tree.kthinlto();
+    by_hand.env_remove("CC");
+    assert!(good(by_hand).contains("12 up to date"));
+    is_as_from_clean(&tree, &[("CC", cc.as_str())]);
+}
+
+#[test]
+fn a_recorded_command_keeps_options_whose_value_is_the_next_word() {
+    let tree = Tree::new();
+    let want = tree.build();
+    assert!(want.contains("12 rebuilt"), "{want}");
+    let outputs = tree.outputs();
+    tree.shell(
+        "sed -i -e '/^saved_c_flags/d' -e 's/ -O2 / --sysroot \\/none -isysroot \\/none -O2 /' \
+         $(find . -name '.*.cmd')",
+    );
+    assert_eq!(build(&tree, &[]), ALL);
+    let text = fs::read_to_string(tree.objects.join("lib/.w1.thinlto-native.o.cmd")).unwrap();
+    assert!(text.contains("--sysroot /none -isysroot /none -O2"), "{text}");
+    for (name, bytes) in outputs.iter().filter(|(name, _)| name.ends_with("native.o")) {
+        assert_eq!(&fs::read(tree.objects.join(name)).unwrap(), bytes, "{name}");
+    }
+    tree.shell("sed -i 's/ -c -o lib.w1.o / other.c -c -o lib\\/w1.o /' lib/.w1.o.cmd");
+    let said = common::bad(tree.kthinlto(), 3, "a command with two sources, other.c and");
+    assert!(!said.status.success());
+}

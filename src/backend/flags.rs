@@ -51,46 +51,121 @@ pub fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
     }
 }
 
-/// The compiler that the record of `object` names, as shell text: the words before the
-/// first option.
+/// The compiler that the record of `object` names, as shell text, with the options that `CC` had.
 pub fn recorded_compiler(tree: &Path, object: &str) -> Result<String> {
     let record = cmd_file::path_for(Path::new(object));
     let fail = |found: String| no_flags(object, found);
     let file = CmdFile::read(&tree.join(&record)).map_err(|e| fail(e.to_string()))?;
     let command = file.command.ok_or_else(|| fail("no command".into()))?;
     let words = cmd_file::first_command(&command).map_err(fail)?;
-    let compiler: Vec<&String> = words.iter().take_while(|word| !word.starts_with('-')).collect();
-    Ok(shell_words::join(compiler))
+    let compiler = &words[..cmd_file::compiler_words(&words)];
+    // As it was written, where that can be cut off: quotes are part of what goes on record.
+    let text = cmd_file::START_OF_FLAGS.iter().find_map(|start| {
+        let (text, _) = command.split_once(&format!(" {start}"))?;
+        (shell_words::split(text).ok()? == compiler).then(|| text.to_owned())
+    });
+    Ok(text.unwrap_or_else(|| shell_words::join(compiler)))
 }
 
-/// What an option of the front end's means to a backend.
+/// Version of the rules below: sets of flags that were made by other ones are not used.
+pub const RULE: u32 = 1;
+
+/// Who reads an option, and how many words it takes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
-    /// Only the front end reads it; the count is of the words that it takes up.
+    /// Only the front end.
     FrontEnd(usize),
-    /// The backend may read it.
-    Backend,
+    /// A backend may.
+    Backend(usize),
 }
 
 /// Options with a value, joined to it or in the next word, that only a front end reads.
 /// Folders are among them: for IR, clang (19, 22) looks in none for what assembly includes.
-const FRONT_END_VALUES: [&str; 8] =
-    ["-D", "-U", "-I", "-include", "-imacros", "-iquote", "-isystem", "-idirafter"];
+const FRONT_END_VALUES: [&str; 13] = [
+    "-D",
+    "-U",
+    "-I",
+    "-include",
+    "-imacros",
+    "-iquote",
+    "-isystem",
+    "-idirafter",
+    "-iprefix",
+    "-iwithprefix",
+    "-iwithprefixbefore",
+    "-iwithsysroot",
+    "-iframework",
+];
+/// Options whose value is the next word, that only a front end reads.
+const FRONT_END_NEXT: [&str; 15] = [
+    "-MF",
+    "-MT",
+    "-MQ",
+    "-MJ",
+    "-F",
+    "-include-pch",
+    "-isystem-after",
+    "-cxx-isystem",
+    "-stdlib++-isystem",
+    "--include",
+    "--imacros",
+    "--include-directory",
+    "--define-macro",
+    "--undefine-macro",
+    "--serialize-diagnostics",
+];
 /// Front-end options of one word, by prefix: preprocessor and dependency options, and the
 /// map for `__FILE__`.
-const FRONT_END_PREFIXES: [&str; 3] = ["-Wp,", "-M", "-fmacro-prefix-map="];
-/// Dependency options whose value may be the next word.
-const DEPENDENCY_VALUES: [&str; 4] = ["-MF", "-MT", "-MQ", "-MJ"];
+const FRONT_END_PREFIXES: [&str; 4] = ["-Wp,", "-M", "-fmacro-prefix-map=", "-nostdinc"];
+/// All other options of clang's (include/clang/Driver/Options.td, LLVM 15 to 22) whose value is the
+/// next word. Darwin's linker has more, which no kernel's build knows.
+const NEXT: [&str; 33] = [
+    "--config",
+    "--param",
+    "--prefix",
+    "--std",
+    "--sysroot",
+    "-A",
+    "-B",
+    "-G",
+    "-L",
+    "-T",
+    "-Tbss",
+    "-Tdata",
+    "-Ttext",
+    "-Xanalyzer",
+    "-Xassembler",
+    "-Xclang",
+    "-Xlinker",
+    "-Xopenmp-target",
+    "-Xpreprocessor",
+    "-arch",
+    "-ccc-gcc-name",
+    "-dumpdir",
+    "-e",
+    "-fdebug-compilation-dir",
+    "-gcc-toolchain",
+    "-isysroot",
+    "-ivfsoverlay",
+    "-l",
+    "-mllvm",
+    "-mthread-model",
+    "-resource-dir",
+    "-target",
+    "-working-directory",
+];
+
 fn use_of(word: &str) -> Use {
-    let with_value = |option: &&&str| word.starts_with(**option);
-    if let Some(option) = FRONT_END_VALUES.iter().find(with_value) {
-        return Use::FrontEnd(if word == *option { 2 } else { 1 });
+    let is_joined = |options: &[&str]| options.iter().any(|option| word.starts_with(option));
+    if FRONT_END_VALUES.contains(&word) || FRONT_END_NEXT.contains(&word) {
+        Use::FrontEnd(2)
+    } else if NEXT.contains(&word) || word.starts_with("-Xarch_") {
+        Use::Backend(2)
+    } else if is_joined(&FRONT_END_VALUES) || is_joined(&FRONT_END_PREFIXES) {
+        Use::FrontEnd(1)
+    } else {
+        Use::Backend(1)
     }
-    if DEPENDENCY_VALUES.contains(&word) {
-        return Use::FrontEnd(2);
-    }
-    let one_word = word == "-nostdinc" || FRONT_END_PREFIXES.iter().any(|p| word.starts_with(p));
-    if one_word { Use::FrontEnd(1) } else { Use::Backend }
 }
 
 /// Words of `flags` that can change a backend's output.
@@ -99,9 +174,8 @@ pub fn effective(flags: &Words) -> Vec<&str> {
     let mut flags = flags.iter();
     while let Some(word) = flags.next() {
         let (count, keep) = match use_of(word) {
-            _ if takes_next_word(word) => (2, true),
             Use::FrontEnd(count) => (count, false),
-            Use::Backend => (1, true),
+            Use::Backend(count) => (count, true),
         };
         let words = std::iter::once(word).chain(flags.by_ref().take(count - 1));
         if keep { kept.extend(words) } else { words.for_each(drop) }
@@ -109,61 +183,49 @@ pub fn effective(flags: &Words) -> Vec<&str> {
     kept
 }
 
+/// What stands in a recorded front-end command besides flags.
+#[derive(Default)]
+struct Compile<'a> {
+    compiles: bool,
+    source: Option<&'a str>,
+    output: Option<&'a str>,
+}
+
 /// The backend's flags out of a recorded front-end command: less the compiler, what only
 /// the front end reads, `-c`, `-o OBJECT`, `-x LANGUAGE` and the source.
 fn from_command(words: &[String], object: &str) -> Result<Vec<String>, String> {
-    let compiler = words.iter().take_while(|word| !word.starts_with('-')).count();
-    let (mut flags, mut source, mut output) = (Vec::new(), None, None);
-    let (mut compiles, mut at) = (false, compiler);
-    while at < words.len() {
-        let word = words[at].as_str();
-        let next = words.get(at + 1);
+    let (compiler, rest) = words.split_at(cmd_file::compiler_words(words));
+    let (mut flags, mut found) = (Vec::new(), Compile::default());
+    let mut rest = rest.iter().map(String::as_str);
+    while let Some(word) = rest.next() {
         match word {
-            "-c" => compiles = true,
-            "-o" | "-x" => {
-                if word == "-o" {
-                    output = next;
-                }
-                at += 1;
-            }
-            _ if takes_next_word(word) => {
-                flags.push(words[at].clone());
-                flags.extend(next.cloned());
-                at += 1;
-            }
+            "-c" => found.compiles = true,
+            "-o" | "--output" => found.output = rest.next(),
+            "-x" | "--language" => drop(rest.next()),
+            "-" | "--" => return Err(format!("a command with `{word}`, which names no source")),
+            _ if word.starts_with("-x") => {}
             _ if word.starts_with('-') || word.starts_with('@') => match use_of(word) {
-                Use::FrontEnd(count) => at += count - 1,
-                Use::Backend => flags.push(words[at].clone()),
+                Use::FrontEnd(count) => rest.by_ref().take(count - 1).for_each(drop),
+                Use::Backend(count) => {
+                    flags.push(word.to_owned());
+                    flags.extend(rest.by_ref().take(count - 1).map(str::to_owned));
+                }
             },
-            _ => source = Some(word),
+            _ => {
+                if let Some(other) = found.source.replace(word) {
+                    return Err(format!("a command with two sources, {other} and {word}"));
+                }
+            }
         }
-        at += 1;
     }
-    if compiler == 0 || !compiles || source.is_none() {
+    if compiler.is_empty() || !found.compiles || found.source.is_none() {
         return Err("a command that does not compile a source file".to_owned());
     }
-    match output {
+    match found.output {
         Some(output) if is_same_file(output, object) => Ok(flags),
         Some(output) => Err(format!("a command that makes {output}")),
         None => Err("a command with no -o".to_owned()),
     }
-}
-
-/// Options of clang's, other than those above, whose value is the next word.
-fn takes_next_word(word: &str) -> bool {
-    const OPTIONS: [&str; 10] = [
-        "-Xclang",
-        "-mllvm",
-        "-Xassembler",
-        "-Xpreprocessor",
-        "-Xlinker",
-        "-target",
-        "--config",
-        "-arch",
-        "--param",
-        "-B",
-    ];
-    OPTIONS.contains(&word)
 }
 
 /// Kbuild may spell one object in two ways: `arch/arm64/kvm/../../../virt/kvm/x.o`. The
@@ -199,6 +261,60 @@ mod tests {
         let want = "-O2 -mllvm -foo -Xclang -bar \
              -fsanitize-ignorelist=l.txt -flto=thin -fno-lto -Wall";
         assert_eq!(flags, words(want));
+    }
+
+    #[test]
+    fn every_word_of_a_recorded_command_is_in_its_place() {
+        let with = |words: &str| {
+            let command = format!("clang {words} -Wall -c -o a.o a.c");
+            from_command(&shell_words::split(&command).unwrap(), "a.o")
+        };
+        for option in [
+            "--sysroot /s",
+            "-isysroot /s",
+            "-resource-dir /r",
+            "-target x",
+            "-Xclang -foo",
+            "-mllvm -x=1",
+            "--config c",
+            "-B b",
+            "-working-directory w",
+            "-Xarch_host -g",
+            "-ivfsoverlay y",
+            "--sysroot=/s",
+            "-gcc-toolchain g",
+        ] {
+            assert_eq!(with(option).unwrap(), words(&format!("{option} -Wall")), "{option}");
+        }
+        for option in [
+            "-include x.h",
+            "-I d",
+            "-Id",
+            "-D X=1",
+            "-U X",
+            "-isystem d",
+            "-isystem-after d",
+            "-iwithprefix d",
+            "-include-pch p",
+            "-MF d",
+            "-x c",
+            "-xc",
+        ] {
+            assert_eq!(with(option).unwrap(), ["-Wall"], "{option}");
+        }
+        let error = with("--new-option-of-clang value").unwrap_err();
+        assert_eq!(error, "a command with two sources, value and a.c");
+        assert!(with("- ").unwrap_err().contains("`-`"));
+    }
+
+    #[test]
+    fn options_of_cc_are_ccs_and_come_once() {
+        let command = "clang -mllvm -inline-threshold=1 -Wp,-MMD,.a.o.d -O2 -c -o a.o a.c";
+        assert_eq!(from_command(&words(command), "a.o").unwrap(), ["-O2"]);
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(".a.o.cmd"), format!("cmd_a.o := {command}\n")).unwrap();
+        let compiler = recorded_compiler(dir.path(), "a.o").unwrap();
+        assert_eq!(compiler, "clang -mllvm -inline-threshold=1");
     }
 
     #[test]

@@ -109,14 +109,19 @@ impl FlagSets {
                 record: record.clone().into(),
                 found: "no such file".to_owned(),
             })?;
-        let set = match store.flag_set(object, facts.digest) {
+        let set = match store.flag_set(object, facts.digest, flags::RULE) {
             Some(set) => set,
             None => {
                 if bytes.is_empty() {
                     bytes = store.files.read_known(&record)?;
                 }
                 let flags = flags::of_record(CmdFile::of(&bytes), object)?;
-                let set = store.set_flags(object, facts.digest, &flags::effective(&flags.words))?;
+                let set = store.set_flags(
+                    object,
+                    facts.digest,
+                    flags::RULE,
+                    &flags::effective(&flags.words),
+                )?;
                 self.read().insert(object.to_owned(), flags);
                 set
             }

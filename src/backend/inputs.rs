@@ -168,8 +168,9 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
         let found = "no bitcode, though the thin link indexed it";
         return Err(Error::bad_input(object, found, "run again: it changed meanwhile"));
     }
-    let included = store
-        .asm_includes(bitcode.digest, || asm_record_of(object, &store.files.read_known(object)?))?;
+    let included = store.asm_includes(bitcode.digest, asm::RULE, || {
+        asm_record_of(object, &store.files.read_known(object)?)
+    })?;
     let flags = common.sets.of(store, object)?;
     if common.opaque || included.unknown || flags.other_assembler {
         sink.unknown();
@@ -194,7 +195,7 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
 /// it is for the walk to say: until then it may not even be an input.
 pub fn learn(store: &Store, object: &str, facts: Facts, bytes: &[u8]) {
     if facts.format == Format::Bitcode {
-        let _ = store.asm_includes(facts.digest, || asm_record_of(object, bytes));
+        let _ = store.asm_includes(facts.digest, asm::RULE, || asm_record_of(object, bytes));
     }
 }
 
@@ -203,7 +204,7 @@ fn asm_record_of(object: &str, bytes: &[u8]) -> Result<AsmRecord> {
         let remedy = "remove it and build it again with make";
         Error::bad_input(object, malformed.to_string(), remedy)
     })?;
-    Ok(AsmRecord { files, unknown })
+    Ok(AsmRecord { rule: asm::RULE, files, unknown })
 }
 
 /// Adds files that assembly includes: LLVM looks for them in the folder where clang runs. One

@@ -107,6 +107,20 @@ pub fn first_command(line: &str) -> Result<Vec<String>, String> {
     shell_words::split(&line[..end]).map_err(|_| "a command with an unclosed quote".to_owned())
 }
 
+/// How kbuild's `c_flags` begin: with the name of the dependency file (scripts/Makefile.lib,
+/// Linux 6.1 to 7.3).
+pub const START_OF_FLAGS: [&str; 2] = ["-Wp,-MMD,", "-Wp,-MD,"];
+
+/// How many words of a recorded compile are `CC`: what stands before kbuild's flags is the
+/// compiler with its own options. In a command without them it has none.
+pub fn compiler_words<S: AsRef<str>>(words: &[S]) -> usize {
+    let is_first =
+        |word: &S| ["-Wp,-MMD,", "-Wp,-MD,"].iter().any(|start| word.as_ref().starts_with(start));
+    let is_option = |word: &S| word.as_ref().starts_with('-');
+    let end = words.iter().position(is_first).or_else(|| words.iter().position(is_option));
+    end.unwrap_or(words.len())
+}
+
 /// Where the first simple command ends. Expansions and redirections are refused:
 /// only a shell could say what they mean.
 fn first_command_end(line: &str) -> Result<usize, String> {
@@ -148,6 +162,15 @@ mod tests {
             let command = CmdFile::parse(&text).command.unwrap();
             assert_eq!(first_command(&command).unwrap().len(), 5);
         }
+    }
+
+    #[test]
+    fn the_compiler_ends_where_kbuilds_flags_begin() {
+        let count = |text: &str| compiler_words(&text.split(' ').collect::<Vec<_>>());
+        assert_eq!(count("clang -Wp,-MMD,x.d -O2 -c"), 1);
+        assert_eq!(count("nice -n 19 clang -mllvm -x -Wp,-MD,x.d -O2"), 6);
+        assert_eq!(count("ccache clang -O2 -c"), 2);
+        assert_eq!(count("clang"), 1);
     }
 
     #[test]

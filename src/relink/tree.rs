@@ -85,7 +85,7 @@ impl Tree {
             link: link_command(&link)
                 .ok_or_else(|| unlike(linked, "no call of link-vmlinux.sh"))?,
             archives: archives(folder)?,
-            compiler: program(&timestamp),
+            compiler: compiler(&timestamp),
             folder: folder.to_path_buf(),
             conf,
             sources,
@@ -214,6 +214,12 @@ fn read_source(folder: &Path, sources: &Path, name: &str) -> Result<String> {
     fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))
 }
 
+/// `CC` with its own options, as text: what stands before kbuild's flags.
+fn compiler(command: &str) -> String {
+    let words = raw_words(command);
+    words[..cmd_file::compiler_words(&words)].join(" ")
+}
+
 /// `SRCARCH`, from the first folder of headers.
 fn arch(command: &str) -> Option<String> {
     raw_words(command).into_iter().find_map(|word| {
@@ -316,6 +322,13 @@ mod tests {
         assert_eq!(named("kthinlto build a.a b.a # vmlinux.a of native objects"), ["a.a", "b.a"]);
         assert_eq!(named("kthinlto build # vmlinux.a of native objects"), Vec::<String>::new());
         assert_eq!(named("cp built-in-fixup.a vmlinux.a"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_compiler_has_its_own_options() {
+        let of_make = "ccache clang-22 -mllvm '-x=a b' -Wp,-MMD,init/.v.o.d -nostdinc -c";
+        assert_eq!(compiler(of_make), "ccache clang-22 -mllvm '-x=a b'");
+        assert_eq!(compiler("clang-22 -O2 -c"), "clang-22");
     }
 
     #[test]

@@ -157,6 +157,8 @@ pub struct ToolRecord {
 /// Files that a module's assembly includes (by the module's digest).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AsmRecord {
+    /// Version of the rules by which they were found.
+    pub rule: u32,
     /// Names as written.
     pub files: Vec<String>,
     /// There are others that could not be read.
@@ -194,6 +196,8 @@ pub struct SettingsRecord {
 /// Which flags an object's `.cmd` file gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlagsRecord {
+    /// Version of the rules by which the set was made.
+    pub rule: u32,
     /// Content of the `.cmd` file.
     pub record: Digest,
     /// The set of flags.
@@ -541,7 +545,7 @@ mod tests {
         let size = || fs::metadata(&path).unwrap().len();
         let (mut log, _) = open(&path).unwrap();
         let before = size();
-        let nothing = AsmRecord { files: Vec::new(), unknown: false };
+        let nothing = AsmRecord { rule: 1, files: Vec::new(), unknown: false };
         log.asm(Digest::of(b"1"), &nothing).unwrap();
         assert_eq!(size(), before, "it waits");
         log.backend("c.o", &backend(5)).unwrap();

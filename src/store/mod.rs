@@ -206,14 +206,16 @@ impl Store {
         Ok(())
     }
 
-    /// What the assembly of the bitcode with this digest includes; `find` is asked once.
+    /// What the assembly of the bitcode with this digest includes, by this version of the rules;
+    /// `find` is asked once.
     pub fn asm_includes(
         &self,
         bitcode: Digest,
+        rule: u32,
         find: impl FnOnce() -> Result<AsmRecord>,
     ) -> Result<AsmRecord> {
         let known = || self.asm.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(record) = known().get(&bitcode) {
+        if let Some(record) = known().get(&bitcode).filter(|record| record.rule == rule) {
             return Ok(record.clone());
         }
         let record = find()?;
@@ -226,10 +228,12 @@ impl Store {
         self.flags.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The set of flags that an object's `.cmd` file gave when it had these bytes.
-    pub fn flag_set(&self, object: &str, record: Digest) -> Option<Digest> {
+    /// The set of flags that an object's `.cmd` file gave when it had these bytes, by this version
+    /// of the rules.
+    pub fn flag_set(&self, object: &str, record: Digest, rule: u32) -> Option<Digest> {
         let flags = self.flags();
-        let known = flags.objects.get(object).filter(|known| known.record == record)?;
+        let is_it = |known: &&FlagsRecord| (known.record, known.rule) == (record, rule);
+        let known = flags.objects.get(object).filter(is_it)?;
         flags.sets.contains_key(&known.set).then_some(known.set)
     }
 
@@ -239,7 +243,13 @@ impl Store {
     }
 
     /// Records which flags an object's `.cmd` file gives; returns their set.
-    pub fn set_flags(&self, object: &str, record: Digest, words: &[&str]) -> Result<Digest> {
+    pub fn set_flags(
+        &self,
+        object: &str,
+        record: Digest,
+        rule: u32,
+        words: &[&str],
+    ) -> Result<Digest> {
         let mut key = KeyBuilder::new("kthinlto flag set 1");
         for word in words {
             key.field(word.as_bytes());
@@ -251,7 +261,7 @@ impl Store {
             self.log().flag_set(set, &words)?;
             place.insert(words);
         }
-        let known = FlagsRecord { record, set };
+        let known = FlagsRecord { rule, record, set };
         self.log().flags(object, known)?;
         flags.objects.insert(object.to_owned(), known);
         Ok(set)
@@ -328,6 +338,24 @@ mod tests {
         assert_eq!(error.exit_code(), 6);
         drop(first);
         Store::open(dir.path()).unwrap();
+    }
+
+    /// What was learnt by rules that were wrong must not outlive them.
+    #[test]
+    fn what_other_rules_found_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bitcode, record) = (Digest::of(b"bitcode"), Digest::of(b"record"));
+        let found = |rule, file: &str| AsmRecord { rule, files: vec![file.into()], unknown: false };
+        let store = Store::open(dir.path()).unwrap();
+        store.asm_includes(bitcode, 1, || Ok(found(1, "old"))).unwrap();
+        store.set_flags("a.o", record, 1, &["-O2"]).unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        let again = |rule| store.asm_includes(bitcode, rule, || Ok(found(rule, "new"))).unwrap();
+        assert_eq!(again(1), found(1, "old"));
+        assert_eq!(again(2), found(2, "new"));
+        assert!(store.flag_set("a.o", record, 1).is_some());
+        assert_eq!(store.flag_set("a.o", record, 2), None);
     }
 
     #[test]
