@@ -559,3 +559,144 @@ fn a_dry_run_starts_no_dynamic_loader_that_a_record_names() {
     assert_holds(&warnings(&out).concat(), &["a dry run starts no compiler", "`./elfcc`"]);
     assert!(!tree.objects.join("ran").exists());
 }
+
+/// Where a file should be stands something that never ends or never begins.
+#[test]
+fn a_pipe_where_a_file_should_be_is_refused_at_once() {
+    let tree = Tree::new();
+    let kernel = tree.dir().join("kernel-tree");
+    fs::create_dir(&kernel).unwrap();
+    pipe(&kernel.join("Makefile"));
+    let start = Instant::now();
+    let patch = tree.bare(&["patch", "--check", kernel.to_str().unwrap()]);
+    bad(patch, 3, "Makefile: a pipe where a regular file should be; remove it");
+    tree.build();
+    let put = |name: &str, then: &dyn Fn()| {
+        let path = tree.objects.join(name);
+        let aside = path.with_extension("kept");
+        fs::rename(&path, &aside).unwrap();
+        pipe(&path);
+        then();
+        fs::remove_file(&path).unwrap();
+        symlink("/dev/zero", &path).unwrap();
+        then();
+        fs::remove_file(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+    };
+    let refused = |words: &[&str], name: &str| {
+        let out = ended(tree.bare(words));
+        assert_eq!(out.status.code(), Some(3), "{words:?}: {}", text(&out.stderr));
+        assert_holds(&text(&out.stderr), &[name]);
+    };
+    let build = ["build", "built-in.a", "lib/lib.a"];
+    for name in ["kernel/b.o", "lib/lib.a", ".kthinlto/state"] {
+        put(name, &|| refused(&build, name));
+    }
+    put(".kthinlto/state", &|| refused(&["clean", "-n"], "state"));
+    put(".kthinlto/state", &|| refused(&["explain", "kernel/a.o"], "state"));
+    put("kernel/.a.o.cmd", &|| {
+        fs::remove_file(tree.objects.join("kernel/a.thinlto-native.o")).unwrap_or_default();
+        refused(&build, "kernel/.a.o.cmd");
+    });
+    assert!(start.elapsed() < Duration::from_secs(30));
+    tree.build();
+}
+
+#[test]
+fn assembly_that_includes_what_has_no_end_is_compiled_each_time() {
+    let tree = Tree::new();
+    let cc = tree.compiler("cc", COPY);
+    let build = || {
+        let mut command = tree.kthinlto();
+        command.env("CC", &cc);
+        let out = ended(command);
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stdout).lines().last().unwrap_or_default().to_owned()
+    };
+    fs::remove_file(tree.objects.join("kernel/config_data.gz")).unwrap();
+    symlink("/dev/zero", tree.objects.join("kernel/config_data.gz")).unwrap();
+    build();
+    assert_holds(&build(), &["11 up to date, 0 from cache, 1 rebuilt"]);
+    // Files that include each other, more than a stack would hold.
+    fs::remove_file(tree.objects.join("kernel/config_data.gz")).unwrap();
+    tree.write_object("kernel/config_data.gz", ".include \"inc/0\"\n");
+    fs::create_dir(tree.objects.join("inc")).unwrap();
+    for number in 0..30_000 {
+        let next = format!(".include \"inc/{}\"\n", number + 1);
+        fs::write(tree.objects.join(format!("inc/{number}")), next).unwrap();
+    }
+    let start = Instant::now();
+    build();
+    assert_holds(&build(), &["11 up to date, 0 from cache, 1 rebuilt"]);
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_second_signal_ends_a_read_that_hangs() {
+    use rustix::process::Signal;
+    let tree = Tree::new();
+    // It reads its report's pipe open, to which nobody listens: as long as it likes.
+    let report = tree.dir().join("report");
+    pipe(&report);
+    let before_signals = {
+        let mut command = tree.kthinlto();
+        command.arg("--json").arg(&report);
+        Beside::start(command)
+    };
+    std::thread::sleep(Duration::from_millis(300));
+    before_signals.signal(Signal::TERM);
+    assert!(!before_signals.end().status.success());
+    // A hash that takes for ever: an object on a file system that does not answer is like this.
+    let big = fs::File::create(tree.objects.join("kernel/config_data.gz")).unwrap();
+    big.set_len(1 << 40).unwrap();
+    let build = Beside::start(tree.kthinlto());
+    std::thread::sleep(Duration::from_millis(1500));
+    build.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    build.signal(Signal::TERM);
+    let start = Instant::now();
+    build.end();
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn an_archive_that_is_in_others_times_over_is_refused_within_seconds() {
+    use kthinlto::archive::write::{Entry, thin_archive};
+    let tree = Tree::new();
+    for level in 0..8 {
+        let below = format!("bomb{}.a", level + 1);
+        let entry =
+            || Entry::new(if level == 7 { "kernel/a.o".to_owned() } else { below.clone() }, 1);
+        let entries: Vec<Entry> = (0..20).map(|_| entry()).collect();
+        fs::write(tree.objects.join(format!("bomb{level}.a")), thin_archive(&entries)).unwrap();
+    }
+    let start = Instant::now();
+    bad(tree.bare(&["build", "bomb0.a"]), 3, "more than 20000 archives, one in the other");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+#[test]
+fn members_cannot_be_options_of_the_linker() {
+    use kthinlto::archive::write::{Entry, thin_archive};
+    let tree = Tree::new();
+    for name in ["--reproduce=pwn.tar", "@rsp", "-o.o"] {
+        tree.write_object(name, "");
+        let entries = [Entry::new("init/main.o", 1), Entry::new(name, 1)];
+        fs::write(tree.objects.join("odd.a"), thin_archive(&entries)).unwrap();
+        bad(tree.bare(&["build", "odd.a"]), 3, "whose name a linker reads as an option");
+    }
+    assert!(!tree.objects.join("pwn.tar").exists());
+}
+
+#[test]
+fn what_a_compiler_prints_without_end_ends_it_and_not_the_machine() {
+    let tree = Tree::new();
+    let cc = tree.compiler("cc", "exec yes");
+    let mut command = tree.kthinlto();
+    command.env("CC", cc).arg("-j1");
+    let out = command.output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(out.stderr.len() < 5 << 20, "{}", out.stderr.len());
+    let end = text(&out.stderr[out.stderr.len() - 2000..]);
+    assert_holds(&end, &["MiB more of this are left out", "was killed by signal 9"]);
+}

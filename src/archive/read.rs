@@ -5,16 +5,21 @@
 //! Format: thin archives (`!<thin>`), GNU flavour; names as LLVM's
 //! `computeArchiveRelativePath` (lib/Object/ArchiveWriter.cpp, LLVM 22) makes them.
 
-use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use object::read::archive::ArchiveFile;
 
 use crate::error::{Error, Result};
+use crate::regular;
 
 /// Archives within archives deeper than this are taken for a loop.
 const MAX_DEPTH: usize = 64;
+
+/// Archives that are read, and members that come of them: an archive may be in others many times
+/// over, each with as many more. An allyesconfig has some thousand, and some ten thousand.
+const MOST_ARCHIVES: usize = 20_000;
+const MOST_MEMBERS: usize = 1_000_000;
 
 /// Magic of a thin archive.
 const THIN: &[u8] = b"!<thin>\n";
@@ -37,47 +42,62 @@ pub fn flatten_seen(
     before: &mut dyn FnMut(&Path),
 ) -> Result<Vec<String>> {
     let base = std::path::absolute(tree).map_err(|e| Error::io("resolve", tree, e))?;
-    let mut members = Vec::new();
+    let mut all = Flattened { base: &base, before, archives: 0, members: Vec::new() };
     for archive in archives {
-        let file = normalize(&base.join(archive));
-        flatten_one(&base, &file, archive, 0, before, &mut members)?;
+        all.add(&normalize(&base.join(archive)), archive, 0)?;
     }
-    Ok(members)
+    Ok(all.members)
 }
 
-/// Adds the members of the archive at `file`; `shown` is its name in messages.
-fn flatten_one(
-    base: &Path,
-    file: &Path,
-    shown: &Path,
-    depth: usize,
-    before: &mut dyn FnMut(&Path),
-    members: &mut Vec<String>,
-) -> Result<()> {
-    if depth > MAX_DEPTH {
-        let found = format!("archives nested more than {MAX_DEPTH} deep");
-        return Err(Error::bad_input(shown, found, "build it again with make"));
-    }
-    before(file);
-    let bytes = fs::read(file).map_err(|e| unreadable(base, shown, e))?;
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    for name in member_names(&bytes, shown)? {
-        let member = normalize(&folder.join(&name));
-        let relative = relative_to(&member, base);
-        if relative.starts_with("../") {
-            let found = format!("the member {relative}, which is outside of the object tree");
-            return Err(Error::bad_input(shown, found, "name archives of the tree itself"));
+struct Flattened<'a> {
+    base: &'a Path,
+    before: &'a mut dyn FnMut(&Path),
+    /// How many were read.
+    archives: usize,
+    members: Vec<String>,
+}
+
+impl Flattened<'_> {
+    /// Adds the members of the archive at `file`; `shown` is its name in messages.
+    fn add(&mut self, file: &Path, shown: &Path, depth: usize) -> Result<()> {
+        let bad = |found: String| Err(Error::bad_input(shown, found, "build it again with make"));
+        self.archives += 1;
+        if depth > MAX_DEPTH {
+            return bad(format!("archives nested more than {MAX_DEPTH} deep"));
         }
-        if !relative.ends_with(".a") {
-            members.push(relative);
-        } else if member.is_file() {
-            flatten_one(base, &member, Path::new(&relative), depth + 1, before, members)?;
-        } else {
-            let archive = shown.to_path_buf();
-            return Err(Error::MissingMember { archive, member: relative.into() });
+        if self.archives > MOST_ARCHIVES {
+            return bad(format!("one of more than {MOST_ARCHIVES} archives, one in the other"));
         }
+        (self.before)(file);
+        let bytes = regular::read(file).map_err(|e| unreadable(self.base, shown, e))?;
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        for name in member_names(&bytes, shown)? {
+            let member = normalize(&folder.join(&name));
+            let relative = relative_to(&member, self.base);
+            if relative.starts_with("../") {
+                let found = format!("the member {relative}, which is outside of the object tree");
+                return Err(Error::bad_input(shown, found, "name archives of the tree itself"));
+            }
+            // The linker would take the one for an option and the other for a list of options.
+            if relative.starts_with(['-', '@']) {
+                let found =
+                    format!("the member {relative}, whose name a linker reads as an option");
+                return Err(Error::bad_input(shown, found, "give the object another name"));
+            }
+            if self.members.len() >= MOST_MEMBERS {
+                return bad(format!("archives with more than {MOST_MEMBERS} members"));
+            }
+            if !relative.ends_with(".a") {
+                self.members.push(relative);
+            } else if member.is_file() {
+                self.add(&member, Path::new(&relative), depth + 1)?;
+            } else {
+                let archive = shown.to_path_buf();
+                return Err(Error::MissingMember { archive, member: relative.into() });
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The member names of one thin archive, as they are stored.
@@ -160,6 +180,8 @@ fn relative_to(file: &Path, base: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::archive::write::{Entry, thin_archive};
     use proptest::prelude::*;

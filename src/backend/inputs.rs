@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
+
 use crate::bitcode::asm::{self, Includes};
 use crate::error::{Error, Result};
 use crate::format::Format;
@@ -188,7 +190,7 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
     sink.input("compiler", "", &common.compiler);
     sink.input("environment", "", &common.environment);
     sink.input("flags", "", &flags.digest);
-    add_asm_files(store, &included.files, &mut Vec::new(), sink)
+    add_asm_files(store, &included.files, sink)
 }
 
 /// Looks, where an object was read anyhow, for what a walk will ask of it. What is wrong with
@@ -207,35 +209,44 @@ fn asm_record_of(object: &str, bytes: &[u8]) -> Result<AsmRecord> {
     Ok(AsmRecord { rule: asm::RULE, files, unknown })
 }
 
+/// Files that assembly may include, one by way of the other; a module with more is compiled each
+/// time. The kernel's have one.
+const MOST_INCLUDED: usize = 1000;
+
 /// Adds files that assembly includes: LLVM looks for them in the folder where clang runs. One
-/// that is not there might be found in a way that is not known here, so that its module is
-/// compiled each time. Text may include more; `seen` keeps a loop from going on.
-fn add_asm_files(
-    store: &Store,
-    names: &[String],
-    seen: &mut Vec<String>,
-    sink: &mut dyn Sink,
-) -> Result<()> {
+/// that is not there, or is no regular file, might be found or read in a way that is not known
+/// here, so that its module is compiled each time. Text may include more.
+fn add_asm_files(store: &Store, names: &[String], sink: &mut dyn Sink) -> Result<()> {
     const KIND: &str = "file included by assembly";
-    for name in names {
-        if seen.contains(name) {
+    let mut seen = FxHashSet::default();
+    // The next one last: what a file includes comes before what is included after it.
+    let mut rest: Vec<String> = names.iter().rev().cloned().collect();
+    while let Some(name) = rest.pop() {
+        if !seen.insert(name.clone()) {
             continue;
         }
-        seen.push(name.clone());
-        let Some(facts) = store.files.find(name)? else {
-            sink.input(KIND, name, &Digest::of(b"absent"));
+        if seen.len() > MOST_INCLUDED {
+            sink.unknown();
+            return Ok(());
+        }
+        let found = match store.files.find(&name) {
+            Err(Error::BadInput { .. }) => None,
+            found => found?,
+        };
+        let Some(facts) = found else {
+            sink.input(KIND, &name, &Digest::of(b"absent"));
             sink.unknown();
             continue;
         };
-        sink.input(KIND, name, &facts.digest);
-        sink.file(name);
-        let text = store.files.read_known(name)?;
+        sink.input(KIND, &name, &facts.digest);
+        sink.file(&name);
+        let text = store.files.read_known(&name)?;
         let mut nested = Includes::default();
         asm::scan(&text, &mut nested);
         if nested.unknown && is_text(&text) {
             sink.unknown();
         }
-        add_asm_files(store, &nested.files, seen, sink)?;
+        rest.extend(nested.files.into_iter().rev());
     }
     Ok(())
 }

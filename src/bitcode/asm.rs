@@ -94,6 +94,9 @@ fn may_include(ops: &[u64]) -> bool {
         .any(|w| w[0] == u64::from(b'.') && is(w[1], b'i') && is(w[2], b'n') && is(w[3], b'c'))
 }
 
+/// Names that are kept; what more there are is not known.
+const MOST_FILES: usize = 1000;
+
 /// Finds `.incbin "F"` and `.include "F"` in assembly text. Directive names have no case.
 pub fn scan(text: &[u8], found: &mut Includes) {
     let lower = text.to_ascii_lowercase();
@@ -102,8 +105,10 @@ pub fn scan(text: &[u8], found: &mut Includes) {
         while let Some(at) = find(&lower[from..], directive) {
             from += at + directive.len();
             match quoted(&text[from..]) {
-                Argument::File(name) if !found.files.contains(&name) => found.files.push(name),
-                Argument::File(_) | Argument::NotADirective => {}
+                Argument::File(name) if found.files.contains(&name) => {}
+                Argument::File(name) if found.files.len() < MOST_FILES => found.files.push(name),
+                Argument::File(_) => found.unknown = true,
+                Argument::NotADirective => {}
                 Argument::Unreadable => found.unknown = true,
             }
         }

@@ -46,6 +46,9 @@ pub trait Visitor<'a> {
 
 /// Blocks within blocks deeper than this are refused; LLVM's own nest four deep.
 const MAX_DEPTH: usize = 32;
+/// Abbreviations that a block may have; LLVM's own have some dozens. Each block that adds one copies
+/// those that it begins with.
+const MOST_ABBREVS: usize = 1000;
 /// Bits that eight bytes hold at least, wherever in the first of them one begins.
 const SURE: u32 = 57;
 /// The standard block that carries abbreviations for others.
@@ -54,7 +57,7 @@ const BLOCKINFO: u64 = 0;
 /// Walks all blocks of a bitcode file.
 pub fn walk<'a>(bytes: &'a [u8], visitor: &mut dyn Visitor<'a>) -> Result<()> {
     let stream = unwrap(bytes)?;
-    let bits = Bits { stream, at: 32 };
+    let bits = Bits::new(stream, 32);
     let (info, spare) = (HashMap::default(), Record::default());
     let mut walker = Walker { bits, info, spare, visitor };
     // Streams are padded to four bytes; less than a block's head is no block.
@@ -160,9 +163,9 @@ impl<'a> Walker<'a, '_> {
                 2 if block == BLOCKINFO => {
                     let abbrev = self.define_abbrev()?;
                     let target = described.ok_or(Malformed("an abbreviation for no block"))?;
-                    Rc::make_mut(self.info.entry(target).or_default()).push(abbrev);
+                    add_abbrev(self.info.entry(target).or_default(), abbrev)?;
                 }
-                2 => Rc::make_mut(&mut abbrevs).push(self.define_abbrev()?),
+                2 => add_abbrev(&mut abbrevs, self.define_abbrev()?)?,
                 3 => self.plain_record(record)?,
                 id => {
                     let abbrev = abbrevs.get(id as usize - 4);
@@ -202,8 +205,8 @@ impl<'a> Walker<'a, '_> {
             let op = match self.bits.fixed(1)? {
                 1 => Op::Literal(self.bits.vbr(8)?),
                 _ => match self.bits.fixed(3)? {
-                    1 => Op::Fixed(self.width()?),
-                    2 => Op::Vbr(self.width()?),
+                    1 => self.width()?.map_or(Op::Literal(0), Op::Fixed),
+                    2 => self.width()?.map_or(Op::Literal(0), Op::Vbr),
                     3 => Op::Array,
                     4 => Op::Char6,
                     5 => Op::Blob,
@@ -215,21 +218,38 @@ impl<'a> Walker<'a, '_> {
         Ok(Rc::new(ops))
     }
 
-    fn width(&mut self) -> Result<u32> {
+    /// How many bits an operand takes. One of none is the number 0, as in LLVM.
+    fn width(&mut self) -> Result<Option<u32>> {
         match self.bits.vbr(5)? {
-            width @ 0..=64 => Ok(width as u32),
+            0 => Ok(None),
+            width @ 1..=64 => Ok(Some(width as u32)),
             _ => Err(Malformed("an operand wider than 64 bits")),
         }
     }
+}
+
+fn add_abbrev(abbrevs: &mut Rc<Vec<Abbrev>>, abbrev: Abbrev) -> Result<()> {
+    if abbrevs.len() >= MOST_ABBREVS {
+        return Err(Malformed("abbreviations without end"));
+    }
+    Rc::make_mut(abbrevs).push(abbrev);
+    Ok(())
 }
 
 /// A position in a stream of bits, little end first.
 struct Bits<'a> {
     stream: &'a [u8],
     at: usize,
+    /// Operands that may still be had for no bits: as many as the stream has bits, so that what is
+    /// read of it is no more than a few times its size.
+    free: usize,
 }
 
 impl<'a> Bits<'a> {
+    fn new(stream: &'a [u8], at: usize) -> Self {
+        Bits { stream, at, free: stream.len() * 8 }
+    }
+
     fn len(&self) -> usize {
         self.stream.len() * 8
     }
@@ -335,9 +355,14 @@ impl<'a> Bits<'a> {
 
     fn scalar(&mut self, op: Op) -> Result<u64> {
         match op {
-            Op::Literal(value) => Ok(value),
+            Op::Literal(value) => {
+                self.free = self
+                    .free
+                    .checked_sub(1)
+                    .ok_or(Malformed("more numbers than its bits can be"))?;
+                Ok(value)
+            }
             Op::Fixed(width) => self.fixed(width),
-            Op::Vbr(0) => Ok(0),
             Op::Vbr(width) => self.vbr(width),
             Op::Char6 => Ok(CHAR6[self.fixed(6)? as usize].into()),
             Op::Array | Op::Blob => Err(Malformed("an array where a number should be")),
@@ -355,10 +380,6 @@ impl<'a> Bits<'a> {
                 Op::Array => {
                     let element = *after.first().ok_or(Malformed("an array of nothing"))?;
                     let count = self.vbr(6)?;
-                    // A literal takes no bits: without this a short file could ask for any length.
-                    if count as usize > self.len() {
-                        return Err(Malformed("an array longer than the file"));
-                    }
                     return self.array(element, count, &mut record.ops);
                 }
                 Op::Blob => record.blob = Some(self.blob()?),
@@ -379,10 +400,12 @@ impl<'a> Bits<'a> {
                 ops.push(CHAR6[self.fixed(6)? as usize].into());
                 Ok(())
             }),
-            other => (0..count).try_for_each(|_| {
-                ops.push(self.scalar(other)?);
+            Op::Vbr(width) => (0..count).try_for_each(|_| {
+                ops.push(self.vbr(width)?);
                 Ok(())
             }),
+            // A literal takes no bits: a short file could ask for any length. LLVM refuses it too.
+            _ => Err(Malformed("an array of what takes no bits")),
         }
     }
 
@@ -418,7 +441,98 @@ mod tests {
     use proptest::prelude::*;
 
     fn at(stream: &[u8], at: usize) -> Bits<'_> {
-        Bits { stream, at }
+        Bits::new(stream, at)
+    }
+
+    /// A stream of bits that is written.
+    #[derive(Default)]
+    struct Written(Vec<bool>);
+
+    impl Written {
+        fn fixed(&mut self, value: u64, width: u32) -> &mut Self {
+            self.0.extend((0..width).map(|bit| value >> bit & 1 == 1));
+            self
+        }
+
+        fn vbr(&mut self, mut value: u64, width: u32) -> &mut Self {
+            let low = (1 << (width - 1)) - 1;
+            while value > low {
+                self.fixed(value & low | (low + 1), width);
+                value >>= width - 1;
+            }
+            self.fixed(value, width)
+        }
+
+        /// Block 8, whose abbreviations are four bits wide, around what was written.
+        fn block(self) -> Vec<u8> {
+            let mut whole = Written::default();
+            whole.fixed(1, 2).vbr(8, 8).vbr(4, 4).fixed(0, 18);
+            let words = (self.0.len() as u64).div_ceil(32);
+            whole.fixed(words, 32);
+            whole.0.extend(self.0);
+            let rest = whole.0.len().next_multiple_of(32) - whole.0.len();
+            whole.fixed(0, rest as u32);
+            let byte =
+                |bits: &[bool]| bits.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit));
+            BITCODE.iter().copied().chain(whole.0.chunks(8).map(byte)).collect()
+        }
+    }
+
+    #[derive(Default)]
+    struct Count(usize);
+
+    impl Visitor<'_> for Count {
+        fn wants(&mut self, _: u64) -> bool {
+            true
+        }
+
+        fn record(&mut self, _: u64, record: &Record<'_>) {
+            self.0 += 1 + record.ops.len();
+        }
+    }
+
+    fn counted(stream: &[u8]) -> (Result<()>, usize) {
+        let (start, mut count) = (std::time::Instant::now(), Count::default());
+        let walked = walk(stream, &mut count);
+        assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
+        (walked, count.0)
+    }
+
+    #[test]
+    fn arrays_of_what_takes_no_bits_are_refused() {
+        // A literal, a fixed one of no bits, a VBR one of no bits.
+        for element in 0..3 {
+            let mut bits = Written::default();
+            bits.fixed(2, 4).vbr(3, 5).fixed(1, 1).vbr(7, 8).fixed(0, 1).fixed(3, 3);
+            match element {
+                0 => bits.fixed(1, 1).vbr(1, 8),
+                kind => bits.fixed(0, 1).fixed(kind, 3).vbr(0, 5),
+            };
+            // Each of these has more numbers than the file has bytes.
+            (0..10_000).for_each(|_| _ = bits.fixed(4, 4).vbr(100_000, 6));
+            let (walked, count) = counted(&bits.block());
+            assert_eq!(walked, Err(Malformed("an array of what takes no bits")), "{element}");
+            assert_eq!(count, 0);
+        }
+    }
+
+    #[test]
+    fn literals_are_no_more_than_the_stream_has_bits() {
+        let mut bits = Written::default();
+        bits.fixed(2, 4).vbr(10_000, 5);
+        (0..10_000).for_each(|_| _ = bits.fixed(1, 1).vbr(1, 8));
+        (0..100_000).for_each(|_| _ = bits.fixed(4, 4));
+        let stream = bits.block();
+        let (walked, count) = counted(&stream);
+        assert_eq!(walked, Err(Malformed("more numbers than its bits can be")));
+        assert!((10_000..stream.len() * 8).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn abbreviations_have_an_end() {
+        let mut bits = Written::default();
+        (0..=MOST_ABBREVS).for_each(|_| _ = bits.fixed(2, 4).vbr(1, 5).fixed(1, 1).vbr(1, 8));
+        assert_eq!(counted(&bits.block()).0, Err(Malformed("abbreviations without end")));
     }
 
     proptest! {

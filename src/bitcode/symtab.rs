@@ -38,6 +38,12 @@ pub fn defined_locals(bitcode: &[u8]) -> Result<Option<Vec<&[u8]>>, Malformed> {
     names(bitcode, |flags| flags & (GLOBAL | UNDEFINED | FORMAT_SPECIFIC) == 0)
 }
 
+/// Bytes that the names of a file's symbols may have in all: each stands in it, and some are
+/// ends of others.
+pub fn most_names(file: &[u8]) -> usize {
+    file.len().saturating_mul(4).saturating_add(1 << 20)
+}
+
 /// Names of the symbols whose flags are wanted; `None` where there is no table.
 fn names(bitcode: &[u8], wanted: impl Fn(u32) -> bool) -> Result<Option<Vec<&[u8]>>, Malformed> {
     let mut blobs = Blobs::default();
@@ -47,14 +53,16 @@ fn names(bitcode: &[u8], wanted: impl Fn(u32) -> bool) -> Result<Option<Vec<&[u8
     };
     let offset = word(table, SYMBOLS)? as usize;
     let count = word(table, SYMBOLS + 4)? as usize;
-    let mut names = Vec::new();
+    let (mut names, mut left) = (Vec::new(), most_names(bitcode));
     for index in 0..count {
         let at = index
             .checked_mul(SYMBOL_SIZE)
             .and_then(|start| start.checked_add(offset))
             .ok_or(Malformed("a symbol outside its table"))?;
         if wanted(word(table, at.saturating_add(FLAGS))?) {
-            names.push(string(strings, word(table, at)?, word(table, at + 4)?)?);
+            let name = string(strings, word(table, at)?, word(table, at + 4)?)?;
+            left = left.checked_sub(name.len()).ok_or(Malformed("names without end"))?;
+            names.push(name);
         }
     }
     Ok(Some(names))

@@ -2,7 +2,6 @@
 //! of the tree, or prints them for scripts.
 
 use std::fmt::Write;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::modpost::check::{self, Problem};
 use crate::modpost::dump::{self, Line};
 use crate::modpost::{self, Settings, Symbol, Symvers, objects};
+use crate::regular;
 use crate::report::console::{Console, Verbosity};
 use crate::report::{Event, Listener};
 
@@ -42,7 +42,7 @@ pub fn run(
     let output = arguments.output.clone().unwrap_or_else(|| default_file(settings).into());
     if mode.is_dry() {
         let place = settings.tree.join(&output);
-        let there = fs::read(&place).is_ok_and(|old| old == found.render().as_bytes());
+        let there = regular::read(&place).is_ok_and(|old| old == found.render().as_bytes());
         let work = output != Path::new("-") && !there;
         return Ok(mode.settle(work, &place, verbosity.silent)?);
     }
@@ -89,7 +89,7 @@ fn check(settings: &Settings, arguments: &Arguments, found: Symvers) -> anyhow::
     let name = file_to_check(settings, arguments);
     let path = settings.tree.join(&name);
     let remedy = "build it with make, or name another with --output";
-    let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+    let text = regular::read_to_string(&path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::bad_input(&name, "there is no such file", remedy),
         io::ErrorKind::InvalidData => Error::bad_input(&name, "it is not UTF-8", remedy),
         _ => Error::io("read", &name, error),
@@ -126,7 +126,7 @@ fn file_to_check(settings: &Settings, arguments: &Arguments) -> PathBuf {
 /// Writes a file aside and renames it; one that is right already is not touched.
 fn write_if_changed(tree: &Path, name: &Path, text: &[u8]) -> Result<()> {
     let path = tree.join(name);
-    if path.is_file() && fs::read(&path).is_ok_and(|old| old == text) {
+    if path.is_file() && regular::read(&path).is_ok_and(|old| old == text) {
         return Ok(());
     }
     write_named(&path, text)

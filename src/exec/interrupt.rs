@@ -1,10 +1,11 @@
-//! Signals that ask us to stop, as something to poll. Must not know what is running.
+//! Signals that ask us to stop, as something to poll. What does not poll, a read that hangs for
+//! one, is ended by the second signal, whose action is the default one. Must not know what is running.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -19,6 +20,8 @@ static WAITING: Waiting = Waiting::new();
 pub struct Interrupts {
     wake: UnixStream,
     last: Arc<AtomicUsize>,
+    /// The next signal ends this process.
+    armed: Arc<AtomicBool>,
     registered: Vec<SigId>,
     /// From its end on the signals do again what they did before.
     _guard: Option<Guard>,
@@ -32,12 +35,18 @@ impl Interrupts {
         wake.set_nonblocking(true)?;
         sender.set_nonblocking(true)?;
         let last = Arc::new(AtomicUsize::new(0));
-        let mut caught = Interrupts { wake, last, registered: Vec::new(), _guard: None };
+        let armed = Arc::new(AtomicBool::new(false));
+        let mut caught = Interrupts { wake, last, armed, registered: Vec::new(), _guard: None };
         let mut signals = vec![SIGINT, SIGTERM, SIGHUP, SIGQUIT];
         signals.retain(|signal| !is_ignored(*signal));
         caught._guard = Some(WAITING.begin(&signals)?);
         for signal in signals {
             let number = signal as usize;
+            let armed = || Arc::clone(&caught.armed);
+            // In this order: the first signal finds it unarmed, and arms it.
+            let fatal = signal_hook::flag::register_conditional_default(signal, armed())?;
+            let arms = signal_hook::flag::register(signal, armed())?;
+            caught.registered.extend([fatal, arms]);
             let flag = Arc::clone(&caught.last);
             caught.registered.push(signal_hook::flag::register_usize(signal, flag, number)?);
             let sender = sender.try_clone()?;
@@ -52,6 +61,11 @@ impl Interrupts {
             0 => None,
             signal => Some(signal as i32),
         }
+    }
+
+    /// Says that whoever asks acts on the next signal at once: only the one after that is fatal.
+    pub fn take_over(&self) {
+        self.armed.store(false, Ordering::SeqCst);
     }
 
     /// Empties the pipe that wakes a poll; says whether anything was in it.

@@ -63,6 +63,10 @@ pub struct Outcome {
     pub output: Vec<u8>,
 }
 
+/// Bytes of a child's output that are passed on, and with which it is taken to have no end.
+const MOST_SHOWN: u64 = 4 << 20;
+const MOST_WRITTEN: u64 = 256 << 20;
+
 /// A running child. Dropping it kills and reaps it.
 #[derive(Debug)]
 pub struct Running {
@@ -158,12 +162,25 @@ impl Running {
         self.forked
     }
 
-    /// What it has written so far.
+    /// What it has written so far; of very much, the start and a word on the rest.
     pub(super) fn output(&mut self) -> io::Result<Vec<u8>> {
         let mut output = Vec::new();
         self.output.rewind()?;
-        self.output.read_to_end(&mut output)?;
+        (&self.output).take(MOST_SHOWN).read_to_end(&mut output)?;
+        let rest = self.written().saturating_sub(MOST_SHOWN) >> 20;
+        if rest > 0 {
+            output.extend(format!("\nkthinlto: {rest} MiB more of this are left out\n").bytes());
+        }
         Ok(output)
+    }
+
+    fn written(&self) -> u64 {
+        self.output.metadata().map_or(0, |found| found.len())
+    }
+
+    /// Whether it writes so much that it has to be ended before memory is full of it.
+    pub fn writes_without_end(&self) -> bool {
+        self.written() > MOST_WRITTEN
     }
 
     /// The outcome, if it has ended.

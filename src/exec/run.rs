@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 
 /// How long children may take to end after SIGTERM before they get SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
+/// How often it is looked at whether a child writes without end.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Who gives jobs and takes results. Calls come one at a time, on the caller's thread.
 pub trait Work {
@@ -121,6 +123,8 @@ impl Runner<'_> {
             let wants_slot = may_start && !exhausted && pending.is_none() && !no_room;
             self.slots.take_warnings().iter().for_each(|text| work.warn(text));
             self.wait(&active, &pauses, wants_slot);
+            let endless = active.iter().filter(|a| a.running.writes_without_end());
+            endless.for_each(|a| a.running.signal(Signal::KILL));
             for ended in take_ended(&mut active, executor) {
                 exhausted = false;
                 failed += settle(work.done(ended.0, ended.1), &mut fatal);
@@ -135,12 +139,17 @@ impl Runner<'_> {
             false => (None, None),
         };
         let descriptors = [self.interrupts.as_fd(), pauses.as_fd()].into_iter().chain(token);
+        // Now and then a look at what they write, which wakes nobody.
+        let tick = (!active.is_empty()).then_some(TICK);
+        let time = time.into_iter().chain(tick).min();
         poll(descriptors.chain(active.iter().map(|a| a.running.as_fd())), time);
     }
 
     /// Ends all children: SIGTERM, and SIGKILL after the grace or at a second signal. What
     /// they started themselves ends with them at the latest.
     fn stop(&self, active: &mut Vec<Active>) {
+        // From here on a second signal is for us to act on: it ends the children at once.
+        self.interrupts.take_over();
         self.interrupts.drain();
         let deadline = Instant::now() + GRACE;
         active.iter().for_each(|a| a.running.signal(Signal::TERM));

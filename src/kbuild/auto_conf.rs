@@ -5,10 +5,10 @@
 //! options that are off are not in it.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::regular;
 
 /// Where it is in an object tree.
 pub const PATH: &str = "include/config/auto.conf";
@@ -25,7 +25,7 @@ impl AutoConf {
             let remedy = "name the object tree of a kernel with -C, and configure it with make";
             return Err(Error::bad_input(&path, "there is no such file", remedy));
         }
-        let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+        let bytes = regular::read(&path).map_err(|e| Error::io("read", &path, e))?;
         Ok(Self::parse(&String::from_utf8_lossy(&bytes)))
     }
 

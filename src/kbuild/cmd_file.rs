@@ -6,9 +6,10 @@
 //! `saved_c_flags_`, `scripts/Makefile.lib` of Linux 7.2 and later. The command's
 //! variable is `savedcmd_X` from Linux 6.4 on, `cmd_X` before.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::regular;
 
 /// What one `.cmd` file says.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub fn path_for(object: &Path) -> PathBuf {
 impl CmdFile {
     /// Reads the file; its absence is an `Err` of kind `NotFound`.
     pub fn read(path: &Path) -> io::Result<Self> {
-        fs::read(path).map(|bytes| Self::of(&bytes))
+        regular::read(path).map(|bytes| Self::of(&bytes))
     }
 
     /// What a file of these bytes says.

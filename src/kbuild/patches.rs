@@ -10,6 +10,7 @@ use diffy::patch_set::{FileOperation, ParseOptions, PatchSet};
 use include_dir::{Dir, include_dir};
 
 use crate::error::{Error, Result};
+use crate::regular;
 
 /// All series, carried in the program.
 static PATCHES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/patches");
@@ -99,7 +100,7 @@ pub fn for_tree(tree: &Path) -> Result<Series> {
 /// `VERSION.PATCHLEVEL` out of a kernel's top Makefile.
 pub fn kernel_version(tree: &Path) -> Result<String> {
     let makefile = tree.join("Makefile");
-    let text = fs::read_to_string(&makefile).map_err(|e| match e.kind() {
+    let text = regular::read_to_string(&makefile).map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => Error::Patch(format!(
             "{} is no kernel source tree: it has no Makefile; name the top folder of one",
             tree.display()
@@ -243,7 +244,7 @@ fn current(tree: &Path, name: &Path, changes: &Changes) -> Result<String> {
         Some(text) => text.clone().ok_or_else(absent),
         None => {
             let path = tree.join(name);
-            fs::read_to_string(&path).map_err(|e| match e.kind() {
+            regular::read_to_string(&path).map_err(|e| match e.kind() {
                 ErrorKind::NotFound => Error::Patch(format!(
                     "{} is not there, but the series changes it; nothing was changed: use a \
                      complete, clean tree",

@@ -2,6 +2,8 @@
 //! relocations, of either class and byte order. Every number of the file is checked where it
 //! is used. Must not know what the symbols mean.
 
+use std::cell::Cell;
+
 use object::elf;
 use object::read::elf::{FileHeader, Rel, Rela, SectionHeader, SectionTable, Sym};
 use object::{Endianness, ReadRef, U32};
@@ -23,7 +25,12 @@ pub(super) struct Tables<'d, Elf: FileHeader, R: ReadRef<'d>> {
     names: &'d [u8],
     /// Section numbers of the symbols that have no room for theirs.
     extended: &'d [U32<Endianness>],
+    /// Bytes of names that may still be given out: many symbols may share one long name.
+    left: Cell<usize>,
 }
+
+/// Bytes of names that any file may have; a kernel module has some 10 KB.
+const LEAST_NAMES: usize = 16 << 20;
 
 fn broken(error: object::Error) -> Malformed {
     format!("a truncated or corrupt ELF file: {error}")
@@ -47,6 +54,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Tables<'d, Elf, R
             symbols: &[],
             names: &[],
             extended: &[],
+            left: Cell::new(LEAST_NAMES),
         };
         let names = header.section_strings_index(endian, data).map_err(broken)?;
         tables.section_names = tables.content(names.0)?;
@@ -78,6 +86,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Tables<'d, Elf, R
         };
         self.symbols = table.data_as_array(self.endian, self.data).map_err(broken)?;
         self.names = self.content(table.link(self.endian).0)?;
+        self.left.set(self.names.len().saturating_mul(64).saturating_add(LEAST_NAMES));
         if let Some((_, numbers)) = self.last_of(elf::SHT_SYMTAB_SHNDX) {
             if numbers.link(self.endian).0 != index {
                 return Err("section numbers (SYMTAB_SHNDX) of another symbol table".to_owned());
@@ -138,9 +147,11 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Tables<'d, Elf, R
     /// A symbol's name, without the `.123` that compilers append (modpost's `remove_dot()`).
     pub fn name(&self, symbol: &Elf::Sym) -> Result<&'d [u8], Malformed> {
         let offset = symbol.st_name(self.endian) as usize;
-        let name = string_at(self.names, offset);
-        name.map(without_number)
-            .ok_or_else(|| format!("a symbol name at {offset}, outside its table"))
+        let name = string_at(self.names, offset)
+            .ok_or_else(|| format!("a symbol name at {offset}, outside its table"))?;
+        let left = self.left.get().checked_sub(name.len());
+        self.left.set(left.ok_or_else(|| "symbols whose names have no end".to_owned())?);
+        Ok(without_number(name))
     }
 
     /// The relocations of a section, in the file's order: each one's place and its symbol.

@@ -30,7 +30,6 @@ pub mod objects;
 mod resolve;
 pub mod versions;
 
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -40,6 +39,7 @@ use object::ReadCache;
 use crate::error::{Error, Result};
 use crate::kbuild::auto_conf::AutoConf;
 use crate::parallel;
+use crate::regular;
 use dump::Line;
 use exports::Object;
 
@@ -154,7 +154,7 @@ fn object_names(settings: &Settings, trims: bool) -> Result<Vec<String>> {
 }
 
 fn read_file(tree: &Path, name: &str, remedy: &str) -> Result<Vec<u8>> {
-    fs::read(tree.join(name)).map_err(|error| match error.kind() {
+    regular::read(&tree.join(name)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::bad_input(name, "there is no such file", remedy),
         _ => Error::io("read", name, error),
     })
@@ -199,7 +199,7 @@ fn module_of(name: &str) -> &str {
 
 fn read_versions(settings: &Settings, records: &[Record]) -> Result<Vec<versions::Versions>> {
     let read = parallel::map(settings.threads, records, |record| {
-        let text = fs::read(settings.tree.join(&record.path));
+        let text = regular::read(&settings.tree.join(&record.path));
         text.map(|text| versions::parse(&text)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 let (list, object) = (&record.list, record.object.display());
@@ -228,11 +228,11 @@ fn read_parts(settings: &Settings, names: &[String]) -> Result<Vec<Option<Part>>
 }
 
 fn read_object(tree: &Path, name: &str, remedy: &str) -> Result<Option<Object>> {
-    let file = File::open(tree.join(name)).map_err(|error| match error.kind() {
+    let file = regular::open(&tree.join(name)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::bad_input(name, "there is no such file", remedy),
         _ => Error::io("read", name, error),
     })?;
-    let cache = ReadCache::new(file);
+    let cache = ReadCache::new(file.0);
     exports::read(&cache).map_err(|found| Error::bad_input(name, found, remedy))
 }
 
@@ -244,7 +244,7 @@ fn white_list(settings: &Settings, conf: &AutoConf) -> Result<Vec<String>> {
     };
     let ours = settings.tree.join(name);
     let path = if ours.exists() { ours } else { settings.tree.join(&settings.srctree).join(name) };
-    let text = fs::read(&path).map_err(|e| Error::io("read the white list", &path, e))?;
+    let text = regular::read(&path).map_err(|e| Error::io("read the white list", &path, e))?;
     let text = String::from_utf8_lossy(objects::until_nul(&text)).into_owned();
     Ok(text.split('\n').map(str::to_owned).collect())
 }

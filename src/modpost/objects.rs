@@ -6,12 +6,12 @@
 //! `mod_set_crcs()` and `extract_crcs_for_object()` of `scripts/mod/modpost.c`, Linux 6.1 to 7.3.
 
 use std::ffi::OsStr;
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::archive::read::member_names;
 use crate::error::{Error, Result};
+use crate::regular;
 
 /// The list of vmlinux' objects, at the object tree's top.
 pub const VMLINUX_OBJS: &str = ".vmlinux.objs";
@@ -68,7 +68,7 @@ pub fn list_archives(tree: &Path, archives: &[PathBuf]) -> Result<String> {
             continue;
         }
         let path = tree.join(archive);
-        let bytes = fs::read(&path).map_err(|e| Error::io("read the archive", archive, e))?;
+        let bytes = regular::read(&path).map_err(|e| Error::io("read the archive", archive, e))?;
         let folder = archive.parent().unwrap_or(Path::new(""));
         for name in member_names(&bytes, archive)? {
             text += &folder.join(name).to_string_lossy();
@@ -92,6 +92,8 @@ pub fn for_any_modpost(objects: &[PathBuf]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::archive::write::{Entry, thin_archive};
     use proptest::prelude::*;

@@ -7,7 +7,6 @@
 //! file that cannot be read, a name with no level, two initcalls with one counter), this stops.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -21,6 +20,7 @@ use crate::bitcode;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::parallel;
+use crate::regular;
 use crate::vmlinux::nm;
 
 /// Beginning of the symbol that marks an initcall.
@@ -189,7 +189,8 @@ impl Source {
     /// The objects of a file, in order.
     fn all_in(tree: &Path, file: &Path) -> Result<Vec<Self>> {
         let mut magic = [0; 8];
-        let read = File::open(tree.join(file)).and_then(|mut open| open.read_exact(&mut magic));
+        let read =
+            regular::open(&tree.join(file)).and_then(|(mut open, _)| open.read_exact(&mut magic));
         match read {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -216,12 +217,12 @@ impl Source {
     fn initcalls(&self, tree: &Path) -> Result<Vec<Initcall>> {
         match self {
             Source::Object { name, archive } => {
-                let bytes = fs::read(tree.join(name))
+                let bytes = regular::read(&tree.join(name))
                     .map_err(|error| unreadable(tree, name, archive.as_deref(), error))?;
                 in_object(&bytes).map_err(|unfit| unfit.of(name))
             }
             Source::Regular(archive) => {
-                let bytes = fs::read(tree.join(archive))
+                let bytes = regular::read(&tree.join(archive))
                     .map_err(|error| unreadable(tree, archive, None, error))?;
                 in_regular_archive(&bytes).map_err(|unfit| unfit.of(archive))
             }
@@ -266,10 +267,17 @@ fn in_regular_archive(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
     Ok(all)
 }
 
+/// Bytes that an initcall's name may have; those of functions in a kernel have 512 at most.
+const LONGEST: usize = 4096;
+
 /// The initcalls of one object, native or bitcode, in the order of their counters.
 pub fn in_object(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
     let mut all = Vec::new();
     for symbol in local_symbols(bytes).map_err(Unfit::damaged)? {
+        if symbol.len() > LONGEST && symbol.starts_with(PREFIX) {
+            let found = format!("an initcall with a name of {} bytes", symbol.len());
+            return Err(Unfit::damaged(found));
+        }
         all.extend(Initcall::parse(symbol).map_err(Unfit::lost)?);
     }
     all.sort_unstable_by(|a, b| a.key().cmp(&b.key()));

@@ -20,6 +20,7 @@ use super::version::{self, HEADER, OBJECT};
 use crate::error::{Error, Result};
 use crate::kbuild::auto_conf;
 use crate::kbuild::cmd_file::{self, CmdFile};
+use crate::regular;
 use crate::store::{Digest, KeyBuilder};
 use crate::thinlink::{LIST, ORDER};
 
@@ -304,7 +305,7 @@ fn text(planner: &Planner<'_>, compile: &str, environment: &str, way: Way) -> Re
 /// `NOSTDINC_FLAGS LINUXINCLUDE KBUILD_CPPFLAGS KBUILD_AFLAGS KBUILD_AFLAGS_KERNEL`: what all
 /// assembly files of vmlinux are given, as most of their records have it.
 fn assembler_flags(tree: &Tree) -> String {
-    let read = |name: &str| fs::read_to_string(tree.folder.join(name)).unwrap_or_default();
+    let read = |name: &str| regular::read_to_string(&tree.folder.join(name)).unwrap_or_default();
     let (order, bitcode) = (read(ORDER), read(LIST));
     let bitcode: std::collections::HashSet<&str> = bitcode.lines().collect();
     let mut counts: HashMap<String, usize> = HashMap::new();
@@ -321,7 +322,7 @@ fn assembler_flags(tree: &Tree) -> String {
 /// the folders of its source and object.
 fn flags_of_assembly(tree: &Tree, object: &str) -> Option<String> {
     let path = tree.folder.join(cmd_file::path_for(Path::new(object)));
-    let text = fs::read_to_string(path).ok()?;
+    let text = regular::read_to_string(&path).ok()?;
     let source = cmd_file::dependencies(&text).into_iter().next().filter(|n| n.ends_with(".S"))?;
     let command = CmdFile::parse(&text).command?;
     let command = command.split(" -c -o ").next()?;

@@ -31,6 +31,7 @@ use crate::exec::interrupt::Interrupts;
 use crate::exec::run::Runner;
 use crate::exec::slots::Slots;
 use crate::kbuild::cmd_file;
+use crate::regular;
 use crate::report::{Event, Listener, Summary};
 use crate::stage::{self, VMLINUX};
 use crate::store::cache::Place;
@@ -175,7 +176,7 @@ fn check_members(tree: &Tree, store: &mut Store) -> Result<()> {
 
 /// Fails on an object that was written after its record: its record says nothing of it.
 fn check_records(tree: &Tree) -> Result<()> {
-    let order = fs::read_to_string(tree.folder.join(ORDER)).unwrap_or_default();
+    let order = regular::read_to_string(&tree.folder.join(ORDER)).unwrap_or_default();
     let written =
         |name: &Path| fs::metadata(tree.folder.join(name)).and_then(|found| found.modified());
     for object in order.lines() {

@@ -5,7 +5,6 @@
 //! Records: the `.cmd` files that `scripts/Makefile.vmlinux_o`, `Makefile.modpost` and
 //! `Makefile.vmlinux` leave, Linux 6.1 to 7.3.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::command::{program, raw_words};
@@ -13,6 +12,7 @@ use super::version;
 use crate::error::{Error, Result};
 use crate::kbuild::auto_conf::{self, AutoConf};
 use crate::kbuild::cmd_file::{self, CmdFile};
+use crate::regular;
 use crate::store::Store;
 
 /// Scripts whose place tells where the sources are.
@@ -110,7 +110,7 @@ impl Tree {
     /// The files that a target was made from besides its source, as make recorded them.
     pub fn dependencies(&self, target: &str) -> Vec<String> {
         let path = self.folder.join(cmd_file::path_for(Path::new(target)));
-        cmd_file::dependencies(&fs::read_to_string(path).unwrap_or_default())
+        cmd_file::dependencies(&regular::read_to_string(&path).unwrap_or_default())
     }
 
     /// A file of the sources, as seen from the object tree.
@@ -211,7 +211,7 @@ fn sources(folder: &Path, commands: &[&str]) -> Result<PathBuf> {
 
 fn read_source(folder: &Path, sources: &Path, name: &str) -> Result<String> {
     let path = folder.join(sources).join(name);
-    fs::read_to_string(&path).map_err(|e| Error::io("read", &path, e))
+    regular::read_to_string(&path).map_err(|e| Error::io("read", &path, e))
 }
 
 /// `CC` with its own options, as text: what stands before kbuild's flags.

@@ -4,12 +4,12 @@
 //! Rule: `filechk_uts_version` in `init/Makefile` and `scripts/build-version`
 //! (`init/build-version` in 6.1), Linux 6.1 to 7.3.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::error::{Error, Result};
 use crate::kbuild::auto_conf::AutoConf;
+use crate::regular;
 use crate::store::{write_aside, write_if_changed};
 
 /// The header.
@@ -74,7 +74,7 @@ fn header(number: &str, flags: &[String], date: &str) -> String {
 /// The next number.
 fn count(tree: &Path) -> Result<String> {
     let path = tree.join(COUNTER);
-    let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let last = regular::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
     let number = last.map_or(1, |last| last.saturating_add(1)).to_string();
     write_aside(&path, format!("{number}\n").as_bytes())?;
     Ok(number)
@@ -109,6 +109,8 @@ pub fn flags(makefile: &str, conf: &AutoConf) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const MAKEFILE: &str = "smp-flag-$(CONFIG_SMP)\t\t\t:= SMP\n\

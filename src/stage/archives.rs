@@ -2,7 +2,6 @@
 //! `vmlinux.a` out. Decides when they are written; how is the archive phase's.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::Path;
 
 use super::members::{self, Member, Symbols};
@@ -15,6 +14,7 @@ use crate::backend::command::native_name;
 use crate::error::{Error, Result};
 use crate::kbuild::cmd_file;
 use crate::parallel;
+use crate::regular;
 use crate::report::Event;
 use crate::store::snapshot::Watch;
 use crate::store::{Digest, Indexed, KeyBuilder, write_aside, write_if_changed};
@@ -38,7 +38,7 @@ pub fn member_names(settings: &Settings, watch: &mut Watch) -> Result<Vec<String
     let list = settings.srctree.join(HEAD_LIST);
     let place = settings.tree.join(&list);
     watch.look(&place);
-    let text = fs::read_to_string(place).map_err(|e| {
+    let text = regular::read_to_string(&place).map_err(|e| {
         let remedy = "set srctree (or --srctree) to the kernel's source tree";
         Error::bad_input(&list, format!("it cannot be read ({e})"), remedy)
     })?;
@@ -66,7 +66,7 @@ impl Stage<'_> {
         }
         let order: String = members.iter().map(|(name, _)| format!("{name}\n")).collect();
         let path = self.settings.tree.join(ORDER);
-        if fs::read(&path).is_ok_and(|old| old == order.as_bytes()) {
+        if regular::read(&path).is_ok_and(|old| old == order.as_bytes()) {
             return Ok(());
         }
         self.step("GEN", ORDER, &format!("llvm-ar t {FIXUP} > {ORDER}"), FIXUP);
@@ -79,7 +79,7 @@ impl Stage<'_> {
     fn entries_with_symbols(&self, members: &[Member], known: &Symbols) -> Result<Vec<Entry>> {
         let tree = &self.settings.tree;
         let read = |name: &str| {
-            let bytes = fs::read(tree.join(name)).map_err(|e| Error::io("read", name, e))?;
+            let bytes = regular::read(&tree.join(name)).map_err(|e| Error::io("read", name, e))?;
             Ok(defined_globals(&bytes))
         };
         let entry = |(name, facts): &Member| {

@@ -2,12 +2,12 @@
 //! costs. Reads, and changes nothing.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 
 use super::explain;
 use crate::bitcode::index::{self, Weight};
 use crate::error::{Error, Result};
 use crate::parallel;
+use crate::regular;
 use crate::report::graph::{Cost, Graph, Import, Node};
 use crate::store::{Indexed, Store};
 use crate::thinlink::index_name;
@@ -57,7 +57,7 @@ fn weights(store: &Store, module: &Indexed) -> Result<BTreeMap<String, Weight>> 
         return Err(Error::bad_input(store.files.path(&name), found, remedy));
     }
     let path = store.files.path(&name);
-    let bytes = fs::read(&path).map_err(|e| Error::io("read", &path, e))?;
+    let bytes = regular::read(&path).map_err(|e| Error::io("read", &path, e))?;
     index::weights(&bytes).map_err(|malformed| {
         Error::bad_input(&path, malformed.to_string(), "remove it and run `kthinlto build` again")
     })

@@ -13,6 +13,7 @@ use crate::exec::refused::Refused;
 use crate::exec::run::Work;
 use crate::format::Format;
 use crate::kbuild::{cmd_file, ld_flags};
+use crate::regular;
 use crate::report::{Ending, Event, Job, JobKind};
 use crate::store::{FOLDER, Indexed, LinkRecord, write_if_changed};
 use crate::thinlink::{self, LIST, ORDER, Scratch, ThinLink};
@@ -150,7 +151,7 @@ pub(super) fn flags(settings: &Settings, members: &[Member]) -> Result<Vec<Strin
     // All bitcode is compiled with the same of these.
     let first = members.iter().find(|(_, facts)| facts.format == Format::Bitcode);
     let record = first.map(|(name, _)| settings.tree.join(cmd_file::path_for(Path::new(name))));
-    let record = record.and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    let record = record.and_then(|path| regular::read_to_string(&path).ok()).unwrap_or_default();
     Ok(ld_flags::for_thin_link(words, record.contains(ld_flags::KEPT_NAMES)))
 }
 

@@ -15,6 +15,7 @@ use super::stamp::{Grain, Stamp, nanos_now};
 use super::write_stamped;
 use crate::error::{Error, Result};
 use crate::format::Format;
+use crate::regular;
 
 /// What is known of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,7 +213,7 @@ impl Files {
     /// The bytes that a file's facts were taken of; an error where it has others by now.
     pub fn read_known(&self, name: &str) -> Result<Vec<u8>> {
         let facts = self.facts(name)?;
-        let bytes = fs::read(self.path(name)).map_err(|e| Error::io("read", name, e))?;
+        let bytes = regular::read(&self.path(name)).map_err(|e| Error::io("read", name, e))?;
         match Digest::of(&bytes) == facts.digest {
             true => Ok(bytes),
             false => {
@@ -308,12 +309,12 @@ impl Files {
     fn read_facts(&self, path: &Path, mut bytes: Option<&mut Vec<u8>>) -> io::Result<Known> {
         for _ in 0..5 {
             let nanos_before = nanos_now();
-            let mut file = File::open(path)?;
-            let stamp = Stamp::of(&file.metadata()?);
+            let (mut file, found) = regular::open(path)?;
+            let stamp = Stamp::of(&found);
             let facts = match bytes.as_deref_mut() {
                 Some(bytes) => {
                     bytes.clear();
-                    file.read_to_end(bytes)?;
+                    regular::read_into(&mut file, &found, regular::LIMIT, bytes)?;
                     Facts::of(bytes)
                 }
                 None => hash(&mut file, stamp.size())?,
@@ -333,14 +334,14 @@ fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// `size` is what the file is said to have.
-fn hash(file: &mut File, size: u64) -> io::Result<Facts> {
+/// `said` is the size that the file is said to have; of one that grows, no more is read than tells.
+fn hash(file: &mut File, said: u64) -> io::Result<Facts> {
     const PIECE: u64 = 128 << 10;
     let mut hasher = blake3::Hasher::new();
     // Most files are small: nothing is cleared that is not used.
-    let mut buffer = vec![0; size.clamp(1, PIECE) as usize];
+    let mut buffer = vec![0; said.clamp(1, PIECE) as usize];
     let (mut size, mut format) = (0u64, None);
-    loop {
+    while size <= said {
         let count = match file.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,

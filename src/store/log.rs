@@ -36,7 +36,7 @@ pub struct Indexed {
 
 /// A thin link that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "PackedLink", from = "PackedLink")]
+#[serde(into = "PackedLink", try_from = "PackedLink")]
 pub struct LinkRecord {
     /// Key of all that went into it.
     pub key: Digest,
@@ -71,16 +71,28 @@ impl From<LinkRecord> for PackedLink {
     }
 }
 
-impl From<PackedLink> for LinkRecord {
-    fn from(packed: PackedLink) -> Self {
+/// Bytes of names that the modules of one link may have in all; a defconfig has 100 KB.
+const MOST_NAMES: usize = 64 << 20;
+
+impl TryFrom<PackedLink> for LinkRecord {
+    type Error = &'static str;
+
+    fn try_from(packed: PackedLink) -> Result<Self, Self::Error> {
         let names: Vec<Arc<str>> = packed.names.into_iter().map(Arc::from).collect();
-        let name = |number: u32| names.get(number as usize).cloned().unwrap_or_else(|| "".into());
-        let modules = packed.modules.into_iter().map(|(object, index, imports)| Indexed {
-            object: name(object).to_string(),
-            index,
-            imports: imports.into_iter().map(name).collect(),
-        });
-        LinkRecord { key: packed.key, modules: modules.collect() }
+        let name = |number: u32| names.get(number as usize).cloned().ok_or("a name of no number");
+        let mut taken = 0;
+        let mut modules = Vec::new();
+        for (object, index, imports) in packed.modules {
+            let object = name(object)?.to_string();
+            // One name may be that of many: it is copied for each.
+            taken += object.len();
+            if taken > MOST_NAMES {
+                return Err("names without end");
+            }
+            let imports = imports.into_iter().map(name).collect::<Result<_, _>>()?;
+            modules.push(Indexed { object, index, imports });
+        }
+        Ok(LinkRecord { key: packed.key, modules })
     }
 }
 
@@ -509,6 +521,23 @@ mod tests {
         let link = LinkRecord { key: Digest::of(b"link"), modules };
         let bytes = postcard::to_stdvec(&link).unwrap();
         assert_eq!(postcard::from_bytes::<LinkRecord>(&bytes).unwrap(), link);
+    }
+
+    #[test]
+    fn one_name_for_thousands_of_modules_is_no_record() {
+        let module = (0, Digest::of(b""), Vec::new());
+        let packed = |modules: usize, names: &[String]| PackedLink {
+            key: Digest::of(b"link"),
+            names: names.to_vec(),
+            modules: vec![module.clone(); modules],
+        };
+        let read = |packed| {
+            let bytes = postcard::to_stdvec(&packed).unwrap();
+            postcard::from_bytes::<LinkRecord>(&bytes).map(|link| link.modules.len())
+        };
+        assert_eq!(read(packed(20, &["a.o".to_owned()])), Ok(20));
+        assert!(read(packed(2000, &["x".repeat(5 << 20)])).is_err());
+        assert!(read(packed(1, &[])).is_err(), "a number of no name");
     }
 
     #[test]

@@ -133,6 +133,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    /// A child that was forked and is not yet another program holds the file open too.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

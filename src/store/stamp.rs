@@ -2,12 +2,14 @@
 //! know what is in a file.
 
 use std::fs::{File, Metadata};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+
+use crate::regular;
 
 /// What `stat` says of a file: equal stamps of an old enough file mean equal bytes. The
 /// change time is in it because `touch -r`, `cp -p` and archives cannot set it.
@@ -83,11 +85,10 @@ impl Grain {
 
 /// The stamp that a file has before it is read, and its bytes.
 pub fn read(path: &Path) -> io::Result<(Stamp, Vec<u8>)> {
-    let mut file = File::open(path)?;
-    let stamp = Stamp::of(&file.metadata()?);
+    let (mut file, found) = regular::open(path)?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    Ok((stamp, bytes))
+    regular::read_into(&mut file, &found, regular::LIMIT, &mut bytes)?;
+    Ok((Stamp::of(&found), bytes))
 }
 
 fn nanos(seconds: i64, nanos: i64) -> i64 {
