@@ -17,14 +17,15 @@ documents := README.md DESIGN.md CHANGELOG.md CONTRIBUTING.md $(wildcard docs/*.
 .PHONY: all build demo check check-kernels bench install uninstall clean help
 all: build
 
+# Paths that someone names may have blanks: each is one word of the shell.
 build:
 	$(CARGO) build --release --locked
-	rm -rf $(made)
-	mkdir -p $(dir $(completions:%=$(made)/%))
-	$(TARGET)/release/kthinlto generate man $(made)/man/man1
-	$(TARGET)/release/kthinlto generate bash >$(made)/bash-completion/completions/kthinlto
-	$(TARGET)/release/kthinlto generate zsh >$(made)/zsh/site-functions/_kthinlto
-	$(TARGET)/release/kthinlto generate fish >$(made)/fish/vendor_completions.d/kthinlto.fish
+	rm -rf "$(made)"
+	for file in $(completions); do mkdir -p "$(made)/$${file%/*}" || exit; done
+	"$(TARGET)/release/kthinlto" generate man "$(made)/man/man1"
+	"$(TARGET)/release/kthinlto" generate bash >"$(made)/bash-completion/completions/kthinlto"
+	"$(TARGET)/release/kthinlto" generate zsh >"$(made)/zsh/site-functions/_kthinlto"
+	"$(TARGET)/release/kthinlto" generate fish >"$(made)/fish/vendor_completions.d/kthinlto.fish"
 
 demo:
 	scripts/demo
@@ -47,20 +48,20 @@ bench: build
 
 # Does not build: "sudo make install" must not compile as root.  The program holds the patches.
 install:
-	@test -d $(made) || { echo "run make first" >&2; exit 1; }
-	install -D -m 755 $(TARGET)/release/kthinlto $(bindir)/kthinlto
-	install -d $(share)/man/man1
-	install -m 644 $(made)/man/man1/*.1 $(share)/man/man1/
-	for file in $(completions); do install -D -m 644 $(made)/$$file $(share)/$$file || exit; done
-	install -d $(share)/kthinlto
-	install -m 644 kconfig/*.config $(share)/kthinlto/
-	find patches -name '*.patch' -exec install -D -m 644 {} $(share)/kthinlto/{} \;
-	for file in $(documents); do install -D -m 644 $$file $(share)/doc/kthinlto/$$file || exit; done
+	@test -d "$(made)" || { echo "run make first" >&2; exit 1; }
+	install -D -m 755 "$(TARGET)/release/kthinlto" "$(bindir)/kthinlto"
+	install -d "$(share)/man/man1"
+	install -m 644 "$(made)"/man/man1/*.1 "$(share)/man/man1/"
+	for file in $(completions); do install -D -m 644 "$(made)/$$file" "$(share)/$$file" || exit; done
+	install -d "$(share)/kthinlto"
+	install -m 644 kconfig/*.config "$(share)/kthinlto/"
+	find patches -name '*.patch' -exec install -D -m 644 {} "$(share)/kthinlto/{}" \;
+	for file in $(documents); do install -D -m 644 $$file "$(share)/doc/kthinlto/$$file" || exit; done
 
 uninstall:
-	rm -f $(bindir)/kthinlto $(share)/man/man1/kthinlto.1 $(share)/man/man1/kthinlto-*.1
-	rm -f $(completions:%=$(share)/%)
-	rm -rf $(share)/kthinlto $(share)/doc/kthinlto
+	rm -f "$(bindir)/kthinlto" "$(share)"/man/man1/kthinlto.1 "$(share)"/man/man1/kthinlto-*.1
+	for file in $(completions); do rm -f "$(share)/$$file" || exit; done
+	rm -rf "$(share)/kthinlto" "$(share)/doc/kthinlto"
 
 clean:
 	$(CARGO) clean

@@ -700,3 +700,30 @@ fn what_a_compiler_prints_without_end_ends_it_and_not_the_machine() {
     let end = text(&out.stderr[out.stderr.len() - 2000..]);
     assert_holds(&end, &["MiB more of this are left out", "was killed by signal 9"]);
 }
+
+#[test]
+fn a_blank_in_a_prefix_makes_uninstall_remove_no_more() {
+    if !Path::new(env!("CARGO_MANIFEST_DIR")).join("Makefile").exists() {
+        return; // the crate has none
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let prefix = dir.path().join("opt/my apps");
+    for name in ["opt/my/notes", "apps/share/kthinlto/notes", "opt/my apps/share/kthinlto/x"] {
+        fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
+        fs::write(dir.path().join(name), "").unwrap();
+    }
+    let make = |words: &[&str]| {
+        let mut command = Command::new("make");
+        command.arg("-C").arg(env!("CARGO_MANIFEST_DIR")).args(words).env_remove("MAKEFLAGS");
+        command.env_remove("CARGO_TARGET_DIR");
+        good(command)
+    };
+    make(&["uninstall", &format!("PREFIX={}", prefix.display())]);
+    assert!(dir.path().join("opt/my/notes").exists());
+    assert!(!prefix.join("share/kthinlto").exists());
+    // What a build would remove, as a shell reads it.
+    let printed = make(&["-n", "build", "CARGO=:", "CARGO_TARGET_DIR=/x/my target"]);
+    let removes = printed.lines().find(|line| line.starts_with("rm ")).unwrap();
+    let words = shell_words::split(removes).unwrap();
+    assert_eq!(words, ["rm", "-rf", "/x/my target/release/share"]);
+}

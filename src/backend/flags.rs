@@ -35,7 +35,7 @@ fn no_flags(object: &str, found: String) -> Error {
 pub fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
     let fail = |found: String| no_flags(object, found);
     let (words, text) = match file.saved_c_flags {
-        Some(text) => (cmd_file::first_command(&text).map_err(fail)?, text),
+        Some(text) => (cmd_file::flags(&text).map_err(fail)?, text),
         None => {
             let command = file.command.ok_or_else(|| fail("no command".into()))?;
             let words = cmd_file::first_command(&command).map_err(fail)?;
@@ -362,6 +362,14 @@ mod tests {
             let error = recorded(dir.path(), "x.o").unwrap_err().to_string();
             assert!(error.contains(".x.o.cmd: a command with a zero byte"), "{error}");
         }
+        for (more, sign) in [("; touch x", ';'), ("| tee x", '|'), ("& touch x", '&')] {
+            std::fs::write(&record, format!("saved_c_flags_x.o := -O2 {more}\n")).unwrap();
+            let error = recorded(dir.path(), "x.o").unwrap_err();
+            assert!(error.to_string().contains(&format!("flags with shell syntax (`{sign}`)")));
+            assert_eq!(error.exit_code(), 3);
+        }
+        std::fs::write(&record, "saved_c_flags_x.o := -O2 -DX='\"a;b|c&d\"'\n").unwrap();
+        assert_eq!(recorded(dir.path(), "x.o").unwrap().words, packed("-O2 -DX='\"a;b|c&d\"'"));
         std::fs::write(&record, "deps_x.o := x.c\n").unwrap();
         let error = recorded(dir.path(), "x.o").unwrap_err().to_string();
         assert!(error.contains(".x.o.cmd: no command"), "{error}");

@@ -218,19 +218,24 @@ fn shared(file: File) -> Result<(File, File), String> {
 
 fn open_path(path: &Path) -> Result<Jobserver, Unusable> {
     let wrong = |found: String| Unusable::new(format!("{}{found}", path.display()), REACH);
-    let kind = std::fs::metadata(path).map_err(|e| wrong(format!(": {e}")))?.file_type();
-    if !kind.is_fifo() && !kind.is_char_device() {
-        let found = Unusable::new(format!("{} is not a fifo, nor a device", path.display()), OTHER);
-        return Err(found);
-    }
+    let fits = |found: Metadata| match found.file_type() {
+        kind if kind.is_fifo() || kind.is_char_device() => Ok(()),
+        _ => {
+            let found = format!("{} is not a fifo, nor a device", path.display());
+            Err(Unusable::new(found, OTHER))
+        }
+    };
+    std::fs::metadata(path).map_err(|e| wrong(format!(": {e}"))).and_then(fits)?;
     // Read and write at once, so that opening never waits for another end.
     let opened = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
         .open(path);
-    let (read, write) =
-        opened.map_err(|e| e.to_string()).and_then(shared).map_err(|e| wrong(format!(": {e}")))?;
+    let opened = opened.map_err(|e| wrong(format!(": {e}")))?;
+    // Again of what was opened: the name may stand for another file by now.
+    opened.metadata().map_err(|e| wrong(format!(": {e}"))).and_then(fits)?;
+    let (read, write) = shared(opened).map_err(|e| wrong(format!(": {e}")))?;
     Ok(Jobserver { read, write, socket: false })
 }
 

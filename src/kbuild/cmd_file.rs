@@ -115,11 +115,19 @@ pub const START_OF_FLAGS: [&str; 2] = ["-Wp,-MMD,", "-Wp,-MD,"];
 /// How many words of a recorded compile are `CC`: what stands before kbuild's flags is the
 /// compiler with its own options. In a command without them it has none.
 pub fn compiler_words<S: AsRef<str>>(words: &[S]) -> usize {
-    let is_first =
-        |word: &S| ["-Wp,-MMD,", "-Wp,-MD,"].iter().any(|start| word.as_ref().starts_with(start));
+    let is_first = |word: &S| START_OF_FLAGS.iter().any(|start| word.as_ref().starts_with(start));
     let is_option = |word: &S| word.as_ref().starts_with('-');
     let end = words.iter().position(is_first).or_else(|| words.iter().position(is_option));
     end.unwrap_or(words.len())
+}
+
+/// Splits flags into words. Where more than one command stands there, they are no flags: what
+/// follows would be left out here, and be run by who copies the line.
+pub fn flags(text: &str) -> Result<Vec<String>, String> {
+    match text[first_command_end(text)?..].chars().next() {
+        None => first_command(text),
+        Some(end) => Err(format!("flags with shell syntax (`{}`)", end.escape_default())),
+    }
 }
 
 /// Where the first simple command ends. Expansions and redirections are refused:

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
 
 use diffy::patch_set::{FileOperation, ParseOptions, PatchSet};
 use include_dir::{Dir, include_dir};
@@ -143,6 +144,26 @@ pub fn revert(tree: &Path, series: &Series) -> Result<Vec<PathBuf>> {
     write(tree, undo(tree, series)?)
 }
 
+/// Fails where a file that is changed is a link, or is reached through one: it may be another
+/// tree's, and a link that is replaced by a file does not come back.
+fn refuse_links(tree: &Path, changes: &Changes) -> Result<()> {
+    for name in changes.keys() {
+        let mut place = tree.to_path_buf();
+        for part in name.components() {
+            place.push(part);
+            let is_name = matches!(part, Component::Normal(_));
+            if !is_name || fs::symlink_metadata(&place).is_ok_and(|found| found.is_symlink()) {
+                let (place, name) = (place.display(), name.display());
+                return Err(Error::Patch(format!(
+                    "{place} is a symbolic link, and the series changes {name}; nothing was \
+                     changed: apply it in the tree that the link leads to, or in a copy"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn write(tree: &Path, changes: Changes) -> Result<Vec<PathBuf>> {
     let mut aside = Vec::new();
     for (name, text) in &changes {
@@ -165,14 +186,17 @@ fn write(tree: &Path, changes: Changes) -> Result<Vec<PathBuf>> {
 }
 
 fn write_beside(place: &Path, text: &str) -> Result<tempfile::NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt;
     let fail = |e| Error::io("write", place, e);
     let folder = place.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(fail)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
+    // The umask decides on a new file, and an old one stays what it is.
+    let mode = fs::Permissions::from_mode(0o666);
+    let file = tempfile::Builder::new().permissions(mode).tempfile_in(folder);
+    let mut file = file.map_err(fail)?;
     file.write_all(text.as_bytes()).map_err(fail)?;
-    let mode = fs::metadata(place).map_or(0o644, |found| found.permissions().mode());
-    fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).map_err(fail)?;
+    if let Ok(found) = fs::metadata(place) {
+        fs::set_permissions(file.path(), found.permissions()).map_err(fail)?;
+    }
     Ok(file)
 }
 
@@ -182,6 +206,7 @@ fn changes(tree: &Path, series: &Series) -> Result<Changes> {
     for (name, patch) in &series.patches {
         apply_one(tree, name, patch, false, &mut changes)?;
     }
+    refuse_links(tree, &changes)?;
     Ok(changes)
 }
 
@@ -191,6 +216,7 @@ fn undo(tree: &Path, series: &Series) -> Result<Changes> {
     for (name, patch) in series.patches.iter().rev() {
         apply_one(tree, name, patch, true, &mut changes)?;
     }
+    refuse_links(tree, &changes)?;
     Ok(changes)
 }
 
@@ -341,6 +367,53 @@ mod tests {
             option: None,
             patches: vec![("1.patch".into(), whole(one)), ("2.patch".into(), whole(two))],
         }
+    }
+
+    #[test]
+    fn nothing_behind_a_link_is_changed_and_no_link_is_replaced() {
+        let dir = tree("");
+        let (inner, outer) = (dir.path().join("tree"), dir.path().join("other"));
+        fs::create_dir_all(inner.join("real")).unwrap();
+        fs::create_dir(&outer).unwrap();
+        fs::write(outer.join("f"), "one\ntwo\n").unwrap();
+        std::os::unix::fs::symlink(outer.join("f"), inner.join("f")).unwrap();
+        fs::write(inner.join("g"), "old\n").unwrap();
+        let refused = |tree: &Path, series: &Series| {
+            let error = apply(tree, series).unwrap_err();
+            assert!(error.to_string().contains("is a symbolic link, and the series"), "{error}");
+            assert_eq!(error.exit_code(), 7);
+            assert!(check(tree, series).is_err());
+        };
+        refused(&inner, &series());
+        assert!(inner.join("f").is_symlink());
+        fs::remove_file(inner.join("f")).unwrap();
+        fs::copy(outer.join("f"), inner.join("f")).unwrap();
+        // The same patches, of files in a folder that is a link.
+        let mut below = series();
+        let moved = |(name, text): &(String, &'static str)| {
+            let text = text.replace("a/", "a/link/").replace("b/", "b/link/");
+            (name.clone(), &*Box::leak(text.into_boxed_str()))
+        };
+        below.patches = below.patches.iter().map(moved).collect();
+        fs::write(outer.join("g"), "old\n").unwrap();
+        std::os::unix::fs::symlink(&outer, inner.join("link")).unwrap();
+        refused(&inner, &below);
+        assert_eq!(fs::read_to_string(outer.join("f")).unwrap(), "one\ntwo\n");
+        apply(&inner, &series()).unwrap();
+    }
+
+    #[test]
+    fn a_new_file_has_the_mode_that_the_umask_gives() {
+        let dir = tree("");
+        let file = write_beside(&dir.path().join("new"), "text").unwrap();
+        file.persist(dir.path().join("new")).unwrap();
+        fs::write(dir.path().join("by-hand"), "").unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions();
+        assert_eq!(mode("new"), mode("by-hand"));
+        fs::set_permissions(dir.path().join("new"), fs::Permissions::from_mode(0o751)).unwrap();
+        let file = write_beside(&dir.path().join("new"), "text").unwrap();
+        file.persist(dir.path().join("new")).unwrap();
+        assert_eq!(mode("new").mode() & 0o7777, 0o751);
     }
 
     #[test]
