@@ -727,3 +727,33 @@ fn a_blank_in_a_prefix_makes_uninstall_remove_no_more() {
     let words = shell_words::split(removes).unwrap();
     assert_eq!(words, ["rm", "-rf", "/x/my target/release/share"]);
 }
+
+#[test]
+fn names_of_files_do_not_act_on_a_terminal() {
+    use kthinlto::archive::write::{Entry, thin_archive};
+    let tree = Tree::new();
+    let name = "kernel/\x1b]0;PWNED\x07\x1b[31m\u{202e}red.o";
+    fs::copy(tree.objects.join("kernel/a.o"), tree.objects.join(name)).unwrap();
+    let record = tree.objects.join(kthinlto::kbuild::cmd_file::path_for(Path::new(name)));
+    fs::copy(tree.objects.join("kernel/.a.o.cmd"), record).unwrap();
+    fs::write(tree.objects.join("odd.a"), thin_archive(&[Entry::new(name, 1)])).unwrap();
+    let cc = tree.compiler("cc", "exit 7");
+    let mut outputs = Vec::new();
+    for verbose in ["0", "12"] {
+        let mut command = tree.bare(&["build", "odd.a"]);
+        command.env("CC", &cc).env("KBUILD_VERBOSE", verbose).env("KTHINLTO_LOG", "trace");
+        outputs.push(command.output().unwrap());
+    }
+    let kernel = tree.dir().join("kernel-6");
+    fs::create_dir(&kernel).unwrap();
+    let makefile = "VERSION = 6\x1b]0;PWNED\x07\nPATCHLEVEL = 99\n";
+    fs::write(kernel.join("Makefile"), makefile).unwrap();
+    outputs.push(tree.bare(&["patch", kernel.to_str().unwrap()]).output().unwrap());
+    let mut jobserver = tree.kthinlto();
+    jobserver.env("CC", &cc).env("MAKEFLAGS", "-j2 --jobserver-auth=fifo:/no\x1b[2J");
+    outputs.push(jobserver.output().unwrap());
+    for out in &outputs {
+        let said = text(&out.stdout) + &text(&out.stderr);
+        assert!(said.contains("\\x1b") && !said.contains(['\x1b', '\x07', '\u{202e}']), "{said}");
+    }
+}

@@ -11,6 +11,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::error::Error;
+use crate::report::plain::plain;
 
 const VARIABLE: &str = "KTHINLTO_LOG";
 
@@ -56,8 +57,9 @@ where
             Level::TRACE => "trace",
         };
         write!(to, "kthinlto: {level}: ")?;
-        context.field_format().format_fields(to.by_ref(), event)?;
-        writeln!(to)
+        let mut text = String::new();
+        context.field_format().format_fields(Writer::new(&mut text), event)?;
+        writeln!(to, "{}", plain(&text))
     }
 }
 

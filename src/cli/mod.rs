@@ -35,6 +35,7 @@ use crate::exec::slots::{Slot, Slots};
 use crate::kbuild::makeflags::MakeFlags;
 use crate::modpost;
 use crate::report::console::Verbosity;
+use crate::report::plain::plain;
 use crate::stage::{self, Settings};
 use crate::store::cache::Place;
 use args::{Build, CachePlace, Cli, Command, Common};
@@ -58,7 +59,7 @@ pub fn main() -> ExitCode {
             let ours = error.downcast_ref::<Error>();
             // Our own sentences hold their causes already.
             let text = ours.map_or_else(|| format!("{error:#}"), Error::to_string);
-            let _ = writeln!(io::stderr(), "kthinlto: {text}");
+            let _ = writeln!(io::stderr(), "kthinlto: {}", plain(&text));
             ExitCode::from(ours.map_or(1, Error::exit_code))
         }
     }
@@ -178,12 +179,12 @@ fn given(value: &Option<String>) -> Option<String> {
 
 /// A line for the user. Nobody may be reading any more, which is no failure of ours.
 fn say(line: &str) {
-    let _ = writeln!(io::stdout(), "{line}");
+    let _ = writeln!(io::stdout(), "{}", plain(line));
 }
 
 /// A warning for the user.
 fn warn(text: &str) {
-    let _ = writeln!(io::stderr(), "kthinlto: warning: {text}");
+    let _ = writeln!(io::stderr(), "kthinlto: warning: {}", plain(text));
 }
 
 /// What a command was asked to write to standard output: all of it, or an error; but for a

@@ -18,6 +18,7 @@ use crate::modpost::dump::{self, Line};
 use crate::modpost::{self, Settings, Symbol, Symvers, objects};
 use crate::regular;
 use crate::report::console::{Console, Verbosity};
+use crate::report::plain::plain;
 use crate::report::{Event, Listener};
 
 /// Runs the command.
@@ -108,7 +109,7 @@ fn check(settings: &Settings, arguments: &Arguments, found: Symvers) -> anyhow::
         for Problem { symbol, module, wrong } in &problems {
             writeln!(text, "{symbol} ({module}): {}", wrong.describe())?;
         }
-        print(text.as_bytes())?;
+        print(plain(&text).as_bytes())?;
     }
     if count > 0 {
         return Err(Error::Symvers { file: name, problems: count }.into());

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 
+use super::plain::plain;
 use super::{Event, Listener, Summary};
 
 /// How much is said.
@@ -53,7 +54,7 @@ pub(super) fn render(verbosity: Verbosity, event: &Event<'_>) -> (Vec<u8>, Vec<u
     match event {
         Event::Step { .. } | Event::Done(_) if verbosity.silent => {}
         Event::Step { verb, target, command, why } => {
-            out = step(verbosity, verb, target, command, why).into_bytes()
+            out = ours(&step(verbosity, verb, target, command, why));
         }
         Event::Output(bytes) => {
             err.extend_from_slice(bytes);
@@ -62,15 +63,19 @@ pub(super) fn render(verbosity: Verbosity, event: &Event<'_>) -> (Vec<u8>, Vec<u
             }
         }
         Event::Note(text) if verbosity.commands && !verbosity.silent => {
-            out = format!("# {text}\n").into_bytes();
+            out = ours(&format!("# {text}\n"));
         }
         Event::Note(_) => {}
-        Event::Warning(text) => err = format!("kthinlto: warning: {text}\n").into_bytes(),
-        Event::Failure(text) => err = format!("kthinlto: {text}\n").into_bytes(),
-        Event::Done(summary) => out = done(summary).into_bytes(),
+        Event::Warning(text) => err = ours(&format!("kthinlto: warning: {text}\n")),
+        Event::Failure(text) => err = ours(&format!("kthinlto: {text}\n")),
+        Event::Done(summary) => out = ours(&done(summary)),
         _ => {}
     }
     (out, err)
+}
+
+fn ours(text: &str) -> Vec<u8> {
+    plain(text).into_owned().into_bytes()
 }
 
 fn step(verbosity: Verbosity, verb: &str, target: &str, command: &str, why: &str) -> String {
@@ -118,6 +123,25 @@ mod tests {
         assert_eq!(shown("1"), "# CC      a.thinlto-native.o\n  clang -c\n");
         assert_eq!(shown("2"), "  CC      a.thinlto-native.o - due to its flags\n");
         assert_eq!(shown("12"), "# CC      a.thinlto-native.o - due to its flags\n  clang -c\n");
+    }
+
+    #[test]
+    fn names_do_not_act_on_a_terminal_and_compilers_output_is_theirs() {
+        let step = Event::Step {
+            verb: "CC",
+            target: "\x1b]0;x\x07\x1b[31mred.o",
+            command: "clang '\x1b[2J'",
+            why: "\u{202e}",
+        };
+        let (out, _) = render(Verbosity::from_kbuild("12"), &step);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "# CC      \\x1b]0;x\\x07\\x1b[31mred.o - due to \\u{202e}\n  clang '\\x1b[2J'\n"
+        );
+        let failure = render(Verbosity::default(), &Event::Failure("\x1b[2J failed")).1;
+        assert_eq!(failure, b"kthinlto: \\x1b[2J failed\n");
+        let coloured = b"\x1b[1merror:\x1b[m\n";
+        assert_eq!(render(Verbosity::default(), &Event::Output(coloured)).1, coloured);
     }
 
     #[test]

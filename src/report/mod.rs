@@ -23,6 +23,7 @@ pub mod console;
 mod estimate;
 pub mod graph;
 pub mod json;
+pub mod plain;
 pub mod progress;
 pub mod record;
 mod screen;

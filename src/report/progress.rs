@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::console::{Verbosity, render};
+use super::plain::plain;
 use super::screen::Screen;
 use super::status::{Status, failures};
 use super::{Event, Listener};
@@ -100,7 +101,7 @@ impl View {
     fn end(&mut self) {
         self.over = true;
         let failed = failures(self.status.failed(), NAMED_AT_THE_END);
-        let text: String = failed.iter().map(|line| format!("{}\n", line.text)).collect();
+        let text: String = failed.iter().map(|line| format!("{}\n", plain(&line.text))).collect();
         self.screen.print(b"", text.as_bytes(), Vec::new());
     }
 }

@@ -12,6 +12,8 @@ use std::os::fd::AsFd;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::plain::turns;
+
 /// Erases from the cursor to the end of the line, and of the screen.
 const ERASE_LINE: &str = "\x1b[K";
 const ERASE_BELOW: &str = "\x1b[J";
@@ -131,7 +133,7 @@ fn frame(lines: &[Line], columns: usize, colour: bool) -> String {
 fn fitting(text: &str, columns: usize) -> String {
     let (mut out, mut used) = (String::new(), 0);
     for c in text.chars() {
-        let c = if c.is_control() { '?' } else { c };
+        let c = if c.is_control() || turns(c) { '?' } else { c };
         used += c.width().unwrap_or_default();
         if used > columns {
             break;
@@ -172,6 +174,7 @@ mod tests {
     fn lines_are_cut_and_cannot_move_the_cursor() {
         assert_eq!(fitting("abcdef", 4), "abcd");
         assert_eq!(fitting("a\x1b[2J\n\tb", 80), "a?[2J??b");
+        assert_eq!(fitting("a\u{202e}b", 80), "a?b");
         assert_eq!(fitting("漢字漢字", 5), "漢字");
     }
 }
