@@ -19,6 +19,7 @@ use kthinlto::backend::{flags, inputs};
 use kthinlto::exec::process::Invocation;
 use kthinlto::format::Format;
 use kthinlto::plan::{self, Planned};
+use kthinlto::report::words;
 use kthinlto::store::{Facts, Indexed, Store};
 use kthinlto::thinlink::{LIST, ORDER, Scratch, ThinLink, list_text, response_file};
 use kthinlto::toolchain::{self, Role, Tool};
@@ -92,7 +93,7 @@ fn compile(tree: &Path, compiler: &Tool, planned: &Planned) -> Result<()> {
     run(&invocation(&compiler.argv, &flags, object, &aside, tree))?;
     check_native(&tree.join(&aside)).map_err(|found| format!("{native}: {found}"))?;
     fs::rename(tree.join(&aside), tree.join(&native))?;
-    println!("backend: {native}, due to {}", planned.why);
+    println!("backend: {native}, due to {}", words::due(&planned.due));
     Ok(())
 }
 

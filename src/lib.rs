@@ -47,6 +47,7 @@ pub mod archive;
 pub mod bitcode;
 
 pub mod flag_files;
+pub mod inputs;
 pub mod store;
 pub mod toolchain;
 

@@ -12,16 +12,36 @@
 //! let common = Common::new(&compiler, tree.path());
 //! let index = Digest::of(b"the bytes of panic.o.thinlto.bc");
 //! let module = Indexed { object: "panic.o".into(), index, imports: vec!["printk.o".into()] };
-//! let why = kthinlto::plan::why(&store, &common, &module)?;
-//! assert_eq!(why.as_deref(), Some("no record of an earlier run"));
+//! let due = kthinlto::plan::due(&store, &common, &module)?;
+//! assert_eq!(due, Some(kthinlto::plan::Due::NeverRun));
 //! # Ok(()) }
 //! ```
 
 use crate::backend::command::{dwo_name, native_name};
-use crate::backend::inputs::{self, Common, Inputs};
+use crate::backend::inputs::{self, Common};
 use crate::error::Result;
+use crate::inputs::{Change, Inputs, Recorded};
 use crate::parallel;
-use crate::store::{Digest, Indexed, Store};
+use crate::store::{BackendRecord, Indexed, Store};
+
+/// Why a backend has to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Due {
+    /// There is no record of an earlier run.
+    NeverRun,
+    /// Its assembly includes a file that it does not name, or that is not where it was looked for.
+    Unnamed,
+    /// Its assembler is a program that no key covers.
+    OtherAssembler,
+    /// It cannot be told which program compiles.
+    OpaqueCompiler,
+    /// An input is not as it was.
+    Input(Change),
+    /// A file that it made is gone.
+    OutputGone(String),
+    /// A file that it made was changed by others.
+    OutputForeign(String),
+}
 
 /// A backend that has to run.
 #[derive(Debug)]
@@ -33,7 +53,7 @@ pub struct Planned {
     /// Size of its bitcode in bytes: the longest go first.
     pub size: u64,
     /// Why it has to run.
-    pub why: String,
+    pub due: Due,
 }
 
 /// Looks at all modules, on up to `threads` threads; returns those that have to run.
@@ -48,99 +68,68 @@ pub fn plan(
 }
 
 fn plan_one(store: &Store, common: &Common, module: &Indexed) -> Result<Option<Planned>> {
-    let Some(why) = why(store, common, module)? else {
+    let Some((due, inputs)) = look(store, common, module)? else {
         return Ok(None);
     };
-    let inputs = inputs::inputs(store, common, module)?;
     let size = store.files.facts(&module.object)?.size;
-    Ok(Some(Planned { object: module.object.clone(), inputs, size, why }))
+    Ok(Some(Planned { object: module.object.clone(), inputs, size, due }))
 }
 
 /// Why a module's backend has to run; `None` if its native object is right.
-pub fn why(store: &Store, common: &Common, module: &Indexed) -> Result<Option<String>> {
-    let object = &module.object;
-    let Some(record) = store.backend(object) else {
-        return Ok(Some("no record of an earlier run".to_owned()));
+pub fn due(store: &Store, common: &Common, module: &Indexed) -> Result<Option<Due>> {
+    // Without an index there are no inputs to list, and no record can hold.
+    match store.backend(&module.object) {
+        Some(_) => Ok(look(store, common, module)?.map(|(due, _)| due)),
+        None => Ok(Some(Due::NeverRun)),
+    }
+}
+
+/// The same with all inputs, which are listed only where there is something to do.
+fn look(store: &Store, common: &Common, module: &Indexed) -> Result<Option<(Due, Inputs)>> {
+    let list = || inputs::inputs(store, common, module);
+    let Some(record) = store.backend(&module.object) else {
+        return Ok(Some((Due::NeverRun, list()?)));
     };
     let key = inputs::key(store, common, module)?;
     if key.unknown {
-        return Ok(Some("a file that its assembly includes but does not name".to_owned()));
+        return Ok(Some((unknown(store, common, module)?, list()?)));
     }
     if record.key != key.digest() {
-        return Ok(Some(first_change(
-            &record.inputs(),
-            &recorded_inputs(&inputs::inputs(store, common, module)?),
-        )));
+        let inputs = list()?;
+        let was: Vec<Recorded> = record.inputs();
+        let change = Change::first(&was, &inputs.recorded());
+        return Ok(Some((Due::Input(change), inputs)));
     }
-    let native = native_name(object);
-    Ok(match store.files.find(&native)? {
-        None => Some(format!("{native}, which is gone")),
+    match output(store, common, module, record)? {
+        Some(due) => Ok(Some((due, list()?))),
+        None => Ok(None),
+    }
+}
+
+fn unknown(store: &Store, common: &Common, module: &Indexed) -> Result<Due> {
+    if common.is_opaque() {
+        return Ok(Due::OpaqueCompiler);
+    }
+    let set = inputs::flag_set(store, common, &module.object)?;
+    Ok(if set.other_assembler { Due::OtherAssembler } else { Due::Unnamed })
+}
+
+/// What is wrong with the outputs of the last run, if something is.
+fn output(
+    store: &Store,
+    common: &Common,
+    module: &Indexed,
+    record: &BackendRecord,
+) -> Result<Option<Due>> {
+    let native = native_name(&module.object);
+    match store.files.find(&native)? {
+        None => return Ok(Some(Due::OutputGone(native))),
         Some(found) if found.digest != record.output => {
-            Some(format!("{native}, which was changed by others"))
+            return Ok(Some(Due::OutputForeign(native)));
         }
-        Some(_) if inputs::flag_set(store, common, object)?.splits_dwarf => {
-            let dwo = dwo_name(&native);
-            (!store.files.is_file(&dwo)).then(|| format!("{dwo}, which is gone"))
-        }
-        Some(_) => None,
-    })
-}
-
-/// What a record keeps of the inputs.
-pub fn recorded_inputs(inputs: &Inputs) -> Vec<(String, String)> {
-    shortened(&inputs.list)
-}
-
-fn shortened(list: &[(String, Digest)]) -> Vec<(String, String)> {
-    list.iter().map(|(label, digest)| (label.clone(), digest.short())).collect()
-}
-
-/// The first input that is not as it was. An index comes last: it holds the hashes of all
-/// imported modules, and so changes with each of them.
-fn first_change(was: &[(String, String)], now: &[(String, String)]) -> String {
-    let changed = |index| {
-        let kind = |label: &str| label.starts_with("index ") == index;
-        now.iter().find(|input| kind(&input.0) && !was.contains(input))
-    };
-    let changed = changed(false).or_else(|| changed(true));
-    let gone = || was.iter().find(|was| !now.iter().any(|is| is.0 == was.0));
-    match (changed, gone()) {
-        (Some((label, _)), _) => label.clone(),
-        (None, Some((label, _))) => format!("{label}, which is an input no more"),
-        (None, None) => "the order of its inputs".to_owned(),
+        Some(_) => {}
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::BackendRecord;
-
-    type List<'a> = &'a [(&'a str, &'a str)];
-
-    fn listed(list: List<'_>) -> Vec<(String, Digest)> {
-        list.iter().map(|(label, text)| (label.to_string(), Digest::of(text.as_bytes()))).collect()
-    }
-
-    #[test]
-    fn the_first_change_is_named() {
-        let was = listed(&[("flags", "-O2"), ("import a.o", "1"), ("import b.o", "2")]);
-        let none = Digest::of(b"");
-        let record = BackendRecord::new(none, none, None, &shortened(&was));
-        let why = |list: List<'_>| first_change(&record.inputs(), &shortened(&listed(list)));
-        assert_eq!(
-            why(&[("flags", "-O2"), ("import a.o", "9"), ("import b.o", "2")]),
-            "import a.o"
-        );
-        assert_eq!(
-            why(&[("flags", "-O2"), ("import a.o", "1"), ("import c.o", "2")]),
-            "import c.o"
-        );
-        let with_index = |index, import| why(&[("index a.o", index), ("import a.o", import)]);
-        assert_eq!(with_index("2", "9"), "import a.o", "the cause, not what comes of it");
-        let less = why(&[("flags", "-O2"), ("import a.o", "1")]);
-        assert_eq!(less, "import b.o, which is an input no more");
-        let moved = why(&[("flags", "-O2"), ("import b.o", "2"), ("import a.o", "1")]);
-        assert_eq!(moved, "the order of its inputs");
-    }
+    let splits = inputs::flag_set(store, common, &module.object)?.splits_dwarf;
+    let beside = splits.then(|| dwo_name(&native));
+    Ok(beside.filter(|name| !store.files.is_file(name)).map(Due::OutputGone))
 }

@@ -32,6 +32,7 @@ pub use self::scratch::{Scratch, remove_left};
 use crate::error::Result;
 use crate::exec::process::Invocation;
 use crate::flag_files::Named;
+use crate::inputs::{Key, Kind, Sink};
 use crate::parallel;
 use crate::store::{Digest, Facts, Indexed, KeyBuilder, LinkRecord, Store};
 use crate::toolchain::Tool;
@@ -62,23 +63,29 @@ impl ThinLink<'_> {
     /// module are seen from outside.
     /// Files that the flags name count by content.
     pub fn key(&self, store: &Store) -> Result<Digest> {
-        let mut key = KeyBuilder::new("kthinlto thin link 2");
-        key.digest(&self.linker.identity);
-        key.field(&(self.flags.len() as u64).to_le_bytes());
-        for flag in self.flags {
-            key.field(flag.as_bytes());
-        }
+        let mut key = Key::new("kthinlto thin link 3");
+        self.walk(store, &mut key)?;
+        Ok(key.digest())
+    }
+
+    fn walk(&self, store: &Store, sink: &mut dyn Sink) -> Result<()> {
+        sink.input(Kind::Tool, "LD", &self.linker.identity);
+        let mut flags = KeyBuilder::new("kthinlto linker's flags 1");
+        self.flags.iter().for_each(|flag| {
+            flags.field(flag.as_bytes());
+        });
+        sink.input(Kind::Flags, "", &flags.finish());
         for (name, facts) in self.members {
-            key.field(name.as_bytes()).digest(&facts.digest);
+            sink.input(Kind::Member, name, &facts.digest);
         }
         let options = self.linker.options(store.tree());
         let words: Vec<&str> = options.iter().chain(self.flags).map(String::as_str).collect();
         let mut named = Named::new(&store.files, &[]);
         named.add(&words)?;
         for name in named.found {
-            key.field(name.as_bytes()).digest(&store.files.facts(&name)?.digest);
+            sink.input(Kind::FlagFile, &name, &store.files.facts(&name)?.digest);
         }
-        Ok(key.finish())
+        Ok(())
     }
 
     /// The linker's command, writing below `scratch`; `response` lists the members.

@@ -344,7 +344,12 @@ fn odd_names_are_text_on_the_page() {
     let odd = "lib/</script><img src=x onerror=console.error(1)>&amp;'.o";
     let module =
         Indexed { object: odd.to_owned(), index: Digest::of(b""), imports: vec![odd.into()] };
-    let backend = Backend { object: odd, size: 1, why: "<b>", expected: None };
+    let backend = Backend {
+        object: odd,
+        size: 1,
+        due: &kthinlto::plan::Due::OutputGone("<b>".to_owned()),
+        expected: None,
+    };
     let mut recorder = Recorder::new("build", Path::new("/<i>"), false);
     recorder.on(&Event::Phase("backends"));
     recorder.on(&Event::Planned { modules: &[module], backends: &[backend] });

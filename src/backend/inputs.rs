@@ -9,6 +9,7 @@ use rustc_hash::FxHashSet;
 use crate::bitcode::asm::{self, Includes};
 use crate::error::{Error, Result};
 use crate::format::Format;
+use crate::inputs::{Inputs, Key, Kind, Sink};
 use crate::store::{AsmRecord, Digest, Facts, Indexed, KeyBuilder, Store};
 use crate::thinlink::index_name;
 use crate::toolchain::Tool;
@@ -39,75 +40,15 @@ impl Common {
             sets: FlagSets::new(compiler, tree),
         }
     }
-}
 
-/// Takes the inputs of a walk, in a fixed order.
-trait Sink {
-    /// An input: what it is to the backend, its name (or none), its content.
-    fn input(&mut self, kind: &'static str, name: &str, digest: &Digest);
-    /// A file that was looked at: to see, later, that it did not change meanwhile.
-    fn file(&mut self, name: &str);
-    /// Something is included that could not be named: the backend has to run every time.
-    fn unknown(&mut self);
-}
-
-/// The key of a backend, and nothing more: what most walks are for.
-#[derive(Debug)]
-pub struct Key {
-    builder: KeyBuilder,
-    /// The backend has to run every time, whatever its key.
-    pub unknown: bool,
-}
-
-impl Key {
-    fn new() -> Self {
-        Key { builder: KeyBuilder::new("kthinlto backend 2"), unknown: false }
-    }
-
-    /// Equal keys mean equal output.
-    pub fn digest(&self) -> Digest {
-        self.builder.finish()
+    /// It cannot be told which program compiles.
+    pub fn is_opaque(&self) -> bool {
+        self.opaque
     }
 }
 
-impl Sink for Key {
-    fn input(&mut self, kind: &'static str, name: &str, digest: &Digest) {
-        self.builder.field(kind.as_bytes()).field(name.as_bytes()).digest(digest);
-    }
-
-    fn file(&mut self, _: &str) {}
-
-    fn unknown(&mut self) {
-        self.unknown = true;
-    }
-}
-
-/// All inputs of a backend, and their key.
-#[derive(Debug)]
-pub struct Inputs {
-    /// Labels for people (`import kernel/cpu.o`) and contents, in the key's order.
-    pub list: Vec<(String, Digest)>,
-    /// Files among them, by name below the tree.
-    pub files: Vec<String>,
-    /// The key.
-    pub key: Key,
-}
-
-impl Sink for Inputs {
-    fn input(&mut self, kind: &'static str, name: &str, digest: &Digest) {
-        let label = if name.is_empty() { kind.to_owned() } else { format!("{kind} {name}") };
-        self.list.push((label, *digest));
-        self.key.input(kind, name, digest);
-    }
-
-    fn file(&mut self, name: &str) {
-        self.files.push(name.to_owned());
-    }
-
-    fn unknown(&mut self) {
-        self.key.unknown();
-    }
-}
+/// What the keys of backends are for. It changes with the walk.
+const PURPOSE: &str = "kthinlto backend 3";
 
 /// Environment variables that clang or LLVM reads while it compiles IR (clang/lib/Driver,
 /// clang/tools/driver, LLVM 22), and those of the dynamic loader.
@@ -139,7 +80,7 @@ pub fn environment() -> Digest {
 
 /// The key of one backend.
 pub fn key(store: &Store, common: &Common, module: &Indexed) -> Result<Key> {
-    let mut key = Key::new();
+    let mut key = Key::new(PURPOSE);
     walk(store, common, module, &mut key)?;
     Ok(key)
 }
@@ -157,7 +98,7 @@ pub fn flag_set(store: &Store, common: &Common, object: &str) -> Result<Arc<Flag
 
 /// All inputs of one backend.
 pub fn inputs(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> {
-    let mut inputs = Inputs { list: Vec::new(), files: Vec::new(), key: Key::new() };
+    let mut inputs = Inputs::new(PURPOSE);
     walk(store, common, module, &mut inputs)?;
     Ok(inputs)
 }
@@ -177,19 +118,19 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
     if common.opaque || included.unknown || flags.other_assembler {
         sink.unknown();
     }
-    let mut file = |kind: &'static str, name: &str| -> Result<()> {
+    let mut file = |kind: Kind, name: &str| -> Result<()> {
         sink.input(kind, name, &store.files.facts(name)?.digest);
         sink.file(name);
         Ok(())
     };
-    file("bitcode", object)?;
-    file("index", &index_name(object))?;
-    module.imports.iter().try_for_each(|import| file("import", import))?;
-    flags.named.iter().try_for_each(|name| file("file named by a flag", name))?;
+    file(Kind::Bitcode, object)?;
+    file(Kind::Index, &index_name(object))?;
+    module.imports.iter().try_for_each(|import| file(Kind::Import, import))?;
+    flags.named.iter().try_for_each(|name| file(Kind::FlagFile, name))?;
     sink.file(&flagset::record_of(object));
-    sink.input("compiler", "", &common.compiler);
-    sink.input("environment", "", &common.environment);
-    sink.input("flags", "", &flags.digest);
+    sink.input(Kind::Tool, "", &common.compiler);
+    sink.input(Kind::Environment, "", &common.environment);
+    sink.input(Kind::Flags, "", &flags.digest);
     add_asm_files(store, &included.files, sink)
 }
 
@@ -217,7 +158,6 @@ const MOST_INCLUDED: usize = 1000;
 /// that is not there, or is no regular file, might be found or read in a way that is not known
 /// here, so that its module is compiled each time. Text may include more.
 fn add_asm_files(store: &Store, names: &[String], sink: &mut dyn Sink) -> Result<()> {
-    const KIND: &str = "file included by assembly";
     let mut seen = FxHashSet::default();
     // The next one last: what a file includes comes before what is included after it.
     let mut rest: Vec<String> = names.iter().rev().cloned().collect();
@@ -234,11 +174,11 @@ fn add_asm_files(store: &Store, names: &[String], sink: &mut dyn Sink) -> Result
             found => found?,
         };
         let Some(facts) = found else {
-            sink.input(KIND, &name, &Digest::of(b"absent"));
+            sink.input(Kind::AsmFile, &name, &Digest::of(b"absent"));
             sink.unknown();
             continue;
         };
-        sink.input(KIND, &name, &facts.digest);
+        sink.input(Kind::AsmFile, &name, &facts.digest);
         sink.file(&name);
         let text = store.files.read_known(&name)?;
         let mut nested = Includes::default();

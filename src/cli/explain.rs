@@ -5,6 +5,7 @@ use std::path::Path;
 use super::args::Explain;
 use super::{given, say};
 use crate::error::Error;
+use crate::report::words;
 use crate::stage::explain::{Answer, Compared, Explanation, explain, last_settings};
 use crate::store::Store;
 
@@ -25,8 +26,8 @@ pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
 fn render(found: &Explanation) -> String {
     let mut out = format!("{}\n  native object  {}\n", found.object, found.native);
     out += &format!("  key            {}\n", found.key.as_deref().unwrap_or("unknown"));
-    out += &match &found.why {
-        Answer::Yes(why) => format!("  would run      yes, due to {why}\n"),
+    out += &match &found.due {
+        Answer::Yes(due) => format!("  would run      yes, due to {}\n", words::due(due)),
         Answer::No => "  would run      no\n".to_owned(),
         Answer::Unknown(why) => format!("  would run      unknown: {why}\n"),
     };
@@ -49,7 +50,7 @@ fn line(input: &Compared) -> String {
     let none = "none            ";
     let (was, is) = (input.was.as_deref().unwrap_or(none), input.is.as_deref().unwrap_or(none));
     match was == is {
-        true => format!("    {is}  {}\n", input.label),
-        false => format!("  ! {is}  {}  (was: {was})\n", input.label.trim_end()),
+        true => format!("    {is}  {}\n", words::label(&input.label)),
+        false => format!("  ! {is}  {}  (was: {was})\n", words::label(&input.label)),
     }
 }

@@ -79,7 +79,7 @@ mod tests {
     }
 
     fn backend(object: &str, size: u64, expected: Option<u64>) -> Backend<'_> {
-        Backend { object, size, why: "", expected: expected.map(seconds) }
+        Backend { object, size, due: &crate::plan::Due::NeverRun, expected: expected.map(seconds) }
     }
 
     #[test]

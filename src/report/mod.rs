@@ -30,10 +30,12 @@ mod screen;
 mod status;
 pub mod timings;
 pub mod trace;
+pub mod words;
 
 use std::time::Duration;
 
 use crate::exec::process::Usage;
+use crate::plan::Due;
 use crate::store::Indexed;
 
 /// Something that happened, or is about to.
@@ -97,7 +99,7 @@ pub struct Backend<'a> {
     /// Size of its bitcode in bytes.
     pub size: u64,
     /// Why it has to run.
-    pub why: &'a str,
+    pub due: &'a Due,
     /// Wall time of its last run, if that is on record.
     pub expected: Option<Duration>,
 }

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustc_hash::FxHashMap as HashMap;
 use serde::Serialize;
 
-use super::{Backend, Ending, Event, Job, JobKind, Listener};
+use super::{Backend, Ending, Event, Job, JobKind, Listener, words};
 use crate::exec::process::Usage;
+use crate::inputs::{Change, Kind};
+use crate::plan::Due;
 use crate::store::Indexed;
 
 /// Version of the layout. It grows when a field changes its meaning or goes; new fields alone
@@ -159,8 +161,11 @@ pub struct Module {
     pub object: String,
     /// What became of it.
     pub state: State,
-    /// Why its backend had to run.
+    /// Why its backend had to run, in words.
     pub why: Option<String>,
+    /// The import that changed, where that is why.
+    #[serde(skip)]
+    pub changed_import: Option<String>,
     /// Size of its bitcode in bytes, where its backend had to run.
     pub size: Option<u64>,
     /// Wall time of its last run, if that is on record.
@@ -273,6 +278,7 @@ impl Recorder {
             object: module.object.clone(),
             state: State::UpToDate,
             why: None,
+            changed_import: None,
             size: None,
             expected_us: None,
             cache_us: None,
@@ -282,7 +288,8 @@ impl Recorder {
         for backend in backends {
             if let Some(module) = self.module(backend.object) {
                 module.state = State::NotRun;
-                module.why = Some(backend.why.to_owned());
+                module.why = Some(words::due(backend.due));
+                module.changed_import = changed_import(backend.due);
                 module.size = Some(backend.size);
                 module.expected_us = backend.expected.map(micros);
             }
@@ -402,13 +409,12 @@ fn costly_imports(run: &Run) -> Vec<CostlyImport> {
     let mut all: Vec<CostlyImport> = run.modules.iter().map(not_imported).collect();
     for module in &run.modules {
         let took = ran.get(module.object.as_str());
-        let because = module.why.as_deref().and_then(|why| why.strip_prefix("import "));
         for place in &module.imports {
             let import = &mut all[*place];
             import.importers += 1;
             import.ran += usize::from(took.is_some());
             import.wall_us += took.unwrap_or(&0);
-            if because == Some(&import.object) {
+            if module.changed_import.as_ref() == Some(&import.object) {
                 import.because += usize::from(took.is_some());
                 import.because_us += took.unwrap_or(&0);
             }
@@ -423,6 +429,15 @@ fn costly_imports(run: &Run) -> Vec<CostlyImport> {
     all
 }
 
+fn changed_import(due: &Due) -> Option<String> {
+    match due {
+        Due::Input(Change::Changed(label)) if label.kind == Kind::Import => {
+            Some(label.name.clone())
+        }
+        _ => None,
+    }
+}
+
 fn not_imported(module: &Module) -> CostlyImport {
     let object = module.object.clone();
     CostlyImport { object, importers: 0, ran: 0, wall_us: 0, because: 0, because_us: 0 }
@@ -431,6 +446,7 @@ fn not_imported(module: &Module) -> CostlyImport {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::inputs::Label;
     use crate::store::Digest;
 
     /// A run of two backends out of four modules; one imports from another.
@@ -446,12 +462,10 @@ pub(super) mod tests {
             indexed("c.o", &["a.o", "b.o"]),
             indexed("d.o", &[]),
         ];
-        let backend = |object, why| Backend { object, size: 7, why, expected: None };
-        let backends = [
-            backend("a.o", "bitcode a.o"),
-            backend("b.o", "import a.o"),
-            backend("c.o", "import a.o"),
-        ];
+        let due = |kind| Due::Input(Change::Changed(Label::new(kind, "a.o")));
+        let (own, import) = (due(Kind::Bitcode), due(Kind::Import));
+        let backend = |object, due| Backend { object, size: 7, due, expected: None };
+        let backends = [backend("a.o", &own), backend("b.o", &import), backend("c.o", &import)];
         let mut recorder = Recorder::new("build", Path::new("/obj"), false);
         let usage = |ms| Usage {
             wall: Duration::from_millis(ms),

@@ -261,7 +261,12 @@ mod tests {
         let start = Instant::now();
         let mut status = Status::new(start);
         let ten = Some(Duration::from_secs(10));
-        let backends = OBJECTS.map(|object| Backend { object, size: 1, why: "", expected: ten });
+        let backends = OBJECTS.map(|object| Backend {
+            object,
+            size: 1,
+            due: &crate::plan::Due::NeverRun,
+            expected: ten,
+        });
         status.on(&Event::Phase("backends"), start);
         status.on(&Event::Planned { modules: &[], backends: &backends }, start);
         started(&mut status, 0, OBJECTS[0], start);
@@ -347,7 +352,8 @@ mod tests {
     fn what_a_relink_compiles_after_the_backends_is_not_counted_with_them() {
         let start = Instant::now();
         let mut status = Status::new(start);
-        let backends = [Backend { object: "mm/slub.o", size: 1, why: "", expected: None }];
+        let due = &crate::plan::Due::NeverRun;
+        let backends = [Backend { object: "mm/slub.o", size: 1, due, expected: None }];
         status.on(&Event::Planned { modules: &[], backends: &backends }, start);
         status.on(&Event::Phase("backends"), start);
         started(&mut status, 0, "mm/slub.o", start);

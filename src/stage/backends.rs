@@ -24,8 +24,8 @@ use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::refused::remedy;
 use crate::exec::run::{Runner, Work};
 use crate::kbuild::cmd_file;
-use crate::plan::{Planned, recorded_inputs};
-use crate::report::{Ending, Event, Job as Started, JobKind, Listener};
+use crate::plan::Planned;
+use crate::report::{Ending, Event, Job as Started, JobKind, Listener, words};
 use crate::store::cache::Cache;
 use crate::store::{BackendRecord, Cost, Stamped, Store, write_if_changed};
 use crate::toolchain::Tool;
@@ -122,7 +122,7 @@ fn announce(listener: &mut dyn Listener, compiler: &Tool, job: &Job) {
         verb: "CC",
         target: &native_name(object),
         command: &recorded_text(&compiler.text, &job.flags, object),
-        why: &job.planned.why,
+        why: &words::due(&job.planned.due),
     });
 }
 
@@ -361,7 +361,7 @@ impl Backends<'_> {
         self.store.files.set(&native, made)?;
         let inputs = &job.planned.inputs;
         let key = inputs.key.digest();
-        let record = BackendRecord::new(key, made.facts.digest, cost, &recorded_inputs(inputs));
+        let record = BackendRecord::new(key, made.facts.digest, cost, &inputs.recorded());
         self.store.set_backend(object, record)
     }
 }

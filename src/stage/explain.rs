@@ -5,10 +5,11 @@ use std::path::Path;
 
 use super::{Settings, archives, compiler, members};
 use crate::backend::command::native_name;
-use crate::backend::inputs::{self, Common, Inputs};
+use crate::backend::inputs::{self, Common};
 use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
-use crate::plan;
+use crate::inputs::{Inputs, Kind, Label, Recorded};
+use crate::plan::{self, Due};
 use crate::store::snapshot::Watch;
 use crate::store::{BackendRecord, Indexed, Store};
 use crate::thinlink::{self, ThinLink};
@@ -18,7 +19,7 @@ use crate::toolchain::{self, Role};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compared {
     /// What it is.
-    pub label: String,
+    pub label: Label,
     /// Start of its digest at the last run; `None` if it was no input then.
     pub was: Option<String>,
     /// Start of its digest now; `None` if it is an input no more.
@@ -27,17 +28,17 @@ pub struct Compared {
 
 /// Whether something would run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum Answer<T> {
     /// No.
     No,
     /// Yes: what it is due to.
-    Yes(String),
+    Yes(T),
     /// Only starting a program would tell, and a look starts none: which, and why.
     Unknown(String),
 }
 
-impl Answer {
-    fn of(why: Option<String>) -> Self {
+impl<T> Answer<T> {
+    fn of(why: Option<T>) -> Self {
         why.map_or(Answer::No, Answer::Yes)
     }
 
@@ -65,9 +66,9 @@ pub struct Explanation {
     /// The key, in hexadecimal; `None` where the compiler is not known.
     pub key: Option<String>,
     /// Whether its backend would run, and why.
-    pub why: Answer,
+    pub due: Answer<Due>,
     /// Whether the thin link would run first, and might change the imports.
-    pub relink: Answer,
+    pub relink: Answer<String>,
 }
 
 /// Settings of the last build of a tree, as a start for looking at it.
@@ -114,8 +115,8 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
         imports: module.imports.iter().map(|name| name.to_string()).collect(),
         importers: importers.map(|other| other.object.clone()).collect(),
         key: is_known.then(|| inputs.key.digest().to_string()),
-        why: match is_known {
-            true => Answer::of(plan::why(&store, &common, module)?),
+        due: match is_known {
+            true => Answer::of(plan::due(&store, &common, module)?),
             false => Answer::unknown(Role::Compiler, &command),
         },
         relink,
@@ -165,7 +166,7 @@ fn alike<'a>(name: &str, objects: impl Iterator<Item = &'a str>) -> Vec<&'a str>
 }
 
 /// Why the next build would begin with a thin link.
-fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer> {
+fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer<String>> {
     let names = archives::member_names(settings, &mut Watch::default())?;
     let (members, _) = members::look(store, settings, names, 1)?;
     let Some(command) = &settings.linker else {
@@ -188,11 +189,11 @@ fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer> {
 const UNKNOWN: &str = "unknown         ";
 
 fn compare(inputs: &Inputs, record: Option<&BackendRecord>, compiler: bool) -> Vec<Compared> {
-    let mut now = plan::recorded_inputs(inputs);
-    let compiler_of = |input: &&mut (String, String)| input.0 == "compiler" && !compiler;
+    let mut now = inputs.recorded();
+    let compiler_of = |input: &&mut Recorded| input.0.kind == Kind::Tool && !compiler;
     now.iter_mut().filter(compiler_of).for_each(|input| input.1 = UNKNOWN.to_owned());
-    let before = record.map(BackendRecord::inputs).unwrap_or_default();
-    let was = |label: &str| before.iter().find(|input| input.0 == label).map(|i| i.1.clone());
+    let before: Vec<Recorded> = record.map(BackendRecord::inputs).unwrap_or_default();
+    let was = |label: &Label| before.iter().find(|input| input.0 == *label).map(|i| i.1.clone());
     let mut all: Vec<Compared> = now
         .iter()
         .map(|(label, is)| Compared { label: label.clone(), was: was(label), is: Some(is.clone()) })

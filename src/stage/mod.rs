@@ -236,7 +236,7 @@ impl Stage<'_> {
         let backends = planned.iter().map(|one| Backend {
             object: &one.object,
             size: one.size,
-            why: &one.why,
+            due: &one.due,
             expected: cost(&one.object).map(|cost| Duration::from_millis(cost.wall.into())),
         });
         let backends: Vec<Backend<'_>> = backends.collect();

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::room::Room;
 
 /// First line of the file. It changes with the records below: another's file is not read.
-const MAGIC: &[u8] = b"kthinlto state 4\n";
+const MAGIC: &[u8] = b"kthinlto state 5\n";
 
 /// What was learnt from a thin link about one module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,20 +123,20 @@ pub struct BackendRecord {
 }
 
 impl BackendRecord {
-    /// A record of a backend with these inputs: labels and the start of their digests.
-    pub fn new(
+    /// A record of a backend with these inputs: what they are, and the start of their digests.
+    pub fn new<I: Serialize + ?Sized>(
         key: Digest,
         output: Digest,
         cost: Option<Cost>,
-        inputs: &[(String, String)],
+        inputs: &I,
     ) -> Self {
         // Plain data into memory: there is nothing that could fail.
         let inputs = postcard::to_stdvec(inputs).unwrap_or_default();
         BackendRecord { key, output, cost, inputs }
     }
 
-    /// Labels of the inputs and the start of their digests.
-    pub fn inputs(&self) -> Vec<(String, String)> {
+    /// The inputs, as they were given.
+    pub fn inputs<I: serde::de::DeserializeOwned + Default>(&self) -> I {
         postcard::from_bytes(&self.inputs).unwrap_or_default()
     }
 }

@@ -351,7 +351,10 @@ impl Tree {
         let log = self.log(program);
         self.script(
             &format!("count-{program}"),
-            &format!("echo \"$*\" >> {}\nexec {program} \"$@\"", log.display()),
+            &format!(
+                "case \"$*\" in *-###*) ;; *) echo \"$*\" >> {};; esac\nexec {program} \"$@\"",
+                log.display()
+            ),
         )
     }
 
@@ -359,7 +362,7 @@ impl Tree {
         self.dir.path().join(format!("{program}.log"))
     }
 
-    /// How often a counting wrapper was called, but for `--version`; the log starts anew.
+    /// How often a counting wrapper was called, but for questions; the log starts anew.
     pub fn calls(&self, program: &str) -> usize {
         let text = fs::read_to_string(self.log(program)).unwrap_or_default();
         let _ = fs::remove_file(self.log(program));

@@ -1,0 +1,214 @@
+//! What a step, a backend or a thin link is made from, in one vocabulary: what an input can be,
+//! one walk's key, and the list for whoever explains it. Must not know who walks, or in which
+//! order; nor any words for people.
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Digest, KeyBuilder};
+
+/// What an input is to what is made from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// The bitcode that a backend compiles.
+    Bitcode,
+    /// The index of that bitcode.
+    Index,
+    /// A module that it imports from.
+    Import,
+    /// A member of the archives, in link order.
+    Member,
+    /// A file that a flag names, and what such a file takes in.
+    FlagFile,
+    /// A file that assembly includes.
+    AsmFile,
+    /// Any other file.
+    File,
+    /// A thin archive, by the content of its members.
+    ThinArchive,
+    /// A compiler, a linker or another program: its words, and the content that runs.
+    Tool,
+    /// Variables that a tool reads.
+    Environment,
+    /// Flags, or another text.
+    Flags,
+}
+
+impl Kind {
+    /// What stands in keys for it: a new text makes all keys new.
+    fn key(self) -> &'static str {
+        match self {
+            Kind::Bitcode => "bitcode",
+            Kind::Index => "index",
+            Kind::Import => "import",
+            Kind::Member => "member",
+            Kind::FlagFile => "flag file",
+            Kind::AsmFile => "assembly file",
+            Kind::File => "file",
+            Kind::ThinArchive => "thin archive",
+            Kind::Tool => "tool",
+            Kind::Environment => "environment",
+            Kind::Flags => "flags",
+        }
+    }
+}
+
+/// An input without its content.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Label {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name; none, where there is but one of its kind.
+    pub name: String,
+}
+
+impl Label {
+    /// An input of this kind and name.
+    pub fn new(kind: Kind, name: &str) -> Self {
+        Label { kind, name: name.to_owned() }
+    }
+}
+
+/// Takes the inputs of a walk, in a fixed order.
+pub trait Sink {
+    /// An input: what it is, its name (or none), its content.
+    fn input(&mut self, kind: Kind, name: &str, digest: &Digest);
+    /// A file that was looked at: to see, later, that it did not change meanwhile.
+    fn file(&mut self, name: &str);
+    /// Something is read that could not be named: what is made has to be made every time.
+    fn unknown(&mut self);
+}
+
+/// The key of a walk, and nothing more: what most walks are for.
+#[derive(Debug)]
+pub struct Key {
+    builder: KeyBuilder,
+    /// There are inputs that no key covers: it has to be made every time.
+    pub unknown: bool,
+}
+
+impl Key {
+    /// A key for one purpose; another version of the walk is another purpose.
+    pub fn new(purpose: &str) -> Self {
+        Key { builder: KeyBuilder::new(purpose), unknown: false }
+    }
+
+    /// Equal keys mean equal output.
+    pub fn digest(&self) -> Digest {
+        self.builder.finish()
+    }
+}
+
+impl Sink for Key {
+    fn input(&mut self, kind: Kind, name: &str, digest: &Digest) {
+        self.builder.field(kind.key().as_bytes()).field(name.as_bytes()).digest(digest);
+    }
+
+    fn file(&mut self, _: &str) {}
+
+    fn unknown(&mut self) {
+        self.unknown = true;
+    }
+}
+
+/// All inputs of a walk, and their key.
+#[derive(Debug)]
+pub struct Inputs {
+    /// What they are, and their contents, in the key's order.
+    pub list: Vec<(Label, Digest)>,
+    /// Files among them, by name below the tree.
+    pub files: Vec<String>,
+    /// The key.
+    pub key: Key,
+}
+
+impl Inputs {
+    /// None yet.
+    pub fn new(purpose: &str) -> Self {
+        Inputs { list: Vec::new(), files: Vec::new(), key: Key::new(purpose) }
+    }
+
+    /// What a record keeps of them: the start of each digest is enough to tell two apart.
+    pub fn recorded(&self) -> Vec<Recorded> {
+        self.list.iter().map(|(label, digest)| (label.clone(), digest.short())).collect()
+    }
+}
+
+/// An input with the start of its digest.
+pub type Recorded = (Label, String);
+
+impl Sink for Inputs {
+    fn input(&mut self, kind: Kind, name: &str, digest: &Digest) {
+        self.list.push((Label::new(kind, name), *digest));
+        self.key.input(kind, name, digest);
+    }
+
+    fn file(&mut self, name: &str) {
+        self.files.push(name.to_owned());
+    }
+
+    fn unknown(&mut self) {
+        self.key.unknown();
+    }
+}
+
+/// What is not as it was when something was last made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// An input is new, or another.
+    Changed(Label),
+    /// An input is none any more.
+    Gone(Label),
+    /// The same inputs in another order, or by other rules.
+    Order,
+}
+
+impl Change {
+    /// The first input that is not as it was. An index comes last: it holds the hashes of all
+    /// imported modules, and so changes with each of them.
+    pub fn first(was: &[Recorded], now: &[Recorded]) -> Self {
+        let changed = |index: bool| {
+            let kind = |label: &Label| (label.kind == Kind::Index) == index;
+            now.iter().find(|input| kind(&input.0) && !was.contains(input))
+        };
+        let gone = || was.iter().find(|was| !now.iter().any(|is| is.0 == was.0));
+        match (changed(false).or_else(|| changed(true)), gone()) {
+            (Some((label, _)), _) => Change::Changed(label.clone()),
+            (None, Some((label, _))) => Change::Gone(label.clone()),
+            (None, None) => Change::Order,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_change_is_named() {
+        use Kind::{Flags, Import, Index};
+        type List<'a> = &'a [(Kind, &'a str, &'a str)];
+        let listed = |list: List<'_>| -> Vec<Recorded> {
+            let one = |(kind, name, text): &(Kind, &str, &str)| {
+                (Label::new(*kind, name), (*text).to_owned())
+            };
+            list.iter().map(one).collect()
+        };
+        let was = listed(&[(Flags, "", "-O2"), (Import, "a.o", "1"), (Import, "b.o", "2")]);
+        let first = |list: List<'_>| Change::first(&was, &listed(list));
+        let import = |name| Label::new(Import, name);
+        let same = (Flags, "", "-O2");
+        assert_eq!(
+            first(&[same, (Import, "a.o", "9"), (Import, "b.o", "2")]),
+            Change::Changed(import("a.o"))
+        );
+        assert_eq!(
+            first(&[same, (Import, "a.o", "1"), (Import, "c.o", "2")]),
+            Change::Changed(import("c.o"))
+        );
+        let cause = first(&[(Index, "a.o", "2"), (Import, "a.o", "9")]);
+        assert_eq!(cause, Change::Changed(import("a.o")), "the cause, not what comes of it");
+        assert_eq!(first(&[same, (Import, "a.o", "1")]), Change::Gone(import("b.o")));
+        let moved = first(&[same, (Import, "b.o", "2"), (Import, "a.o", "1")]);
+        assert_eq!(moved, Change::Order);
+    }
+}
