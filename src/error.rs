@@ -153,6 +153,18 @@ pub enum Error {
         problems: usize,
     },
 
+    /// Objects are not what their backends make; each was named.
+    #[error(
+        "{differing} of {compared} objects that were made again are not what they should be; do \
+         what is said above, and report it if no one changed them"
+    )]
+    Verify {
+        /// How many.
+        differing: usize,
+        /// Of how many.
+        compared: usize,
+    },
+
     /// A signal asked us to stop.
     #[error("interrupted by signal {0}; run again to go on: finished objects are kept")]
     Interrupted(i32),
@@ -197,6 +209,7 @@ impl Error {
             Error::Locked { .. } => 6,
             Error::Patch(_) => 7,
             Error::Symvers { .. } => 8,
+            Error::Verify { .. } => 9,
             Error::Interrupted(signal) => 128u8.saturating_add(*signal as u8),
         }
     }

@@ -344,3 +344,58 @@ fn a_recorded_command_keeps_options_whose_value_is_the_next_word() {
     let said = common::bad(tree.kthinlto(), 3, "a command with two sources, other.c and");
     assert!(!said.status.success());
 }
+
+/// Changes an object, and makes its record fit.
+fn forge(tree: &Tree, set: &[(&str, &str)], with_cache: &Path) {
+    // Another object under the keys of this one: as a build with a wrong key would leave it.
+    let entries = tree.shell(&format!("find {} -type f", with_cache.display()));
+    let place = tree.objects.join("lib/w1.thinlto-native.o");
+    let own = fs::read(&place).unwrap();
+    let entry = entries.lines().find(|entry| fs::read(entry).unwrap().starts_with(&own)).unwrap();
+    let other = fs::read(tree.objects.join("lib/w2.thinlto-native.o")).unwrap();
+    let other =
+        fs::read(entries.lines().find(|e| fs::read(e).unwrap().starts_with(&other)).unwrap());
+    fs::write(entry, other.unwrap()).unwrap();
+    fs::remove_file(&place).unwrap();
+    assert_eq!(build(tree, set), (11, 1, 0), "taken from the cache, and on record");
+}
+
+#[test]
+fn verify_finds_a_changed_object_whose_record_fits_and_a_poisoned_cache_entry() {
+    let tree = Tree::new();
+    let cache = tree.dir().join("cache");
+    let with = [("KTHINLTO_CACHE_DIR", cache.to_str().unwrap())];
+    build(&tree, &with);
+    let verify = |more: &[&str]| {
+        let mut command = tree.bare(&[&["verify"], more].concat());
+        command.envs(with);
+        command
+    };
+    assert!(good(verify(&["--cache"])).contains("12 objects are what their backends make"));
+    assert!(good(verify(&["--sample", "3"])).contains("3 objects are what their backends make"));
+    forge(&tree, &with, &cache);
+    let out = common::bad(verify(&["--cache", "-j2"]), 9, "2 of 12 objects");
+    let said = text(&out.stderr);
+    assert!(said.contains("lib/w1.thinlto-native.o is not what its backend makes"), "{said}");
+    assert!(said.contains("the shared cache has another object for lib/w1.o"), "{said}");
+    good(verify(&["lib/w2.o", "lib/w3.o"]));
+    common::bad(verify(&["lib/w1"]), 9, "1 of 1 objects");
+    tree.shell("rm -r ../cache; mkdir ../cache; rm lib/w1.thinlto-native.o");
+    build(&tree, &with);
+    good(verify(&[]));
+    assert_eq!(tree.shell("find .kthinlto -name 'verify*'"), "");
+    is_as_from_clean(&tree, &with);
+}
+
+#[test]
+fn verify_leaves_out_what_is_due_and_says_so() {
+    let tree = Tree::new();
+    common::bad(tree.bare(&["verify"]), 3, "no record of a build");
+    tree.build();
+    tree.write_object("kernel/config_data.gz", "CONFIG_A=n\n");
+    let said = good(tree.bare(&["verify"]));
+    assert!(said.contains("11 objects are what their backends make; 1 are due"), "{said}");
+    let mut no_cache = tree.bare(&["verify", "--cache"]);
+    no_cache.env_remove("KTHINLTO_CACHE_DIR");
+    common::bad(no_cache, 2, "no cache is named");
+}

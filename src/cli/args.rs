@@ -65,6 +65,9 @@ pub enum Command {
     /// Say what an object is made from, who imports it, and whether its backend would run
     #[command(after_help = help::EXPLAIN)]
     Explain(Explain),
+    /// Run backends again, aside, and compare what they make with the tree's objects
+    #[command(after_help = help::VERIFY)]
+    Verify(Verify),
     /// Show who imports from whom, and which modules are the most expensive to edit
     #[command(after_help = help::GRAPH)]
     Graph(GraphArgs),
@@ -147,6 +150,26 @@ pub struct Explain {
     /// The compiler; without it, the one of the last build
     #[arg(long, env = "CC", value_name = "COMMAND")]
     pub cc: Option<String>,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// Bitcode objects of the tree, or native objects; without one, all
+    #[arg(value_name = "OBJECT")]
+    pub objects: Vec<String>,
+    /// Only this many, chosen at random
+    #[arg(long, value_name = "N")]
+    pub sample: Option<usize>,
+    /// Compare with the shared cache too
+    #[arg(long)]
+    pub cache: bool,
+    /// The compiler; without it, the one of the last build
+    #[arg(long, env = "CC", value_name = "COMMAND")]
+    pub cc: Option<String>,
+    /// The cache's folder and size
+    #[command(flatten)]
+    pub place: CachePlace,
 }
 
 /// Options of `graph`.

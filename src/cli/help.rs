@@ -33,6 +33,7 @@ Exit codes:
   6    another kthinlto is running in the tree
   7    no patch series fits the kernel tree
   8    `symvers --check` found a difference
+  9    `verify` found an object that is not what its backend makes
   130  interrupted (SIGINT); 143: terminated (SIGTERM); other signals: 128 more than their number";
 
 /// Below the options of `build`.
@@ -79,6 +80,13 @@ pub const EXPLAIN: &str = "\
 Examples:
   kthinlto explain kernel/panic.o
   kthinlto explain -C ~/build/x86 kernel/sched/core.o";
+
+/// Below the options of `verify`.
+pub const VERIFY: &str = "\
+Examples:
+  kthinlto verify --sample 20                       twenty objects of the tree, at random
+  kthinlto verify kernel/panic.o mm/slub.o
+  kthinlto verify --cache                           all, and the entries of $KTHINLTO_CACHE_DIR";
 
 /// Below the options of `graph`.
 pub const GRAPH: &str = "\
@@ -157,6 +165,7 @@ mod tests {
             RELINK,
             PATCH,
             EXPLAIN,
+            VERIFY,
             GRAPH,
             SYMVERS,
             INITCALLS,

@@ -20,6 +20,7 @@ mod relink;
 mod reports;
 mod start;
 mod symvers;
+mod verify;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -75,6 +76,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Initcalls(initcalls) => return run_initcalls(&cli.common, initcalls, mode),
         Command::Patch(patch) => patch::run(&cli.common, patch, dry_run),
         Command::Explain(explain) => explain::run(&tree(&cli.common), explain),
+        Command::Verify(arguments) => verify::run(&cli.common, arguments, dry_run),
         Command::Graph(arguments) => {
             let held = threads(&cli.common);
             graph::run(&tree(&cli.common), arguments, held.len().max(1))

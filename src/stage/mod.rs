@@ -39,6 +39,7 @@ mod link;
 mod members;
 mod repeat;
 mod schedule;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
