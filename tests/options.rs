@@ -107,6 +107,7 @@ fn an_empty_variable_is_an_unset_one() {
         "KTHINLTO_CACHE_SIZE",
         "KTHINLTO_EXECUTOR",
         "KTHINLTO_SCRATCH",
+        "KTHINLTO_VERIFY",
         "KTHINLTO_FINAL_LINK",
         "KTHINLTO_PROGRESS",
         "KTHINLTO_TIMINGS",

@@ -399,3 +399,26 @@ fn verify_leaves_out_what_is_due_and_says_so() {
     no_cache.env_remove("KTHINLTO_CACHE_DIR");
     common::bad(no_cache, 2, "no cache is named");
 }
+
+#[test]
+fn a_build_that_is_to_verify_ends_where_an_object_differs() {
+    let tree = Tree::new();
+    let cache = tree.dir().join("cache");
+    let with = [("KTHINLTO_CACHE_DIR", cache.to_str().unwrap())];
+    let verified = [with[0], ("KTHINLTO_VERIFY", "100%")];
+    build(&tree, &with);
+    assert_eq!(build(&tree, &verified), NONE);
+    forge(&tree, &with, &cache);
+    let run = |share: &str, code| {
+        let mut command = tree.kthinlto();
+        command.envs(with).env("KTHINLTO_VERIFY", share);
+        text(&common::bad(command, code, "").stderr)
+    };
+    let said = run("100%", 9);
+    assert!(said.contains("lib/w1.thinlto-native.o is not what its backend makes"), "{said}");
+    // What comes from the cache is looked at as well.
+    fs::remove_file(tree.objects.join("lib/w1.thinlto-native.o")).unwrap();
+    assert!(run("100%", 9).contains("lib/w1.thinlto-native.o"));
+    assert!(run("much", 2).contains("this is the value of KTHINLTO_VERIFY"));
+    assert_eq!(build(&tree, &with), NONE, "without it all is as it was");
+}

@@ -284,6 +284,12 @@ fn parse_size(text: &str) -> Result<u64, String> {
     crate::store::cache::parse_size(text).ok_or_else(|| format!("no size; {remedy}"))
 }
 
+fn parse_share(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+    let share = number.filter(|share: &f64| (0.0..=100.0).contains(share));
+    share.ok_or_else(|| "not a share; give a percentage such as 1%".to_owned())
+}
+
 /// What a run shows of itself.
 #[derive(Debug, Args)]
 pub struct Reports {
@@ -385,6 +391,9 @@ pub struct StageOptions {
     /// Where the thin link writes first: in memory, if there is room, or in the tree
     #[arg(long, env = "KTHINLTO_SCRATCH", value_name = "WHERE", default_value = "memory")]
     pub scratch: Scratch,
+    /// Run this share of the backends again whose objects were not compiled, and compare
+    #[arg(long, env = "KTHINLTO_VERIFY", value_name = "PERCENT%", value_parser = parse_share)]
+    pub verify: Option<f64>,
     /// The shared cache
     #[command(flatten)]
     pub cache: CachePlace,

@@ -17,6 +17,7 @@ Environment:
   KTHINLTO_CACHE_SIZE  what that folder keeps to, such as 500M; 5G without it
   KTHINLTO_EXECUTOR    `process`: each backend is a process of its own; no fork server
   KTHINLTO_SCRATCH     `tree`: the thin link writes in the object tree, not in memory
+  KTHINLTO_VERIFY      `1%`: compare so many of the objects that were not compiled, in each build
   KTHINLTO_FINAL_LINK  `script`: `relink` always runs scripts/link-vmlinux.sh
   KTHINLTO_PROGRESS    `never`: no progress on a terminal; NO_COLOR takes its colour
   KTHINLTO_TIMINGS, KTHINLTO_TRACE, KTHINLTO_JSON

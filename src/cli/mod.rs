@@ -126,6 +126,7 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
         keep_going: start.keep_going,
         executor: build.stage.executor,
         scratch_in_memory: start.scratch_in_memory,
+        verify: start.verify,
         cache: start.cache.take(),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;

@@ -26,6 +26,7 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
         keep_going: start.keep_going,
         executor: arguments.stage.executor,
         scratch_in_memory: start.scratch_in_memory,
+        verify: start.verify,
         cache: start.cache.take(),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;

@@ -26,6 +26,8 @@ pub struct Start {
     pub keep_going: bool,
     /// The thin link may write in memory first.
     pub scratch_in_memory: bool,
+    /// Share of objects that are verified, in percent.
+    pub verify: f64,
     /// The shared cache.
     pub cache: Option<Place>,
     /// Where jobs get leave to run.
@@ -68,6 +70,7 @@ pub fn start(
         silent: verbosity.silent,
         keep_going: common.keep_going || flags.keep_going,
         scratch_in_memory: options.scratch == Scratch::Memory,
+        verify: options.verify.unwrap_or_default(),
         cache: place(&options.cache),
         slots: granted.slots,
         shown,

@@ -63,8 +63,8 @@ fn open(tree: &Path) -> Result<Store, Error> {
 }
 
 fn cache(arguments: &Verify) -> Result<Cache, Error> {
-    let folder = place(&arguments.place).ok_or_else(|| {
+    let place = place(&arguments.place).ok_or_else(|| {
         Error::Usage("no cache is named; set KTHINLTO_CACHE_DIR, or give --cache-dir".to_owned())
     })?;
-    Cache::existing(&folder, arguments.place.cache_size)
+    Cache::existing(&place)
 }

@@ -68,6 +68,8 @@ pub struct Settings {
     pub executor: Choice,
     /// The thin link may write in memory first.
     pub scratch_in_memory: bool,
+    /// Share of objects that the stage verifies, in percent.
+    pub verify: f64,
     /// The shared cache, if one is to be used.
     pub cache: Option<Place>,
 }
@@ -159,6 +161,7 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
         keep_going: settings.keep_going,
         executor: settings.executor,
         scratch_in_memory: settings.scratch_in_memory,
+        verify: settings.verify,
         cache: settings.cache.clone(),
     }
 }

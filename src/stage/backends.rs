@@ -2,7 +2,7 @@
 //! result only when it is right. What a backend is made from is the backend phase's.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -30,10 +30,12 @@ use crate::store::cache::Cache;
 use crate::store::{BackendRecord, Cost, Stamped, Store, write_if_changed};
 use crate::toolchain::Tool;
 
-/// How many native objects were made, and how.
+/// Which native objects were made, and how.
 #[derive(Debug, Default)]
 pub struct Ran {
-    pub rebuilt: usize,
+    /// Objects that were compiled.
+    pub rebuilt: HashSet<String>,
+    /// How many came from the shared cache.
     pub from_cache: usize,
 }
 
@@ -58,7 +60,8 @@ impl Stage<'_> {
         });
         if self.settings.dry_run {
             jobs.iter().for_each(|job| announce(self.listener, compiler, job));
-            return Ok(Ran { rebuilt: jobs.len(), from_cache: 0 });
+            let rebuilt = jobs.into_iter().map(|job| job.planned.object).collect();
+            return Ok(Ran { rebuilt, from_cache: 0 });
         }
         sweep(tree, &jobs);
         self.phase("cache");
@@ -86,7 +89,10 @@ impl Stage<'_> {
         let ended = runner.run(executor.as_mut(), &mut backends);
         backends.note(executor.as_mut());
         match ended? {
-            0 => Ok(Ran { rebuilt: total, from_cache }),
+            0 => {
+                let objects = backends.jobs.iter().map(|job| job.planned.object.clone());
+                Ok(Ran { rebuilt: objects.collect(), from_cache })
+            }
             failed => Err(Error::Backends { failed, total }),
         }
     }

@@ -85,6 +85,7 @@ pub fn last_settings(store: &Store) -> Option<Settings> {
         keep_going: false,
         executor: Choice::Process,
         scratch_in_memory: false,
+        verify: 0.0,
         cache: None,
     })
 }

@@ -18,6 +18,7 @@
 //!     keep_going: false,
 //!     executor: Choice::Auto,
 //!     scratch_in_memory: true,
+//!     verify: 0.0,
 //!     cache: None,
 //! };
 //! let mut console = Console::new(Verbosity::default());
@@ -85,6 +86,8 @@ pub struct Settings {
     pub executor: Choice,
     /// The thin link may write in memory first; else it writes in the tree.
     pub scratch_in_memory: bool,
+    /// Share of the objects that are not compiled, in percent, whose backends run again to compare.
+    pub verify: f64,
     /// The shared cache, if one is to be used.
     pub cache: Option<Place>,
 }
@@ -164,6 +167,7 @@ fn run(
     let held = slots.try_acquire_up_to(cores());
     let threads = held.len().max(1);
     if !listener.wants_modules()
+        && settings.verify == 0.0
         && let Some(mut summary) = repeat.answer(settings, threads)
     {
         summary.time = started.elapsed();
@@ -219,8 +223,8 @@ impl Stage<'_> {
         };
         let mut summary = Summary { modules: indexed.len(), linked, ..Summary::default() };
         let Ran { rebuilt, from_cache } = self.compile(&indexed)?;
-        (summary.rebuilt, summary.from_cache) = (rebuilt, from_cache);
-        summary.up_to_date = summary.modules - rebuilt - from_cache;
+        (summary.rebuilt, summary.from_cache) = (rebuilt.len(), from_cache);
+        summary.up_to_date = summary.modules - rebuilt.len() - from_cache;
         self.phase(VMLINUX);
         self.write_vmlinux(&members, &indexed, summary.rebuilt > 0)?;
         Ok(summary)
@@ -257,7 +261,8 @@ impl Stage<'_> {
                  tell which backends would run"
             );
             self.listener.on(&Event::Warning(&text));
-            return Ok(Ran { rebuilt: indexed.len(), from_cache: 0 });
+            let rebuilt = indexed.iter().map(|module| module.object.clone()).collect();
+            return Ok(Ran { rebuilt, from_cache: 0 });
         };
         self.note_tool(Role::Compiler, &compiler);
         let common = Common::new(&compiler, &self.settings.tree);
@@ -267,7 +272,26 @@ impl Stage<'_> {
         drop(held);
         self.check_interrupt()?;
         self.announce_plan(indexed, &planned);
-        self.run_backends(&compiler, &common, planned)
+        let ran = self.run_backends(&compiler, &common, planned)?;
+        if self.settings.verify > 0.0 && !self.settings.dry_run {
+            let left = indexed.iter().filter(|module| !ran.rebuilt.contains(&module.object));
+            self.verify(&compiler, &common, left.collect())?;
+        }
+        Ok(ran)
+    }
+
+    /// Makes a share of these again, aside, and fails where one is not what it should be.
+    fn verify(&mut self, compiler: &Tool, common: &Common, modules: Vec<&Indexed>) -> Result<()> {
+        self.phase("verify");
+        let count = (modules.len() as f64 * self.settings.verify / 100.0).ceil();
+        let chosen = verify::sample(modules, count as usize);
+        let subject = verify::Subject { tree: &self.settings.tree, store: &self.store, compiler };
+        let with = (self.slots, self.interrupts);
+        let found = verify::compare(&subject, common, &chosen, None, with, self.listener)?;
+        let text = format!("{} objects were made again and compared", found.compared);
+        self.listener.on(&Event::Note(&text));
+        let verify::Verified { differing, compared, .. } = found;
+        if differing > 0 { Err(Error::Verify { differing, compared }) } else { Ok(()) }
     }
 
     /// Takes down whether a tool's answer can be kept, and says what follows where it cannot be

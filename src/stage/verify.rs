@@ -23,7 +23,7 @@ use crate::plan;
 use crate::report::{Event, Listener, words};
 use crate::store::cache::Cache;
 use crate::store::{Digest, FOLDER, Indexed, Store};
-use crate::toolchain::Tool;
+use crate::toolchain::{self, Role, Tool};
 
 /// What is to be verified.
 #[derive(Debug, Default)]
@@ -70,7 +70,8 @@ pub fn verify(
     let Some(first) = modules.first() else {
         return Ok(Verified::default());
     };
-    let compiler = compiler(settings, &first.object, &mut store)?;
+    let command = compiler(settings, &first.object)?;
+    let compiler = toolchain::resolve(Role::Compiler, &command, &mut store)?;
     let common = Common::new(&compiler, &settings.tree);
     let chosen = match wanted.sample {
         Some(count) => sample(modules, count),
