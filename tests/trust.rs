@@ -422,3 +422,46 @@ fn a_build_that_is_to_verify_ends_where_an_object_differs() {
     assert!(run("much", 2).contains("this is the value of KTHINLTO_VERIFY"));
     assert_eq!(build(&tree, &with), NONE, "without it all is as it was");
 }
+
+#[test]
+fn files_beside_an_object_have_mainlines_names_and_are_not_shared() {
+    let tree = Tree::new();
+    let cache = tree.dir().join("cache");
+    let with = [("KTHINLTO_CACHE_DIR", cache.to_str().unwrap())];
+    let flags = "-fstack-usage -ftime-trace -fsave-optimization-record";
+    tree.compile("lib/w1", flags);
+    tree.archive();
+    assert_eq!(build(&tree, &with), ALL);
+    let made = || tree.shell("ls -A lib | grep -E 'w1.*(su|json|opt.yaml)$' | grep native");
+    let want = "w1.thinlto-native.json\nw1.thinlto-native.opt.yaml\nw1.thinlto-native.su\n";
+    assert_eq!(made(), want);
+    assert!(fs::read_to_string(tree.objects.join("lib/w1.thinlto-native.su")).unwrap().len() > 3);
+    assert_eq!(tree.shell("find ../cache -type f | wc -l").trim(), "11");
+    tree.shell("rm lib/w1.thinlto-native.*");
+    assert_eq!(build(&tree, &with), (11, 0, 1));
+    assert_eq!(made(), want);
+    // A failure leaves nothing aside.
+    tree.shell("rm lib/w1.thinlto-native.o; find . -name '.tmp_*' | grep . && exit 1 || true");
+    good(tree.bare(&["clean"]));
+    assert_eq!(tree.shell("ls lib | grep thinlto || true"), "");
+}
+
+#[test]
+fn maps_of_paths_rebuild_nothing_and_move_no_output() {
+    let tree = Tree::new();
+    for stem in ["lib/w1", "kernel/a"] {
+        tree.compile(stem, "-g");
+    }
+    tree.archive();
+    tree.build();
+    let before = tree.outputs();
+    let maps = "-ffile-prefix-map=/=here/ -fdebug-prefix-map=/=x -fcoverage-prefix-map=/=y";
+    tree.shell(&format!(
+        "sed -i 's|^\\(saved_c_flags_.* := \\)|\\1{maps} |' $(find . -name '.*.cmd')"
+    ));
+    assert_eq!(build(&tree, &[]), NONE);
+    // Had they been compiled with them, the bytes would be these.
+    for (name, bytes) in tree.clean_outputs(&|_| {}) {
+        assert!(!name.ends_with(".o") || before[&name] == bytes, "{name}");
+    }
+}

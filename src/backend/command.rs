@@ -40,6 +40,34 @@ pub fn splits_dwarf<'a>(flags: impl IntoIterator<Item = &'a str>) -> bool {
     last.is_some_and(|word| options[..2].contains(&word))
 }
 
+/// Whether an option has clang leave files beside an object, named after it: stack usage (`.su`),
+/// a time trace (`.json`), a record of optimizations (`.opt.yaml`), and what is kept for a look.
+pub fn leaves_files(option: &str) -> bool {
+    const STARTS: [&str; 7] = [
+        "-fstack-usage",
+        "-ftime-trace",
+        "-fsave-optimization-record",
+        "-foptimization-record-",
+        "-fcallgraph-info",
+        "-save-temps",
+        "-save-stats",
+    ];
+    let plain = option.strip_prefix('-').filter(|rest| rest.starts_with('-')).unwrap_or(option);
+    STARTS.iter().any(|start| plain.starts_with(start))
+}
+
+/// The files that a backend left beside its temporary output, each with the name that mainline's
+/// backend would have given it.
+pub fn side_files(tree: &Path, native: &str) -> Vec<(PathBuf, PathBuf)> {
+    let aside = tree.join(aside_name(native));
+    let stem = aside.file_stem().unwrap_or_default().to_string_lossy().into_owned() + ".";
+    let folder = aside.parent().unwrap_or(tree);
+    let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(io::Result::ok);
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let left = names.filter(|name| name.starts_with(&stem) && !name.ends_with(".o"));
+    left.map(|name| (folder.join(&name), folder.join(name.trim_start_matches(".tmp_")))).collect()
+}
+
 /// Flags that every backend gets after its own, as `scripts/Makefile.thinlto` of Linux 7.2
 /// has them.
 const FIXED: [&str; 4] = ["-x", "ir", "-fno-lto", "-Wno-unused-command-line-argument"];
@@ -100,12 +128,15 @@ pub fn check_native(path: &Path) -> Result<Stamped, String> {
 }
 
 /// The files that one backend leaves beside its object, and its temporary one.
-pub fn outputs(object: &str) -> [PathBuf; 6] {
+pub fn outputs(object: &str) -> Vec<PathBuf> {
     let native = native_name(object);
     let record = crate::kbuild::cmd_file::path_for(Path::new(&native));
     let aside = aside_name(&native);
     let (dwo, dwo_aside) = (dwo_name(&native), dwo_name(&aside));
-    [index_name(object).into(), record, native.into(), aside.into(), dwo.into(), dwo_aside.into()]
+    let stem = native.strip_suffix(".o").unwrap_or(&native).to_owned();
+    let side = ["su", "json", "opt.yaml"].map(|end| PathBuf::from(format!("{stem}.{end}")));
+    let own = [index_name(object).into(), record, native.into(), aside.into()];
+    own.into_iter().chain([dwo.into(), dwo_aside.into()]).chain(side).collect()
 }
 
 #[cfg(test)]
@@ -129,6 +160,16 @@ mod tests {
         assert!(!splits_dwarf(["-gsplit-dwarf", "-gno-split-dwarf"]));
         assert!(!splits_dwarf(["-gsplit-dwarf=single"]));
         assert!(!splits_dwarf([]));
+    }
+
+    #[test]
+    fn options_that_leave_files_are_known_with_one_dash_and_with_two() {
+        for option in ["-fstack-usage", "-ftime-trace=x", "--save-temps=obj", "-save-stats"] {
+            assert!(leaves_files(option), "{option}");
+        }
+        for option in ["-fno-stack-usage", "-O2", "--", "save-temps"] {
+            assert!(!leaves_files(option), "{option}");
+        }
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub fn recorded_compiler(tree: &Path, object: &str) -> Result<String> {
 }
 
 /// Version of the rules below: sets of flags that were made by other ones are not used.
-pub const RULE: u32 = 1;
+pub const RULE: u32 = 2;
 
 /// Who reads an option, and how many words it takes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,8 +115,17 @@ const FRONT_END_NEXT: [&str; 15] = [
     "--serialize-diagnostics",
 ];
 /// Front-end options of one word, by prefix: preprocessor and dependency options, and the
-/// map for `__FILE__`.
-const FRONT_END_PREFIXES: [&str; 4] = ["-Wp,", "-M", "-fmacro-prefix-map=", "-nostdinc"];
+/// maps of paths. Those are applied to `__FILE__`, debug information and coverage when the bitcode is
+/// made; a backend has nothing left to apply them to (clang 19, 22; a test compares bytes).
+const FRONT_END_PREFIXES: [&str; 7] = [
+    "-Wp,",
+    "-M",
+    "-nostdinc",
+    "-fmacro-prefix-map=",
+    "-ffile-prefix-map=",
+    "-fdebug-prefix-map=",
+    "-fcoverage-prefix-map=",
+];
 /// All other options of clang's (include/clang/Driver/Options.td, LLVM 15 to 22) whose value is the
 /// next word. Darwin's linker has more, which no kernel's build knows.
 const NEXT: [&str; 33] = [

@@ -22,6 +22,8 @@ pub struct FlagSet {
     pub named: Vec<String>,
     /// The backend leaves a `.dwo` file beside its object.
     pub splits_dwarf: bool,
+    /// The backend leaves other files beside its object.
+    pub side_files: bool,
     /// The assembler is a program outside clang, which no key covers.
     pub other_assembler: bool,
 }
@@ -40,6 +42,7 @@ impl FlagSet {
         Ok(FlagSet {
             digest: digest(&set),
             splits_dwarf: command::splits_dwarf(words.iter().copied()),
+            side_files: words.iter().chain(&taken_in).any(|word| command::leaves_files(word)),
             other_assembler: uses_other_assembler(&words)
                 .or_else(|| uses_other_assembler(&taken_in))
                 .unwrap_or_default(),

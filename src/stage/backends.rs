@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::{Settings, Stage, schedule};
 use crate::backend::cc1::Template;
 use crate::backend::command::{
-    aside_name, check_native, dwo_name, invocation, native_name, recorded_text,
+    aside_name, check_native, dwo_name, invocation, native_name, recorded_text, side_files,
 };
 use crate::backend::flags::Flags;
 use crate::backend::flagset::FlagSet;
@@ -120,6 +120,15 @@ pub(super) struct Job {
     pub(super) inner: Option<Rc<Template>>,
     /// What it took the last time.
     cost: Option<Cost>,
+}
+
+impl Job {
+    /// An entry of the cache is one file: an object with others beside it is not kept. Nor is one
+    /// that is made from more than its key says.
+    fn may_be_shared(&self) -> bool {
+        let FlagSet { splits_dwarf, side_files, .. } = *self.flag_set;
+        !(self.planned.inputs.key.unknown || splits_dwarf || side_files)
+    }
 }
 
 fn announce(listener: &mut dyn Listener, compiler: &Tool, job: &Job) {
@@ -255,9 +264,7 @@ impl Backends<'_> {
         let began = Instant::now();
         let job = &self.jobs[number];
         let aside = self.settings.tree.join(aside_name(&native_name(&job.planned.object)));
-        // An entry is one file: an object with its debug information in another is not kept.
-        let unknown = job.planned.inputs.key.unknown || job.flag_set.splits_dwarf;
-        if unknown || !cache.fetch(job.planned.inputs.key.digest(), &aside) {
+        if !job.may_be_shared() || !cache.fetch(job.planned.inputs.key.digest(), &aside) {
             return Ok(false);
         }
         // The entry is what was once accepted; that it is an object is checked all the same.
@@ -287,6 +294,8 @@ impl Backends<'_> {
                 _ => {}
             }
         }
+        let native = native_name(&self.jobs[number].planned.object);
+        side_files(tree, &native).iter().for_each(|(left, _)| drop(fs::remove_file(left)));
         let place = tree.join(&aside);
         let stem = place.file_stem().unwrap_or_default().to_string_lossy().into_owned() + "-";
         let folder = place.parent().unwrap_or(tree);
@@ -295,10 +304,10 @@ impl Backends<'_> {
 
     /// Adds a fresh object to the cache. A cache that cannot be written is a warning, once.
     fn give_to_cache(&mut self, number: usize) {
-        let Job { planned, flag_set, .. } = &self.jobs[number];
-        let unfit = planned.inputs.key.unknown || flag_set.splits_dwarf;
+        let job = &self.jobs[number];
+        let planned = &job.planned;
         let native = self.settings.tree.join(native_name(&planned.object));
-        let Some(cache) = self.cache.as_mut().filter(|_| !unfit) else {
+        let Some(cache) = self.cache.as_mut().filter(|_| job.may_be_shared()) else {
             return;
         };
         if let Err(error) = cache.add(planned.inputs.key.digest(), &native) {
@@ -357,6 +366,11 @@ impl Backends<'_> {
                     return Err(Error::io("rename into", &dwo, e));
                 }
                 _ => {}
+            }
+        }
+        if job.flag_set.side_files {
+            for (aside, place) in side_files(tree, &native) {
+                fs::rename(&aside, &place).map_err(|e| Error::io("rename into", &place, e))?;
             }
         }
         let (aside, place) = (tree.join(aside_name(&native)), tree.join(&native));
