@@ -6,13 +6,14 @@
 //!
 //! Environment: what `scripts/link-vmlinux.sh` reads, Linux 6.1 to 7.3.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::btf;
 use super::command::{program, raw_words, retarget};
+use super::inputs::{for_another_folder, named_by_flags, post_link};
 use super::plan::{Action, Output, Prepare, Proof, Step};
 use super::steps::Planner;
 use super::tree::Tree;
@@ -61,10 +62,12 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     let script = tree.read_source(SCRIPT)?;
     let host_tools = host_tools(tree, &script);
     let compile = tree.command(OBJECT)?;
-    let mut inputs = vec!["vmlinux.o".to_owned(), lds(tree), auto_conf::PATH.to_owned()];
-    if takes_exports(tree)? {
-        inputs.push(".vmlinux.export.o".to_owned());
-    }
+    let mut inputs = vec![lds(tree), auto_conf::PATH.to_owned()];
+    // One of them is made by this step, with what it is made of below.
+    inputs.extend(objects(tree)?.into_iter().filter(|name| *name != OBJECT).map(str::to_owned));
+    let flags = [&tree.link.flags, &tree.link.vmlinux_flags];
+    inputs.extend(flags.into_iter().flat_map(|flags| named_by_flags(tree, flags)));
+    inputs.extend(tree.link.post_link.iter().flat_map(|pass| post_link(tree, pass)));
     inputs
         .extend([SCRIPT, "scripts/mksysmap", "scripts/file-size.sh"].map(|name| tree.source(name)));
     inputs.extend(host_tools);
@@ -72,7 +75,8 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
         inputs.extend(btf::inputs(tree));
     }
     inputs.extend(tree.dependencies(OBJECT).into_iter().filter(|name| name != HEADER));
-    inputs.dedup();
+    let mut seen = HashSet::new();
+    inputs.retain(|name| seen.insert(name.clone()));
     let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf);
     let fixed = planner.identity.fixed(&flags).unwrap_or_default();
     let environment = environment(tree)?;
@@ -273,8 +277,11 @@ fn text(planner: &Planner<'_>, compile: &str, environment: &str, way: Way) -> Re
     let link = &tree.link;
     // One word in any case: the linker's threads are added to it.
     let linker = format!("'{}'", link.linker);
-    let quoted = [&link.flags, &link.vmlinux_flags].map(|text| shell_words::quote(text));
-    let flags = format!("{linker} {} {}", quoted[0], quoted[1]);
+    let quoted = |flags: &str| {
+        let flags = for_another_folder(tree, flags)?;
+        Ok::<_, Error>(shell_words::quote(&flags).into_owned())
+    };
+    let flags = format!("{linker} {} {}", quoted(&link.flags)?, quoted(&link.vmlinux_flags)?);
     let target = tree.linked;
     // The script prints a line for each pass; here the step has one.
     let script = format!("\"$srctree\"/{SCRIPT} {flags} {target} >/dev/null");
@@ -307,7 +314,7 @@ fn text(planner: &Planner<'_>, compile: &str, environment: &str, way: Way) -> Re
 fn assembler_flags(tree: &Tree) -> String {
     let read = |name: &str| regular::read_to_string(&tree.folder.join(name)).unwrap_or_default();
     let (order, bitcode) = (read(ORDER), read(LIST));
-    let bitcode: std::collections::HashSet<&str> = bitcode.lines().collect();
+    let bitcode: HashSet<&str> = bitcode.lines().collect();
     let mut counts: HashMap<String, usize> = HashMap::new();
     for object in order.lines().filter(|object| !bitcode.contains(object)) {
         if let Some(flags) = flags_of_assembly(tree, object) {

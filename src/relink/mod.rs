@@ -9,6 +9,7 @@
 mod btf;
 mod command;
 pub mod initcalls;
+mod inputs;
 mod link;
 mod plan;
 mod run;

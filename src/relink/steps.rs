@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use super::command::{program, raw_words, replace_words, retarget};
+use super::inputs::{modules, named_by_options, with_members};
 use super::link;
 use super::plan::{Action, Output, Plan, Prepare, Step};
 use super::tree::Tree;
@@ -115,7 +116,7 @@ impl Planner<'_> {
         Ok(Step {
             name: INITCALLS.to_owned(),
             verb: "GEN",
-            inputs: files.clone(),
+            inputs: with_members(self.tree, files.clone())?,
             salt: Vec::new(),
             outputs: vec![self.output(INITCALLS, false)],
             action: Action::Initcalls { files },
@@ -128,8 +129,10 @@ impl Planner<'_> {
     fn vmlinux_o(&mut self) -> Result<Step> {
         let shown = self.tree.command("vmlinux.o")?;
         let mut inputs = vec![VMLINUX.to_owned(), INITCALLS.to_owned()];
-        inputs.extend(libraries(&shown));
+        inputs.extend(with_members(self.tree, libraries(&shown))?);
         inputs.extend(host_tools(self.tree, &shown)?);
+        let named = named_by_options(self.tree, &shown);
+        inputs.extend(named.into_iter().filter(|name| !name.starts_with("vmlinux.o")));
         let mut outputs = vec![self.output("vmlinux.o", false)];
         if shown.contains("-Map=vmlinux.o.map") {
             outputs.push(self.output("vmlinux.o.map", false));
@@ -202,6 +205,10 @@ impl Planner<'_> {
         }
         inputs.extend(host_tools(self.tree, &shown)?);
         inputs.extend(modpost_files(&shown));
+        if symvers == MODULE_SYMVERS {
+            inputs.push("modules.order".to_owned());
+            inputs.extend(modules(self.tree));
+        }
         let written =
             Output { place: EXPORT_C.to_owned(), aside: EXPORT_C.to_owned(), may_be_empty: false };
         Ok(Step {
