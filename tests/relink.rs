@@ -233,6 +233,36 @@ fn debians_date_is_used_where_the_tree_knows_it() {
 }
 
 #[test]
+fn a_copy_of_a_tree_without_its_times_is_relinked_where_contents_were_known() {
+    let built = Built::new();
+    // The last of the copied is the oldest, as far as times go.
+    let copied = || {
+        built.tree.shell(
+            "find . -name '*.cmd' -exec touch -d '-1 hour' {} + ; find . -name '*.o' -exec touch {} +",
+        );
+    };
+    copied();
+    let pieces = [
+        "newer than init/.main.o.cmd",
+        "others than theirs, as in a copy of a tree that did not keep its times",
+        "`cp -a`, or run `make vmlinux` there once",
+    ];
+    fails(built.relink(&[]), 3, &pieces);
+    built.tree.shell("find . -name '*.cmd' -exec touch {} +");
+    good(built.relink(&[]));
+    // From then on contents decide: one object is another, and was made by make.
+    copied();
+    built.tree.edit("lib/w1", "int worker1(int x) { return x + 5; }\n");
+    good(built.relink(&[]));
+    assert_same(&built.results(), &built.by_hand());
+    // Or it was not.
+    copied();
+    built.tree.edit("lib/w1", "int worker1(int x) { return x + 6; }\n");
+    built.tree.shell("touch -d '+1 hour' lib/w1.o");
+    fails(built.relink(&[]), 3, &["lib/w1.o", "newer than lib/.w1.o.cmd", "make lib/w1.o"]);
+}
+
+#[test]
 fn where_only_make_all_was_run_the_modules_are_left_out() {
     let built = Built::new();
     let record = fs::read_to_string(built.path(".vmlinux.symvers.cmd")).unwrap();

@@ -4,16 +4,17 @@
 //!
 //! Rules: `scripts/Makefile.modpost`, `arch/*/Makefile.postlink`, Linux 6.1 to 7.3.
 
-use std::fs;
 use std::path::Path;
 
 use super::command::{raw_words, replace_words};
 use super::tree::Tree;
 use crate::archive::read::flatten;
 use crate::error::{Error, Result};
-use crate::flag_files::named_files;
+use crate::flag_files::Named;
 use crate::kbuild::cmd_file;
+use crate::regular;
 use crate::stage::VMLINUX;
+use crate::store::Files;
 
 /// The beginning of a thin archive, whose own bytes say nothing of what its members hold.
 const THIN: &[u8] = b"!<thin>\n";
@@ -23,7 +24,7 @@ pub fn with_members(tree: &Tree, files: Vec<String>) -> Result<Vec<String>> {
     let mut all = Vec::new();
     for name in files {
         let is_thin = name != VMLINUX
-            && fs::read(tree.folder.join(&name)).is_ok_and(|bytes| bytes.starts_with(THIN));
+            && regular::read(&tree.folder.join(&name)).is_ok_and(|bytes| bytes.starts_with(THIN));
         let members = match is_thin {
             true => flatten(&tree.folder, &[name.as_str().into()])?,
             false => Vec::new(),
@@ -35,22 +36,27 @@ pub fn with_members(tree: &Tree, files: Vec<String>) -> Result<Vec<String>> {
 }
 
 /// Files that the options among the words of a command name.
-pub fn named_by_options(tree: &Tree, command: &str) -> Vec<String> {
+pub fn named_by_options(files: &Files, command: &str) -> Result<Vec<String>> {
     let options = raw_words(command).into_iter().filter(|word| word.starts_with(['-', '@']));
-    let options: Vec<&str> = options.collect();
-    named_files(&options, |name| tree.folder.join(name).is_file())
+    named(files, &options.collect::<Vec<&str>>())
 }
 
 /// Files that a linker's flags name, in an option or as words of their own.
-pub fn named_by_flags(tree: &Tree, flags: &str) -> Vec<String> {
-    named_files(&raw_words(flags), |name| tree.folder.join(name).is_file())
+pub fn named_by_flags(files: &Files, flags: &str) -> Result<Vec<String>> {
+    named(files, &raw_words(flags))
+}
+
+fn named(files: &Files, words: &[&str]) -> Result<Vec<String>> {
+    let mut named = Named::new(files, &[]);
+    named.add(words)?;
+    Ok(named.found)
 }
 
 /// The flags for a linker that is run in another folder: with the whole names of such files.
-pub fn for_another_folder(tree: &Tree, flags: &str) -> Result<String> {
+pub fn for_another_folder(tree: &Tree, files: &Files, flags: &str) -> Result<String> {
     let folder = std::path::absolute(&tree.folder);
     let folder = folder.map_err(|e| Error::io("resolve", &tree.folder, e))?;
-    let names = named_by_flags(tree, flags);
+    let names = named_by_flags(files, flags)?;
     let relative: Vec<&String> = names.iter().filter(|name| !name.starts_with('/')).collect();
     Ok(replace_words(flags, |word| {
         let fitting = relative.iter().filter(|name| ends_with_name(word, name));
@@ -74,7 +80,7 @@ pub fn post_link(tree: &Tree, command: &str) -> Vec<String> {
     let Some(makefile) = words.windows(2).find(|pair| pair[0] == "-f").map(|pair| pair[1]) else {
         return Vec::new();
     };
-    let text = fs::read_to_string(tree.folder.join(makefile)).unwrap_or_default();
+    let text = regular::read_to_string(&tree.folder.join(makefile)).unwrap_or_default();
     let mut found = vec![makefile.to_owned()];
     let parts = text.split(|c: char| c.is_whitespace() || ";&|'\"`".contains(c));
     for part in parts.filter(|part| part.contains('/')) {
@@ -94,14 +100,14 @@ pub fn post_link(tree: &Tree, command: &str) -> Vec<String> {
 /// What modpost reads of the modules that are listed in `modules.order`: their objects, and where
 /// exports have versions, the records of their parts.
 pub fn modules(tree: &Tree) -> Vec<String> {
-    let list = fs::read_to_string(tree.folder.join("modules.order")).unwrap_or_default();
+    let list = regular::read_to_string(&tree.folder.join("modules.order")).unwrap_or_default();
     let stems = list
         .lines()
         .filter_map(|line| line.strip_suffix(".ko").or_else(|| line.strip_suffix(".o")));
     let mut all = Vec::new();
     for stem in stems {
         let parts = format!("{stem}.mod");
-        let text = fs::read_to_string(tree.folder.join(&parts)).unwrap_or_default();
+        let text = regular::read_to_string(&tree.folder.join(&parts)).unwrap_or_default();
         all.extend([format!("{stem}.o"), parts]);
         if tree.conf.is_on("CONFIG_MODVERSIONS") {
             let record = |part: &str| cmd_file::path_for(Path::new(part));

@@ -65,8 +65,9 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     let mut inputs = vec![lds(tree), auto_conf::PATH.to_owned()];
     // One of them is made by this step, with what it is made of below.
     inputs.extend(objects(tree)?.into_iter().filter(|name| *name != OBJECT).map(str::to_owned));
-    let flags = [&tree.link.flags, &tree.link.vmlinux_flags];
-    inputs.extend(flags.into_iter().flat_map(|flags| named_by_flags(tree, flags)));
+    for flags in [&tree.link.flags, &tree.link.vmlinux_flags] {
+        inputs.extend(named_by_flags(&planner.store.files, flags)?);
+    }
     inputs.extend(tree.link.post_link.iter().flat_map(|pass| post_link(tree, pass)));
     inputs
         .extend([SCRIPT, "scripts/mksysmap", "scripts/file-size.sh"].map(|name| tree.source(name)));
@@ -278,7 +279,7 @@ fn text(planner: &Planner<'_>, compile: &str, environment: &str, way: Way) -> Re
     // One word in any case: the linker's threads are added to it.
     let linker = format!("'{}'", link.linker);
     let quoted = |flags: &str| {
-        let flags = for_another_folder(tree, flags)?;
+        let flags = for_another_folder(tree, &planner.store.files, flags)?;
         Ok::<_, Error>(shell_words::quote(&flags).into_owned())
     };
     let flags = format!("{linker} {} {}", quoted(&link.flags)?, quoted(&link.vmlinux_flags)?);

@@ -12,13 +12,13 @@ pub mod initcalls;
 mod inputs;
 mod link;
 mod plan;
+mod records;
 mod run;
 mod steps;
 mod tree;
 mod version;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use self::version::Identity;
 
@@ -31,19 +31,13 @@ use crate::exec::executor::{Choice, Processes};
 use crate::exec::interrupt::Interrupts;
 use crate::exec::run::Runner;
 use crate::exec::slots::Slots;
-use crate::kbuild::cmd_file;
-use crate::regular;
 use crate::report::{Event, Listener, Summary};
 use crate::stage::{self, VMLINUX};
 use crate::store::cache::Place;
 use crate::store::{FOLDER, Store};
-use crate::thinlink::ORDER;
 
 /// Beginning of the names of folders that outputs are written to first.
 const SCRATCH: &str = "relink.";
-
-/// The name under which the members of `vmlinux.a` go on record whose own records were checked.
-const CHECKED: &str = "relink checked";
 
 /// What a relink is to do.
 #[derive(Debug, Clone)]
@@ -89,7 +83,7 @@ pub fn relink(
     let stage = stage_settings(settings, &tree);
     let (mut store, summary) = stage::build_keeping_store(&stage, slots, interrupts, listener)?;
     if !settings.dry_run {
-        check_members(&tree, &mut store)?;
+        records::check_members(&tree, &mut store)?;
     }
     if settings.until.as_deref() == Some(VMLINUX) {
         return Ok(());
@@ -165,36 +159,4 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
         verify: settings.verify,
         cache: settings.cache.clone(),
     }
-}
-
-/// Checks the records of these members once; as long as one is wrong, each time.
-fn check_members(tree: &Tree, store: &mut Store) -> Result<()> {
-    match store.output(VMLINUX) {
-        Some(members) if store.output(CHECKED) != Some(members) => {
-            check_records(tree)?;
-            store.set_output(CHECKED, members)
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Fails on an object that was written after its record: its record says nothing of it.
-fn check_records(tree: &Tree) -> Result<()> {
-    let order = regular::read_to_string(&tree.folder.join(ORDER)).unwrap_or_default();
-    let written =
-        |name: &Path| fs::metadata(tree.folder.join(name)).and_then(|found| found.modified());
-    for object in order.lines() {
-        let record = cmd_file::path_for(Path::new(object));
-        let (Ok(object_time), Ok(record_time)) = (written(Path::new(object)), written(&record))
-        else {
-            continue; // the stage says what is missing
-        };
-        if object_time > record_time {
-            let found =
-                format!("it is newer than {}, the record of how it was made", record.display());
-            let remedy = format!("remove it, and have it made again with `make {object}`");
-            return Err(Error::bad_input(object, found, remedy));
-        }
-    }
-    Ok(())
 }

@@ -131,7 +131,7 @@ impl Planner<'_> {
         let mut inputs = vec![VMLINUX.to_owned(), INITCALLS.to_owned()];
         inputs.extend(with_members(self.tree, libraries(&shown))?);
         inputs.extend(host_tools(self.tree, &shown)?);
-        let named = named_by_options(self.tree, &shown);
+        let named = named_by_options(&self.store.files, &shown)?;
         inputs.extend(named.into_iter().filter(|name| !name.starts_with("vmlinux.o")));
         let mut outputs = vec![self.output("vmlinux.o", false)];
         if shown.contains("-Map=vmlinux.o.map") {

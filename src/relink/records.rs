@@ -1,0 +1,94 @@
+//! Whether the records of vmlinux' members are those of the files that are there: one that was
+//! written after its record may have been made in any way. Contents that were once found right stay
+//! so, whatever a copy of the tree did to the times. Must not know what the records are for.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use super::tree::Tree;
+use crate::error::{Error, Result};
+use crate::kbuild::cmd_file;
+use crate::stage::VMLINUX;
+use crate::store::{Digest, FOLDER, KeyBuilder, Store, write_if_changed};
+use crate::thinlink::ORDER;
+
+/// The name under which the members of `vmlinux.a` go on record whose own records were checked.
+const CHECKED: &str = "relink checked";
+
+/// The file, below the store's folder, with a digest for each object and record found right.
+const FOUND_RIGHT: &str = "relink-checked";
+
+/// Checks the records of these members once; as long as one is wrong, each time.
+pub fn check_members(tree: &Tree, store: &mut Store) -> Result<()> {
+    match store.output(VMLINUX) {
+        Some(members) if store.output(CHECKED) != Some(members) => {
+            check_all(tree, store)?;
+            store.set_output(CHECKED, members)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_all(tree: &Tree, store: &Store) -> Result<()> {
+    let place = tree.folder.join(FOLDER).join(FOUND_RIGHT);
+    let before = fs::read_to_string(&place).unwrap_or_default();
+    let before: HashSet<&str> = before.lines().collect();
+    let order = fs::read_to_string(tree.folder.join(ORDER)).unwrap_or_default();
+    let (mut right, mut wrong) = (String::new(), Vec::new());
+    for object in order.lines() {
+        let digest = digest(store, object)?.to_string();
+        if !before.contains(digest.as_str()) && is_newer_than_its_record(&tree.folder, object) {
+            wrong.push(object);
+        } else {
+            right += &digest;
+            right.push('\n');
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(refuse(&wrong));
+    }
+    write_if_changed(&place, right.as_bytes()).map(drop)
+}
+
+/// Of an object and its record.
+fn digest(store: &Store, object: &str) -> Result<Digest> {
+    let mut key = KeyBuilder::new("kthinlto checked record 1");
+    let record = cmd_file::path_for(Path::new(object));
+    for name in [object, &record.to_string_lossy()] {
+        key.field(name.as_bytes());
+        match store.files.find(name)? {
+            Some(facts) => key.digest(&facts.digest),
+            None => key.field(b"absent"),
+        };
+    }
+    Ok(key.finish())
+}
+
+/// The stage says what is missing.
+fn is_newer_than_its_record(folder: &Path, object: &str) -> bool {
+    let written = |name: &Path| fs::metadata(folder.join(name)).and_then(|found| found.modified());
+    let object = Path::new(object);
+    matches!(
+        (written(object), written(&cmd_file::path_for(object))),
+        (Ok(object), Ok(record)) if object > record
+    )
+}
+
+/// One object was made in another way; several are what a copy of a tree leaves.
+fn refuse(wrong: &[&str]) -> Error {
+    let record = cmd_file::path_for(Path::new(wrong[0]));
+    let found = format!("it is newer than {}, the record of how it was made", record.display());
+    let remedy = format!("remove it, and have it made again with `make {}`", wrong[0]);
+    match wrong.len() - 1 {
+        0 => Error::bad_input(wrong[0], found, remedy),
+        others => {
+            let found = format!(
+                "{found}, and so are {others} others than theirs, as in a copy of a tree that did \
+                 not keep its times"
+            );
+            let remedy = "copy it again with `cp -a`, or run `make vmlinux` there once";
+            Error::bad_input(wrong[0], found, remedy)
+        }
+    }
+}
