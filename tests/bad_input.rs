@@ -138,6 +138,25 @@ fn records() {
 }
 
 #[test]
+fn bitcode_that_another_compiler_made() {
+    let built = Built::new();
+    let record = "kernel/.a.o.cmd";
+    for (command, maker) in [
+        ("OBJTREE=/o rustc --edition=2021 -Clinker-plugin-lto --emit=obj=kernel/a.o a.rs", "rustc"),
+        ("llvm-link-22 kernel/x.o kernel/y.o -o kernel/a.o", "llvm-link"),
+    ] {
+        built.with_file(record, format!("savedcmd_kernel/a.o := {command}\n"), || {
+            fs::remove_file(built.path("kernel/a.thinlto-native.o")).unwrap();
+            let pieces =
+                ["kernel/a.o", record, maker, "a native object", "CONFIG_LTO_CLANG_THIN, which"];
+            let said = fails(built.command(), 3, &pieces);
+            assert!(!said.contains("rebuild"), "that would change nothing: {said}");
+        });
+        good(built.command());
+    }
+}
+
+#[test]
 fn bitcode() {
     let mut built = Built::new();
     // It lists what it was given, and that is not what it was.

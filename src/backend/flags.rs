@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::maker;
 use crate::error::{Error, Result};
 use crate::exec::words::Words;
 use crate::kbuild::cmd_file::{self, CmdFile};
@@ -38,6 +39,9 @@ pub fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
         Some(text) => (cmd_file::flags(&text).map_err(fail)?, text),
         None => {
             let command = file.command.ok_or_else(|| fail("no command".into()))?;
+            if let Some(error) = maker::refuse(&command, object) {
+                return Err(error);
+            }
             let words = cmd_file::first_command(&command).map_err(fail)?;
             let words = from_command(&words, object).map_err(fail)?;
             let text = shell_words::join(&words);
@@ -57,6 +61,9 @@ pub fn recorded_compiler(tree: &Path, object: &str) -> Result<String> {
     let fail = |found: String| no_flags(object, found);
     let file = CmdFile::read(&tree.join(&record)).map_err(|e| fail(e.to_string()))?;
     let command = file.command.ok_or_else(|| fail("no command".into()))?;
+    if let Some(error) = maker::refuse(&command, object) {
+        return Err(error);
+    }
     let words = cmd_file::first_command(&command).map_err(fail)?;
     let compiler = &words[..cmd_file::compiler_words(&words)];
     // As it was written, where that can be cut off: quotes are part of what goes on record.

@@ -24,3 +24,4 @@ pub mod command;
 pub mod flags;
 pub mod flagset;
 pub mod inputs;
+mod maker;
