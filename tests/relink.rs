@@ -263,6 +263,30 @@ fn a_copy_of_a_tree_without_its_times_is_relinked_where_contents_were_known() {
 }
 
 #[test]
+fn a_frame_that_only_a_backend_sees_is_the_warning_that_the_linker_gives() {
+    let source = "int worker1(int x) { volatile char a[500]; a[x] = 1; return a[0]; }\n";
+    let flags = "-Werror -Wframe-larger-than=100";
+    let with = |mode: &str| {
+        let built = Built::configured(mode);
+        built.tree.edit("lib/w1", source);
+        built.tree.compile("lib/w1", flags);
+        built
+    };
+    for executor in ["process", "fork-server"] {
+        let built = with("CONFIG_LTO_CLANG_THIN=y\n");
+        let mut command = built.relink(&["-v"]);
+        let out = command.env("KTHINLTO_EXECUTOR", executor).output().unwrap();
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        assert_holds(&text(&out.stderr), &["warning: ", "stack frame size", "worker1"]);
+        assert_holds(&text(&out.stdout), &["lib/w1.o -Wno-error\n"]);
+    }
+    // Mainline's own mode of distributed backends fails, and so does this.
+    let built = with("CONFIG_LTO_CLANG_THIN_DIST=y\n");
+    let out = bad(built.relink(&[]), 1, "the backend of lib/w1.o failed");
+    assert_holds(&text(&out.stderr), &["error: ", "stack frame size"]);
+}
+
+#[test]
 fn where_only_make_all_was_run_the_modules_are_left_out() {
     let built = Built::new();
     let record = fs::read_to_string(built.path(".vmlinux.symvers.cmd")).unwrap();

@@ -23,6 +23,7 @@ use crate::exec::interrupt::Interrupts;
 use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::refused::remedy;
 use crate::exec::run::{Runner, Work};
+use crate::kbuild::auto_conf::AutoConf;
 use crate::kbuild::cmd_file;
 use crate::plan::Planned;
 use crate::report::{Ending, Event, Job as Started, JobKind, Listener, words};
@@ -58,8 +59,10 @@ impl Stage<'_> {
         jobs.sort_by_key(|job| {
             Reverse((schedule::time(job.cost, job.planned.size), job.planned.size))
         });
+        let conf = AutoConf::read(tree);
+        let warnings = conf.is_ok_and(|conf| conf.is_on("CONFIG_LTO_CLANG_THIN"));
         if self.settings.dry_run {
-            jobs.iter().for_each(|job| announce(self.listener, compiler, job));
+            jobs.iter().for_each(|job| announce(self.listener, compiler, job, warnings));
             let rebuilt = jobs.into_iter().map(|job| job.planned.object).collect();
             return Ok(Ran { rebuilt, from_cache: 0 });
         }
@@ -80,6 +83,7 @@ impl Stage<'_> {
             next: 0,
             in_flight: BTreeMap::new(),
             cache,
+            warnings,
         };
         let from_cache = backends.take_cached(self.interrupts)?;
         backends.listener.on(&Event::Phase("backends"));
@@ -131,12 +135,18 @@ impl Job {
     }
 }
 
-fn announce(listener: &mut dyn Listener, compiler: &Tool, job: &Job) {
+/// Where make has the linker do what backends do (CONFIG_LTO_CLANG_THIN), what they warn of, such as
+/// a frame that inlining made larger than `-Wframe-larger-than`, is no error under `-Werror`, as
+/// the linker does not know of that. It changes no object, and stands in no key.
+const ONLY_WARN: &str = "-Wno-error";
+
+fn announce(listener: &mut dyn Listener, compiler: &Tool, job: &Job, warnings: bool) {
     let object = &job.planned.object;
+    let more = if warnings { format!(" {ONLY_WARN}") } else { String::new() };
     listener.on(&Event::Step {
         verb: "CC",
         target: &native_name(object),
-        command: &recorded_text(&compiler.text, &job.flags, object),
+        command: &(recorded_text(&compiler.text, &job.flags, object) + &more),
         why: &words::due(&job.planned.due),
     });
 }
@@ -151,6 +161,8 @@ pub(super) struct Backends<'a> {
     /// The slots of the jobs that run.
     in_flight: BTreeMap<usize, usize>,
     cache: Option<Cache>,
+    /// Warnings are no errors.
+    warnings: bool,
 }
 
 impl Work for Backends<'_> {
@@ -158,7 +170,7 @@ impl Work for Backends<'_> {
         let number = self.next;
         let job = self.jobs.get(number)?;
         self.next += 1;
-        announce(self.listener, self.compiler, job);
+        announce(self.listener, self.compiler, job, self.warnings);
         let object = &job.planned.object;
         let slot = free_slot(self.in_flight.values().copied());
         self.in_flight.insert(number, slot);
@@ -231,7 +243,12 @@ impl Backends<'_> {
     pub(super) fn invocation(&self, number: usize) -> Invocation {
         let Job { planned, flags, .. } = &self.jobs[number];
         let aside = aside_name(&native_name(&planned.object));
-        invocation(&self.compiler.argv, flags, &planned.object, &aside, &self.settings.tree)
+        let tree = &self.settings.tree;
+        let mut what = invocation(&self.compiler.argv, flags, &planned.object, &aside, tree);
+        if self.warnings {
+            what.argv.push(ONLY_WARN);
+        }
+        what
     }
 
     /// Takes out of the list of jobs those whose object the cache has; returns their number.
