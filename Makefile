@@ -11,7 +11,7 @@ made := $(TARGET)/release/share
 completions := bash-completion/completions/kthinlto zsh/site-functions/_kthinlto \
 	fish/vendor_completions.d/kthinlto.fish
 # With all that they link to.
-documents := README.md DESIGN.md CHANGELOG.md CONTRIBUTING.md $(wildcard docs/*.md) patches/README.md \
+documents := README.md DESIGN.md CHANGELOG.md CONTRIBUTING.md SECURITY.md $(wildcard docs/*.md) patches/README.md \
 	kconfig/README.md tests/kernel/README.md examples/phases.rs
 
 .PHONY: all build demo check check-kernels bench install uninstall clean help

@@ -359,6 +359,11 @@ fn trailer(key: Digest, object: &[u8]) -> Digest {
     KeyBuilder::new("kthinlto cache entry 2").digest(&key).field(object).finish()
 }
 
+/// The bytes of an entry: what [`Cache::add`] writes.
+pub fn make_entry(key: Digest, object: &[u8]) -> Vec<u8> {
+    [object, trailer(key, object).as_bytes()].concat()
+}
+
 /// The object in an entry's bytes, if the entry is whole and this key's.
 pub fn open_entry(key: Digest, bytes: &[u8]) -> Option<&[u8]> {
     let (object, found) = bytes.split_last_chunk::<TRAILER>()?;

@@ -425,6 +425,16 @@ fn encode(line: &Line) -> Vec<u8> {
     bytes
 }
 
+/// How many whole records the bytes of a state file begin with.
+pub fn records_in(bytes: &[u8]) -> usize {
+    Read::from(bytes).lines
+}
+
+/// Whether this is what a record holds, without its length and its check.
+pub fn is_record(payload: &[u8]) -> bool {
+    postcard::from_bytes::<Line>(payload).is_ok()
+}
+
 fn check(payload: &[u8]) -> [u8; 4] {
     crc32fast::hash(payload).to_le_bytes()
 }

@@ -40,7 +40,8 @@ use rustc_hash::FxHashMap as HashMap;
 pub use self::digest::{Digest, KeyBuilder};
 pub use self::files::{Facts, Files, Stamped};
 pub use self::log::{
-    AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord,
+    AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord, is_record,
+    records_in,
 };
 use self::log::{FlagsRecord, Log, Records};
 use self::own::Lock;

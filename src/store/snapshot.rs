@@ -92,16 +92,27 @@ const LARGEST: u64 = 1 << 28;
 /// Looks at the files on up to `threads` threads.
 pub fn answer(tree: &Path, name: &str, question: Digest, threads: usize) -> Option<u64> {
     let bytes = own::find(tree).ok()??.read(name, LARGEST).ok()?;
-    let (check, payload) = bytes.strip_prefix(MAGIC)?.split_at_checked(4)?;
-    if crc32fast::hash(payload).to_le_bytes() != check {
-        return None;
-    }
-    let snapshot: Snapshot<'_> = postcard::from_bytes(payload).ok()?;
+    let snapshot = parse(checked(&bytes)?)?;
     if snapshot.question != question {
         return None;
     }
     let same = parallel::map(threads, &snapshot.folders, |folder| folder.is_unchanged(tree));
     same.into_iter().all(|same| same).then_some(snapshot.answer)
+}
+
+/// What a snapshot's file holds behind its check, if that is right.
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (check, payload) = bytes.strip_prefix(MAGIC)?.split_at_checked(4)?;
+    (crc32fast::hash(payload).to_le_bytes() == check).then_some(payload)
+}
+
+fn parse(payload: &[u8]) -> Option<Snapshot<'_>> {
+    postcard::from_bytes(payload).ok()
+}
+
+/// How many names are in what a snapshot holds behind its check; `None` where it is no snapshot.
+pub fn names_in(payload: &[u8]) -> Option<usize> {
+    Some(parse(payload)?.folders.iter().map(|folder| folder.entries.len()).sum())
 }
 
 impl Folder<'_> {
