@@ -277,7 +277,7 @@ fn text(planner: &Planner<'_>, compile: &str, environment: &str, way: Way) -> Re
     let object = retarget(compile, OBJECT, &format!("{folder}/{OBJECT}"));
     let link = &tree.link;
     // One word in any case: the linker's threads are added to it.
-    let linker = format!("'{}'", link.linker);
+    let linker = format!("'{}'", link.linker.replace('\'', r"'\''"));
     let quoted = |flags: &str| {
         let flags = for_another_folder(tree, &planner.store.files, flags)?;
         Ok::<_, Error>(shell_words::quote(&flags).into_owned())
