@@ -344,3 +344,31 @@ fn names_of_files_do_not_act_on_a_terminal() {
         assert!(said.contains("\\x1b") && !said.contains(['\x1b', '\x07', '\u{202e}']), "{said}");
     }
 }
+
+#[test]
+fn a_state_that_names_a_module_outside_of_the_tree_has_nothing_compiled_there() {
+    use kthinlto::store::{Digest, Indexed, Store};
+    let tree = Tree::new();
+    let cc = tree.compiler("cc", COPY);
+    let build = || {
+        let mut command = tree.kthinlto();
+        command.env("CC", &cc);
+        good(command)
+    };
+    build();
+    let outside = tree.dir().join("out");
+    fs::create_dir(&outside).unwrap();
+    for name in ["x.o", "x.o.thinlto.bc", ".x.o.cmd"] {
+        let own = name.replace('x', "a");
+        fs::copy(tree.objects.join("kernel").join(own), outside.join(name)).unwrap();
+    }
+    let mut store = Store::open(&tree.objects).unwrap();
+    let mut link = store.link().unwrap().clone();
+    let index = Digest::of(&fs::read(outside.join("x.o.thinlto.bc")).unwrap());
+    link.modules.push(Indexed { object: "../out/x.o".into(), index, imports: Vec::new() });
+    store.set_link(link).unwrap();
+    drop(store);
+    fs::remove_file(tree.objects.join("vmlinux.a")).unwrap();
+    assert_holds(&build(), &["  LD      vmlinux.thinlto-index", "12 modules: 12 up to date"]);
+    assert!(!outside.join("x.thinlto-native.o").exists());
+}

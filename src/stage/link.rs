@@ -1,6 +1,7 @@
 //! The thin link of the stage: run it if anything that it reads changed, and take its
 //! results. What it is made from and what it leaves is the thin-link phase's.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
@@ -41,7 +42,13 @@ impl Stage<'_> {
         let held = self.slots.try_acquire_up_to(cores());
         let current = thinlink::is_current(&self.store, key, held.len().max(1))?;
         drop(held);
-        if let Some(record) = current.filter(|_| linker.opaque.is_none()) {
+        // A record is a file of the tree: what it names and is no member is compiled nowhere.
+        let known: HashSet<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
+        let is_ours = |record: &&LinkRecord| {
+            record.modules.iter().all(|module| known.contains(module.object.as_str()))
+        };
+        let usable = current.filter(|record| linker.opaque.is_none() && is_ours(record));
+        if let Some(record) = usable {
             let modules = record.modules.clone();
             if !self.settings.dry_run {
                 self.write_list(&modules)?;
