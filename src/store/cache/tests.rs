@@ -12,6 +12,11 @@ fn open(folder: &Path, limit: u64) -> Cache {
     Cache::open(&Place::new(folder, limit)).unwrap()
 }
 
+/// Closes a folder that was not made by the cache, whatever the umask of this test is.
+fn close(folder: &Path) {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 fn add(cache: &mut Cache, dir: &Path, n: u32, size: usize) {
     let source = dir.join("source");
     fs::write(&source, vec![n as u8; size]).unwrap();
@@ -134,6 +139,7 @@ fn a_folder_that_is_no_cache_is_neither_pruned_nor_cleared() {
         fs::create_dir_all(proj.join(name).parent().unwrap()).unwrap();
         fs::write(proj.join(name), "source").unwrap();
     }
+    close(&proj);
     let error = Cache::existing(&Place::new(&proj, 0)).unwrap_err();
     assert_eq!(error.exit_code(), 3);
     assert!(error.to_string().contains("v1: no cache of kthinlto"), "{error}");
@@ -156,6 +162,7 @@ fn old_cache(folder: &Path) -> PathBuf {
     let entry = part.join("1".repeat(62));
     fs::write(&entry, [object, Digest::of(object).as_bytes()].concat()).unwrap();
     fs::write(part.join(".tmpAb3xYz"), "unfinished").unwrap();
+    close(folder);
     entry
 }
 
