@@ -15,6 +15,7 @@ use signal_hook::consts::SIGTSTP;
 use super::interrupt::is_ignored;
 use super::process::Running;
 use super::signals::{Guard, Waiting};
+use crate::error::{Error, Result};
 
 static WAITING: Waiting = Waiting::new();
 
@@ -28,7 +29,11 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    pub(super) fn catch() -> io::Result<Self> {
+    pub(super) fn catch() -> Result<Self> {
+        Self::start().map_err(|e| Error::io("catch signals in", "this process", e))
+    }
+
+    fn start() -> io::Result<Self> {
         let (wake, sender) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         sender.set_nonblocking(true)?;

@@ -70,15 +70,13 @@ impl Runner<'_> {
         let (mut failed, mut fatal) = (0, None);
         let mut pending: Option<(usize, Invocation, u64)> = None;
         let (mut exhausted, mut memory) = (false, Memory::default());
-        let pauses =
-            Pauses::catch().map_err(|e| Error::io("catch signals in", "this process", e))?;
+        let pauses = Pauses::catch()?;
         loop {
             if let Some(signal) = self.interrupts.signal() {
                 self.stop(&mut active);
                 return Err(Error::Interrupted(signal));
             }
-            if let Some(time) = pauses.take(active.iter().map(|one| &one.running)) {
-                active.iter_mut().for_each(|one| one.running.was_stopped(time));
+            if pause(&pauses, &mut active) {
                 continue;
             }
             let may_start = fatal.is_none() && (failed == 0 || self.keep_going);
@@ -114,11 +112,9 @@ impl Runner<'_> {
                     break;
                 }
             }
-            if active.is_empty() {
-                let stopped = fatal.is_some() || failed > 0 && !self.keep_going;
-                if stopped || exhausted {
-                    return fatal.map_or(Ok(failed), Err);
-                }
+            let stopped = fatal.is_some() || failed > 0 && !self.keep_going;
+            if active.is_empty() && (stopped || exhausted) {
+                return fatal.map_or(Ok(failed), Err);
             }
             let wants_slot = may_start && !exhausted && pending.is_none() && !no_room;
             self.slots.take_warnings().iter().for_each(|text| work.warn(text));
@@ -162,6 +158,15 @@ impl Runner<'_> {
             active.retain(|one| !now && !one.running.has_ended());
         }
     }
+}
+
+/// Stops all for as long as we are stopped, if that was asked for.
+fn pause(pauses: &Pauses, active: &mut [Active]) -> bool {
+    let time = pauses.take(active.iter().map(|one| &one.running));
+    if let Some(time) = time {
+        active.iter_mut().for_each(|one| one.running.was_stopped(time));
+    }
+    time.is_some()
 }
 
 /// Removes the children that have ended from the list; their slots go back here. One that
