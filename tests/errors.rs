@@ -112,7 +112,23 @@ const CASES: &[(&str, &str)] = &[
     ("an old compiler", "script cc 'echo clang version 14.0.6'; CC=$PWD/../cc $build"),
     ("a compiler that is no program", "CC=/etc/passwd $build"),
     ("a compiler with an open quote", "CC=\"clang 'x\" $build"),
+    (
+        "a compiler behind a wrapper that does not tell",
+        r#"script cc "case \"\$*\" in *-###*) exit;; esac; exec $CC \"\$@\""; CC=$PWD/../cc $build"#,
+    ),
+    (
+        "a compiler that is replaced while it runs",
+        "cc 'mv ../cc ../cc.old; cp ../cc.old ../cc; echo >> ../cc; cp kernel/head.o $out'; $build",
+    ),
+    (
+        "a compiler in another root",
+        r#"script chroot "exec $CC \"\$@\""; CC=$PWD/../chroot $build; rm ../chroot"#,
+    ),
     ("a linker that is not there", "LD=ld-none $build"),
+    (
+        "a linker behind a name that is put together",
+        r#"script ld "a=${LD%?}; exec \"\${a}${LD#"${LD%?}"}\" \"\$@\""; LD=$PWD/../ld $build"#,
+    ),
     ("another linker", "script ld 'echo GNU ld 2.40'; LD=$PWD/../ld $build"),
     ("a linker that fails", "ld 'exit 3'; $build"),
     ("a linker with a message", "ld 'echo ld.lld: error: oh >&2; exit 1'; $build"),
@@ -151,6 +167,11 @@ const CASES: &[(&str, &str)] = &[
     ("an entry that others may write", "export KTHINLTO_CACHE_DIR=../cache; again; $build; chmod 666 ../cache/v2/*/*; again; $build 2>&1 >/dev/null | sed 's,v2/.* can,v2/ENTRY can,' >&2"),
     ("a folder that is no cache", "mkdir -p ../cache/v1; : > ../cache/v1/x; $K cache clear --cache-dir ../cache"),
     ("a cache that is only to be read", "mkdir ../cache; KTHINLTO_CACHE_READONLY=yes $K cache clear --cache-dir ../cache"),
+    // verify.
+    (
+        "a compiler that makes other bytes each time",
+        "cc 'cp kernel/head.o $out; date +%N >> $out'; $build; $K verify lib/w1.o",
+    ),
     // explain.
     ("a tree that kthinlto did not build", "rm -r .kthinlto; $K explain kernel/a.o"),
     ("an object with a typing error", "$K explain kernel/sub/deap.o"),

@@ -75,6 +75,31 @@ fn nothing_is_done_twice_and_an_edit_costs_what_it_changes() {
 }
 
 #[test]
+fn a_change_inside_a_member_of_a_library_is_a_change() {
+    // As the stub library of arm64: a thin archive on the line of vmlinux.o, beside vmlinux.a.
+    let built = Built::new();
+    let make = |value: u32| {
+        built.tree.write_object("stub/one.S", &format!(".globl one\none: .long {value}\n"));
+        built.tree.shell(&format!(
+            "{} --target=x86_64-linux-gnu -c -o stub/one.o stub/one.S; rm -f stub/lib.a; \
+             {} cDPrST stub/lib.a stub/one.o",
+            common::tool("clang"),
+            common::tool("llvm-ar")
+        ));
+    };
+    make(1);
+    built.tree.shell("sed -i 's,--start-group ,--start-group stub/lib.a ,' .vmlinux.o.cmd");
+    good(built.relink(&[]));
+    let archive = fs::read(built.path("stub/lib.a")).unwrap();
+    assert_eq!(steps(&good(built.relink(&[]))), Vec::<String>::new());
+    make(2);
+    assert_eq!(fs::read(built.path("stub/lib.a")).unwrap(), archive, "names and sizes are equal");
+    let ran = steps(&good(built.relink(&[])));
+    assert_holds(&ran.join("\n"), &["LD vmlinux.o"]);
+    assert_eq!(steps(&good(built.relink(&[]))), Vec::<String>::new());
+}
+
+#[test]
 fn a_changed_tool_or_script_or_option_is_a_change() {
     let built = Built::new();
     good(built.relink(&[]));

@@ -1,119 +1,59 @@
-//! What a step reads that does not stand in its plan: members of archives, files that flags name,
-//! programs of the architecture's pass after the link, objects of modules. Looks at the tree;
-//! must not know which step asks.
-//!
-//! Rules: `scripts/Makefile.modpost`, `arch/*/Makefile.postlink`, Linux 6.1 to 7.3.
+//! What a step of a relink is made from: its words, its tools, and the files that it reads. One
+//! walk, in the vocabulary of [`crate::inputs`]. Must not know what a step is for.
 
-use std::path::Path;
+use std::path::PathBuf;
 
-use super::command::{raw_words, replace_words};
-use super::tree::Tree;
+use super::plan::Step;
 use crate::archive::read::flatten;
-use crate::error::{Error, Result};
-use crate::flag_files::Named;
-use crate::kbuild::cmd_file;
-use crate::regular;
+use crate::error::Result;
+use crate::format::Format;
+use crate::inputs::{Inputs, Kind, Sink};
 use crate::stage::VMLINUX;
-use crate::store::Files;
+use crate::store::{Digest, Facts, KeyBuilder, Store};
 
-/// The beginning of a thin archive, whose own bytes say nothing of what its members hold.
-const THIN: &[u8] = b"!<thin>\n";
+/// What the keys of steps are for. It changes with the walk.
+const PURPOSE: &str = "kthinlto relink 2";
 
-/// These files, and after each thin archive its members; but for `vmlinux.a`, whose record has them.
-pub fn with_members(tree: &Tree, files: Vec<String>) -> Result<Vec<String>> {
-    let mut all = Vec::new();
-    for name in files {
-        let is_thin = name != VMLINUX
-            && regular::read(&tree.folder.join(&name)).is_ok_and(|bytes| bytes.starts_with(THIN));
-        let members = match is_thin {
-            true => flatten(&tree.folder, &[name.as_str().into()])?,
-            false => Vec::new(),
-        };
-        all.push(name);
-        all.extend(members);
+/// All inputs of a step.
+pub fn of(store: &Store, step: &Step) -> Result<Inputs> {
+    let mut inputs = Inputs::new(PURPOSE);
+    walk(store, step, &mut inputs)?;
+    Ok(inputs)
+}
+
+fn walk(store: &Store, step: &Step, sink: &mut dyn Sink) -> Result<()> {
+    sink.input(Kind::Flags, &step.name, &Digest::of(step.shown.as_bytes()));
+    for (label, digest) in &step.made_by {
+        sink.input(label.kind, &label.name, digest);
     }
-    Ok(all)
-}
-
-/// Files that the options among the words of a command name.
-pub fn named_by_options(files: &Files, command: &str) -> Result<Vec<String>> {
-    let options = raw_words(command).into_iter().filter(|word| word.starts_with(['-', '@']));
-    named(files, &options.collect::<Vec<&str>>())
-}
-
-/// Files that a linker's flags name, in an option or as words of their own.
-pub fn named_by_flags(files: &Files, flags: &str) -> Result<Vec<String>> {
-    named(files, &raw_words(flags))
-}
-
-fn named(files: &Files, words: &[&str]) -> Result<Vec<String>> {
-    let mut named = Named::new(files, &[]);
-    named.add(words)?;
-    Ok(named.found)
-}
-
-/// The flags for a linker that is run in another folder: with the whole names of such files.
-pub fn for_another_folder(tree: &Tree, files: &Files, flags: &str) -> Result<String> {
-    let folder = std::path::absolute(&tree.folder);
-    let folder = folder.map_err(|e| Error::io("resolve", &tree.folder, e))?;
-    let names = named_by_flags(files, flags)?;
-    let relative: Vec<&String> = names.iter().filter(|name| !name.starts_with('/')).collect();
-    Ok(replace_words(flags, |word| {
-        let fitting = relative.iter().filter(|name| ends_with_name(word, name));
-        let name = fitting.max_by_key(|name| name.len())?;
-        let whole = folder.join(name).to_string_lossy().into_owned();
-        // Flags are split at spaces again.
-        let fits = !whole.contains(char::is_whitespace);
-        fits.then(|| format!("{}{whole}", &word[..word.len() - name.len()]))
-    }))
-}
-
-/// `NAME`, `@NAME`, `…=NAME` or `…,NAME`.
-fn ends_with_name(word: &str, name: &str) -> bool {
-    word.strip_suffix(name)
-        .is_some_and(|before| before.is_empty() || before == "@" || before.ends_with(['=', ',']))
-}
-
-/// The makefile of a pass after the link, and what it names of the two trees.
-pub fn post_link(tree: &Tree, command: &str) -> Vec<String> {
-    let words = raw_words(command);
-    let Some(makefile) = words.windows(2).find(|pair| pair[0] == "-f").map(|pair| pair[1]) else {
-        return Vec::new();
-    };
-    let text = regular::read_to_string(&tree.folder.join(makefile)).unwrap_or_default();
-    let mut found = vec![makefile.to_owned()];
-    let parts = text.split(|c: char| c.is_whitespace() || ";&|'\"`".contains(c));
-    for part in parts.filter(|part| part.contains('/')) {
-        let plain = ["$(srctree)/", "$(objtree)/", "./"]
-            .iter()
-            .find_map(|start| part.strip_prefix(start))
-            .unwrap_or(part);
-        for place in [plain.to_owned(), tree.source(plain)] {
-            if tree.folder.join(&place).is_file() && !found.contains(&place) {
-                found.push(place);
-            }
+    for name in &step.inputs {
+        sink.file(name);
+        match store.files.find(name)? {
+            Some(facts) if facts.format == Format::Archive => archive(store, name, facts, sink)?,
+            Some(facts) => sink.input(Kind::File, name, &facts.digest),
+            None => sink.input(Kind::File, name, &Digest::of(b"absent")),
         }
     }
-    found
+    Ok(())
 }
 
-/// What modpost reads of the modules that are listed in `modules.order`: their objects, and where
-/// exports have versions, the records of their parts.
-pub fn modules(tree: &Tree) -> Vec<String> {
-    let list = regular::read_to_string(&tree.folder.join("modules.order")).unwrap_or_default();
-    let stems = list
-        .lines()
-        .filter_map(|line| line.strip_suffix(".ko").or_else(|| line.strip_suffix(".o")));
-    let mut all = Vec::new();
-    for stem in stems {
-        let parts = format!("{stem}.mod");
-        let text = regular::read_to_string(&tree.folder.join(&parts)).unwrap_or_default();
-        all.extend([format!("{stem}.o"), parts]);
-        if tree.conf.is_on("CONFIG_MODVERSIONS") {
-            let record = |part: &str| cmd_file::path_for(Path::new(part));
-            let records = text.split_whitespace().map(record);
-            all.extend(records.map(|path| path.to_string_lossy().into_owned()));
+/// A thin archive holds names: what a step reads are its members.
+fn archive(store: &Store, name: &str, facts: Facts, sink: &mut dyn Sink) -> Result<()> {
+    let mut key = KeyBuilder::new("members");
+    key.digest(&facts.digest);
+    if name == VMLINUX {
+        // What it was made from covers its members, and their records.
+        key.field(format!("{:?}", store.output(VMLINUX)).as_bytes());
+    } else if let Ok(members) = flatten(store.tree(), &[PathBuf::from(name)]) {
+        for member in members {
+            sink.file(&member);
+            key.field(member.as_bytes());
+            match store.files.find(&member)? {
+                Some(facts) => key.digest(&facts.digest),
+                None => key.field(b"absent"),
+            };
         }
-    }
-    all
+    } // else its members are in it
+    sink.input(Kind::ThinArchive, name, &key.finish());
+    Ok(())
 }

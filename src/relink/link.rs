@@ -13,12 +13,13 @@ use std::path::Path;
 
 use super::btf;
 use super::command::{program, raw_words, retarget};
-use super::inputs::{for_another_folder, named_by_flags, post_link};
 use super::plan::{Action, Output, Prepare, Proof, Step};
+use super::reads::{for_another_folder, named_by_flags, post_link};
 use super::steps::Planner;
 use super::tree::Tree;
 use super::version::{self, HEADER, OBJECT};
 use crate::error::{Error, Result};
+use crate::inputs::{Kind, Label};
 use crate::kbuild::auto_conf;
 use crate::kbuild::cmd_file::{self, CmdFile};
 use crate::regular;
@@ -82,20 +83,23 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     let fixed = planner.identity.fixed(&flags).unwrap_or_default();
     let environment = environment(tree)?;
     let (link, nm, objcopy) = (&tree.link, &tree.nm, &tree.objcopy);
-    let mut salt = vec![planner.compiler()?];
-    salt.extend(planner.tools(&[&link.linker, nm, objcopy])?);
+    let mut made_by = vec![planner.compiler()?];
+    made_by.extend(planner.tools(&[&link.linker, nm, objcopy])?);
     if btf::is_on(tree) {
-        salt.extend(planner.tools(&[&tree.pahole])?);
+        made_by.extend(planner.tools(&[&tree.pahole])?);
     }
-    let grounds = grounds(planner, &salt, &environment)?;
+    let grounds = grounds(planner, &made_by, &environment)?;
     let way = Way::choose(planner, grounds);
     tracing::debug!("the final link is made by {}", way.text());
-    salt.extend([&fixed, &environment, &compile].map(|text| Digest::of(text.as_bytes())));
+    let texts = [("identity", &fixed), ("environment", &environment), ("compile", &compile)];
+    made_by.extend(
+        texts.map(|(name, text)| (Label::new(Kind::Flags, name), Digest::of(text.as_bytes()))),
+    );
     Ok(Step {
         name: tree.linked.to_owned(),
         verb: "LD",
         inputs,
-        salt,
+        made_by,
         outputs: outputs(planner),
         action: Action::Shell {
             text: text(planner, &compile, &environment, way)?,
@@ -231,7 +235,7 @@ impl Way {
 /// `None` if there is no program for them.
 fn grounds(
     planner: &mut Planner<'_>,
-    tools: &[Digest],
+    tools: &[(Label, Digest)],
     environment: &str,
 ) -> Result<Option<Digest>> {
     let Some(program) = planner.program else {
@@ -240,7 +244,7 @@ fn grounds(
     let tree = planner.tree;
     let program = planner.tools(&[&shell_words::quote(&program.to_string_lossy())])?;
     let mut key = KeyBuilder::new("kthinlto final link 1");
-    tools.iter().chain(&program).for_each(|digest| {
+    tools.iter().chain(&program).for_each(|(_, digest)| {
         key.digest(digest);
     });
     for text in [environment, &tree.link.flags, &tree.link.vmlinux_flags] {

@@ -12,6 +12,7 @@ pub mod initcalls;
 mod inputs;
 mod link;
 mod plan;
+mod reads;
 mod records;
 mod run;
 mod steps;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
+use crate::inputs::Label;
 use crate::store::Digest;
 
 /// A file that a step makes: written aside first, under another name.
@@ -58,8 +59,8 @@ pub struct Step {
     pub verb: &'static str,
     /// Files that it reads.
     pub inputs: Vec<String>,
-    /// Everything else that its outputs depend on.
-    pub salt: Vec<Digest>,
+    /// Tools and texts that its outputs depend on.
+    pub made_by: Vec<(Label, Digest)>,
     /// Files that it makes.
     pub outputs: Vec<Output>,
     /// Its command as make recorded it, or as it would be written by hand.
@@ -138,7 +139,7 @@ mod tests {
             name: name.to_owned(),
             verb: "GEN",
             inputs: inputs.iter().map(|name| (*name).to_owned()).collect(),
-            salt: Vec::new(),
+            made_by: Vec::new(),
             outputs: vec![output],
             shown: String::new(),
             action: Action::Shell { text: String::new(), linker: None },

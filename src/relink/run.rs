@@ -12,12 +12,13 @@ use super::command::add_to_program;
 use super::plan::{Action, Output, Plan, Prepare, Step};
 use super::tree::Tree;
 use super::version::Identity;
-use super::{initcalls, link};
+use super::{initcalls, inputs, link};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::refused::Refused;
 use crate::exec::run::Work;
 use crate::exec::slots::{Slot, Slots};
+use crate::inputs::Inputs;
 use crate::modpost::objects;
 use crate::report::{Ending, Event, Job, JobKind, Listener};
 use crate::stage::{VMLINUX, cores};
@@ -55,7 +56,7 @@ pub struct Run<'a> {
     states: Vec<State>,
     before: Vec<Vec<usize>>,
     /// What a step that was started is made from.
-    keys: Vec<Option<Digest>>,
+    started: Vec<Option<Inputs>>,
     /// Slots of a linker's threads beyond the first.
     threads: BTreeMap<usize, Vec<Slot>>,
     /// The steps that run now, each on a line of the screen.
@@ -70,7 +71,7 @@ impl<'a> Run<'a> {
         Run {
             states: vec![State::Waiting; count],
             before: (0..count).map(|step| with.plan.before(step)).collect(),
-            keys: vec![None; count],
+            started: (0..count).map(|_| None).collect(),
             threads: BTreeMap::new(),
             lines: Vec::new(),
             failure: None,
@@ -115,24 +116,7 @@ impl<'a> Run<'a> {
 
     /// What a step's outputs would be made from now.
     fn key(&self, step: &Step) -> Result<Digest> {
-        let mut key = KeyBuilder::new("kthinlto relink 1");
-        key.field(step.name.as_bytes()).field(step.shown.as_bytes());
-        for digest in &step.salt {
-            key.digest(digest);
-        }
-        for name in &step.inputs {
-            key.field(name.as_bytes());
-            match self.with.store.files.find(name)? {
-                Some(facts) => key.digest(&facts.digest),
-                None => key.field(b"absent"),
-            };
-            if name == VMLINUX {
-                // Its bytes are names; its record covers what the members hold.
-                let members = self.with.store.output(VMLINUX);
-                key.field(format!("{members:?}").as_bytes());
-            }
-        }
-        Ok(key.finish())
+        Ok(inputs::of(self.with.store, step)?.key.digest())
     }
 
     /// What is on record of a step that made these outputs; `None` where one is not there.
@@ -172,12 +156,12 @@ impl<'a> Run<'a> {
     fn start(&mut self, number: usize) -> Result<Option<Invocation>> {
         let plan = self.with.plan;
         let step = &plan.steps[number];
-        let key = self.key(step)?;
-        let Some(why) = self.why(step, key)? else {
+        let inputs = inputs::of(self.with.store, step)?;
+        let Some(why) = self.why(step, inputs.key.digest())? else {
             self.states[number] = State::Done;
             return Ok(None);
         };
-        self.keys[number] = Some(key);
+        self.started[number] = Some(inputs);
         self.announce(step, why);
         if step.prepare == Prepare::FinalLink {
             link::prepare(self.with.tree, self.with.scratch, self.with.identity)?;
@@ -256,7 +240,8 @@ impl<'a> Run<'a> {
         for output in &step.outputs {
             self.check(step, output)?;
         }
-        if let Some(name) = step.inputs.iter().find(|name| self.changed(name)) {
+        let read = self.started[number].as_ref().map(|inputs| inputs.files.as_slice());
+        if let Some(name) = read.unwrap_or_default().iter().find(|name| self.changed(name)) {
             let found = format!("bytes that changed while {} was made of it", step.name);
             return Err(Error::bad_input(name, found, "run again"));
         }
@@ -270,7 +255,8 @@ impl<'a> Run<'a> {
         for output in &step.outputs {
             self.with.store.files.find_again(&output.place)?;
         }
-        if let Some(key) = self.keys[number]
+        let key = self.started[number].as_ref().map(|inputs| inputs.key.digest());
+        if let Some(key) = key
             && let Some(made) = self.made(step, key)?
         {
             self.with.store.set_output(&record_name(step), made)?;

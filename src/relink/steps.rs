@@ -7,12 +7,13 @@
 use std::path::Path;
 
 use super::command::{program, raw_words, replace_words, retarget};
-use super::inputs::{modules, named_by_options, with_members};
 use super::link;
 use super::plan::{Action, Output, Plan, Prepare, Step};
+use super::reads::{modules, named_by_options};
 use super::tree::Tree;
 use super::version::Identity;
 use crate::error::Result;
+use crate::inputs::{Kind, Label};
 use crate::modpost::objects::VMLINUX_OBJS;
 use crate::stage::VMLINUX;
 use crate::store::{Digest, Store};
@@ -74,19 +75,23 @@ impl Planner<'_> {
         format!("{}/{name}", self.scratch)
     }
 
-    /// Content of the programs that a command runs.
-    pub fn tools(&mut self, commands: &[&str]) -> Result<Vec<Digest>> {
-        commands.iter().map(|command| toolchain::identify(command, self.store)).collect()
+    /// Words and content of the programs that a command runs.
+    pub fn tools(&mut self, commands: &[&str]) -> Result<Vec<(Label, Digest)>> {
+        let tool = |command: &&str| {
+            Ok((Label::new(Kind::Tool, command), toolchain::identify(command, self.store)?))
+        };
+        commands.iter().map(tool).collect()
     }
 
     /// The compiler with the program that compiles in the end. Where nobody can tell which that is,
     /// a step that it does is on no record.
-    pub fn compiler(&mut self) -> Result<Digest> {
+    pub fn compiler(&mut self) -> Result<(Label, Digest)> {
         let tool = toolchain::resolve(Role::Compiler, &self.tree.compiler, self.store)?;
-        Ok(match tool.opaque {
+        let identity = match tool.opaque {
             None => tool.identity,
             Some(_) => Digest::of(format!("{:?}", std::time::SystemTime::now()).as_bytes()),
-        })
+        };
+        Ok((Label::new(Kind::Tool, &self.tree.compiler), identity))
     }
 
     /// A step with the command that make recorded for its only output.
@@ -98,7 +103,7 @@ impl Planner<'_> {
             name: place.to_owned(),
             verb,
             inputs: inputs.iter().map(|name| (*name).to_owned()).collect(),
-            salt: self.tools(&[tool])?,
+            made_by: self.tools(&[tool])?,
             outputs: vec![self.output(place, false)],
             action: Action::Shell {
                 text: retarget(&shown, place, &self.aside(place)),
@@ -116,8 +121,8 @@ impl Planner<'_> {
         Ok(Step {
             name: INITCALLS.to_owned(),
             verb: "GEN",
-            inputs: with_members(self.tree, files.clone())?,
-            salt: Vec::new(),
+            inputs: files.clone(),
+            made_by: Vec::new(),
             outputs: vec![self.output(INITCALLS, false)],
             action: Action::Initcalls { files },
             shown,
@@ -129,7 +134,7 @@ impl Planner<'_> {
     fn vmlinux_o(&mut self) -> Result<Step> {
         let shown = self.tree.command("vmlinux.o")?;
         let mut inputs = vec![VMLINUX.to_owned(), INITCALLS.to_owned()];
-        inputs.extend(with_members(self.tree, libraries(&shown))?);
+        inputs.extend(libraries(&shown));
         inputs.extend(host_tools(self.tree, &shown)?);
         let named = named_by_options(&self.store.files, &shown)?;
         inputs.extend(named.into_iter().filter(|name| !name.starts_with("vmlinux.o")));
@@ -142,7 +147,7 @@ impl Planner<'_> {
             name: "vmlinux.o".to_owned(),
             verb: "LD",
             inputs,
-            salt: self.tools(&[&linker])?,
+            made_by: self.tools(&[&linker])?,
             outputs,
             action: Action::Shell {
                 text: retarget(&shown, "vmlinux.o", &self.aside("vmlinux.o")),
@@ -166,7 +171,7 @@ impl Planner<'_> {
             name: "check-function-names".to_owned(),
             verb: "CHECK",
             inputs: vec!["vmlinux.o".to_owned(), script],
-            salt: Vec::new(),
+            made_by: Vec::new(),
             outputs: Vec::new(),
             shown: text.clone(),
             action: Action::Shell { text, linker: None },
@@ -185,7 +190,10 @@ impl Planner<'_> {
             name: VMLINUX_OBJS.to_owned(),
             verb: "GEN",
             inputs: vec![VMLINUX.to_owned()],
-            salt: vec![Digest::of(&[u8::from(front_end_names)])],
+            made_by: vec![(
+                Label::new(Kind::Flags, "names"),
+                Digest::of(&[u8::from(front_end_names)]),
+            )],
             outputs: vec![self.output(VMLINUX_OBJS, false)],
             shown: format!("llvm-ar t {VMLINUX} > {VMLINUX_OBJS}"),
             action: Action::ListObjects { front_end_names },
@@ -215,7 +223,7 @@ impl Planner<'_> {
             name: symvers.to_owned(),
             verb: "MODPOST",
             inputs,
-            salt: Vec::new(),
+            made_by: Vec::new(),
             outputs: vec![written, self.output(symvers, true)],
             action: Action::Shell {
                 text: retarget(&shown, symvers, &self.aside(symvers)),
@@ -241,7 +249,7 @@ impl Planner<'_> {
             name: EXPORT_O.to_owned(),
             verb: "CC",
             inputs,
-            salt: [vec![compiler], self.tools(&[&linker])?].concat(),
+            made_by: [vec![compiler], self.tools(&[&linker])?].concat(),
             outputs: vec![self.output(EXPORT_O, false)],
             action: Action::Shell {
                 text: retarget(&shown, EXPORT_O, &self.aside(EXPORT_O)),
