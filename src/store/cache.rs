@@ -93,13 +93,13 @@ impl Cache {
     /// Opens the cache, whose folder is made if need be. One that others may write into is
     /// refused, unless it is shared with them.
     pub fn open(place: &Place) -> Result<Self> {
-        let (folder, shown) = (&place.folder, &place.folder);
-        let fail = |e| Error::io("make the cache folder", shown, e);
+        let folder = &place.folder;
+        let fail = |e| Error::io("make the cache folder", folder, e);
         if !place.readonly {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(place.modes().0).create(folder).map_err(fail)?;
         }
-        let root = Room::open(folder).map_err(|e| Error::io("open the cache folder", shown, e))?;
+        let root = Room::open(folder).map_err(|e| Error::io("open the cache folder", folder, e))?;
         let check = |room: &Room| match writers(&room.stat().map_err(fail)?) {
             Some(others) if !place.shared => {
                 let found = format!("a cache folder that {others}");
