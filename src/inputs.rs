@@ -151,6 +151,33 @@ impl Sink for Inputs {
     }
 }
 
+/// One input, now and when something was last made from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compared {
+    /// What it is.
+    pub label: Label,
+    /// Start of its digest at the last run; `None` if it was no input then.
+    pub was: Option<String>,
+    /// Start of its digest now; `None` if it is an input no more.
+    pub is: Option<String>,
+}
+
+/// Inputs of now and of before: those of now in their order, then those that are gone.
+pub fn compare(now: &[Recorded], before: &[Recorded]) -> Vec<Compared> {
+    let was = |label: &Label| before.iter().find(|input| input.0 == *label).map(|i| i.1.clone());
+    let mut all: Vec<Compared> = now
+        .iter()
+        .map(|(label, is)| Compared { label: label.clone(), was: was(label), is: Some(is.clone()) })
+        .collect();
+    let gone = before.iter().filter(|input| !now.iter().any(|n| n.0 == input.0));
+    all.extend(gone.map(|(label, was)| Compared {
+        label: label.clone(),
+        was: Some(was.clone()),
+        is: None,
+    }));
+    all
+}
+
 /// What is not as it was when something was last made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {

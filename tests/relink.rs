@@ -133,6 +133,30 @@ fn a_changed_tool_or_script_or_option_is_a_change() {
 }
 
 #[test]
+fn explain_tells_what_each_step_is_made_from_and_which_input_changed() {
+    let built = Built::new();
+    good(built.relink(&[]));
+    let explain = |built: &Built, name: &str| {
+        let mut command = built.tree.bare(&["explain", name]);
+        command.env_remove("CC").env("KBUILD_BUILD_VERSION", "1");
+        command.env("KBUILD_BUILD_TIMESTAMP", "today");
+        good(command)
+    };
+    let before = explain(&built, "vmlinux");
+    assert!(!before.contains("yes, due to") && !before.contains("  ! "), "{before}");
+    for step in ["vmlinux.o", "vmlinux.symvers", ".vmlinux.export.o", "vmlinux.unstripped"] {
+        assert!(before.lines().any(|line| line == step), "no {step} in {before}");
+    }
+    let lds = "arch/x86/kernel/vmlinux.lds";
+    built.tree.shell(&format!("echo '/* other */' >> {lds}"));
+    let after = explain(&built, "vmlinux.unstripped");
+    assert_eq!(after.matches("yes, due to").count(), 1, "{after}");
+    assert_holds(&after, &[&format!("would run      yes, due to file {lds}\n"), "  (was: "]);
+    assert_eq!(steps(&good(built.relink(&[]))), ["LD vmlinux.unstripped"]);
+    fails(built.tree.bare(&["explain", "vmlinux.x"]), 3, &["no module that the thin link indexed"]);
+}
+
+#[test]
 fn a_link_without_a_number_is_counted_and_only_then() {
     let built = Built::new();
     let counted = |built: &Built| {

@@ -144,7 +144,8 @@ pub enum Generated {
 /// Options of `explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// A bitcode object of the tree, or its native object
+    /// A bitcode object of the tree, or its native object; or vmlinux, or another file that relink
+    /// makes, for all steps that lead to it
     #[arg(value_name = "OBJECT")]
     pub object: String,
     /// The compiler; without it, the one of the last build

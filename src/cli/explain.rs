@@ -1,12 +1,16 @@
-//! `kthinlto explain`: one object's explanation as lines for a person.
+//! `kthinlto explain`: the explanation of an object, or of the steps to a file of relink's, as lines
+//! for a person.
 
 use std::path::Path;
 
 use super::args::Explain;
+use super::relink::look;
 use super::{given, say};
 use crate::error::Error;
+use crate::inputs::Compared;
+use crate::relink::{self, explain::Explained};
 use crate::report::words;
-use crate::stage::explain::{Answer, Compared, Explanation, explain, last_settings};
+use crate::stage::explain::{Answer, Explanation, explain, last_settings};
 use crate::store::Store;
 
 /// Explains one object of the tree.
@@ -18,9 +22,32 @@ pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
         return Err(Error::bad_input(tree, found, remedy).into());
     };
     settings.compiler = given(&arguments.cc).or(settings.compiler);
-    let found = explain(&settings, store, &arguments.object)?;
-    say(render(&found).trim_end());
+    match explain(&settings, store, &arguments.object) {
+        Ok(found) => say(render(&found).trim_end()),
+        Err(error) => match relink::explain::explain(&look(tree), &arguments.object) {
+            Ok(steps) => say(steps.iter().map(render_step).collect::<String>().trim_end()),
+            // The name was no step's either.
+            Err(_) => return Err(error.into()),
+        },
+    }
     Ok(())
+}
+
+fn render_step(step: &Explained) -> String {
+    let mut out = format!("{}\n", step.name);
+    out += &match &step.due {
+        Some(due) => format!("  would run      yes, due to {}\n", words::due(due)),
+        None => "  would run      no\n".to_owned(),
+    };
+    out += &format!("  inputs         {}\n", step.inputs.len());
+    step.inputs.iter().for_each(|input| out += &line(input));
+    out + &list("files", &step.files)
+}
+
+/// A title with the number of names, and the names.
+fn list(title: &str, names: &[String]) -> String {
+    let lines = names.iter().map(|name| format!("    {name}\n"));
+    format!("  {title:<14} {}\n", names.len()) + &lines.collect::<String>()
 }
 
 fn render(found: &Explanation) -> String {
@@ -38,11 +65,9 @@ fn render(found: &Explanation) -> String {
     };
     out += &format!("  inputs         {}\n", found.inputs.len());
     found.inputs.iter().for_each(|input| out += &line(input));
-    for (title, names) in [("imports from", &found.imports), ("imported by", &found.importers)] {
-        out += &format!("  {title:<14} {}\n", names.len());
-        names.iter().for_each(|name| out += &format!("    {name}\n"));
-    }
-    out
+    out += &list("compiler files", &found.tool);
+    out += &list("imports from", &found.imports);
+    out + &list("imported by", &found.importers)
 }
 
 /// One input: its digest, and what it was if that is another.

@@ -1,11 +1,13 @@
 //! `kthinlto relink`: settings of a relink from the command line and the environment.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 
 use super::args::{Common, FinalLink, Relink};
 use super::{given, start};
+use crate::exec::executor::Choice;
 use crate::exec::interrupt::Interrupts;
 use crate::relink::{self, Identity, Settings};
 
@@ -33,6 +35,29 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
     let result = relink::relink(&settings, &start.slots, &interrupts, &mut start.shown);
     let target = settings.until.as_deref().unwrap_or("vmlinux");
     Ok(start.finish(result, target)?)
+}
+
+/// Settings to look at what a relink of this tree would be made from.
+pub fn look(tree: &Path) -> Settings {
+    let variable = |name| given(&std::env::var(name).ok());
+    Settings {
+        tree: tree.to_owned(),
+        until: None,
+        nm: None,
+        pahole: variable("PAHOLE").unwrap_or_else(|| "pahole".to_owned()),
+        identity: Identity {
+            number: variable("KBUILD_BUILD_VERSION"),
+            date: variable("KBUILD_BUILD_TIMESTAMP"),
+            version_date: variable("KBUILD_BUILD_VERSION_TIMESTAMP"),
+        },
+        program: std::env::current_exe().ok(),
+        dry_run: true,
+        keep_going: false,
+        executor: Choice::Process,
+        scratch_in_memory: false,
+        verify: 0.0,
+        cache: None,
+    }
 }
 
 /// The build's number and date, as far as they were chosen. The option comes before the variables.

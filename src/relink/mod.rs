@@ -8,6 +8,7 @@
 
 mod btf;
 mod command;
+pub mod explain;
 pub mod initcalls;
 mod inputs;
 mod link;

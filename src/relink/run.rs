@@ -18,11 +18,12 @@ use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::refused::Refused;
 use crate::exec::run::Work;
 use crate::exec::slots::{Slot, Slots};
-use crate::inputs::Inputs;
+use crate::inputs::{Change, Inputs, Kind, Label};
 use crate::modpost::objects;
-use crate::report::{Ending, Event, Job, JobKind, Listener};
+use crate::plan::Due;
+use crate::report::{Ending, Event, Job, JobKind, Listener, words};
 use crate::stage::{VMLINUX, cores};
-use crate::store::{Digest, KeyBuilder, Store, write_aside};
+use crate::store::{BackendRecord, Digest, KeyBuilder, Store, write_aside};
 
 /// How far a step is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,16 +85,16 @@ impl<'a> Run<'a> {
         let mut would_run = vec![false; self.with.plan.steps.len()];
         for number in 0..self.with.plan.steps.len() {
             let step = &self.with.plan.steps[number];
-            let due = changed && step.inputs.iter().any(|input| input == VMLINUX);
-            let follows = self.before[number].iter().any(|before| would_run[*before]);
-            let why = if due || follows {
-                Some("changed inputs")
-            } else {
-                self.why(step, self.key(step)?)?
+            let of = changed && step.inputs.iter().any(|input| input == VMLINUX);
+            let earlier = self.before[number].iter().find(|before| would_run[**before]);
+            let follows = earlier.map(|before| self.with.plan.steps[*before].name.as_str());
+            let due = match follows.or(of.then_some(VMLINUX)) {
+                Some(first) => Some(Due::Input(Change::Changed(Label::new(Kind::File, first)))),
+                None => due(self.with.store, step, &inputs::of(self.with.store, step)?)?,
             };
-            if let Some(why) = why {
+            if let Some(due) = due {
                 would_run[number] = true;
-                self.announce(step, why);
+                self.announce(step, &due);
             }
         }
         Ok(())
@@ -109,39 +110,10 @@ impl<'a> Run<'a> {
         self.failure.take()
     }
 
-    fn announce(&mut self, step: &Step, why: &str) {
+    fn announce(&mut self, step: &Step, due: &Due) {
         let Step { verb, name, shown, .. } = step;
+        let why = &words::due(due);
         self.with.listener.on(&Event::Step { verb, target: name, command: shown, why });
-    }
-
-    /// What a step's outputs would be made from now.
-    fn key(&self, step: &Step) -> Result<Digest> {
-        Ok(inputs::of(self.with.store, step)?.key.digest())
-    }
-
-    /// What is on record of a step that made these outputs; `None` where one is not there.
-    fn made(&self, step: &Step, key: Digest) -> Result<Option<Digest>> {
-        let mut made = KeyBuilder::new("kthinlto relinked 1");
-        made.digest(&key);
-        for output in &step.outputs {
-            match self.with.store.files.find(&output.place)? {
-                Some(facts) => made.digest(&facts.digest),
-                None => return Ok(None),
-            };
-        }
-        Ok(Some(made.finish()))
-    }
-
-    /// Why a step has to run; `None` if its outputs are right.
-    fn why(&self, step: &Step, key: Digest) -> Result<Option<&'static str>> {
-        let Some(record) = self.with.store.output(&record_name(step)) else {
-            return Ok(Some("no record of an earlier run"));
-        };
-        Ok(match self.made(step, key)? {
-            None => Some("an output that is gone"),
-            Some(made) if made != record => Some("changed inputs"),
-            Some(_) => None,
-        })
     }
 
     /// A step that could be started now.
@@ -157,12 +129,12 @@ impl<'a> Run<'a> {
         let plan = self.with.plan;
         let step = &plan.steps[number];
         let inputs = inputs::of(self.with.store, step)?;
-        let Some(why) = self.why(step, inputs.key.digest())? else {
+        let Some(due) = due(self.with.store, step, &inputs)? else {
             self.states[number] = State::Done;
             return Ok(None);
         };
         self.started[number] = Some(inputs);
-        self.announce(step, why);
+        self.announce(step, &due);
         if step.prepare == Prepare::FinalLink {
             link::prepare(self.with.tree, self.with.scratch, self.with.identity)?;
         }
@@ -255,11 +227,11 @@ impl<'a> Run<'a> {
         for output in &step.outputs {
             self.with.store.files.find_again(&output.place)?;
         }
-        let key = self.started[number].as_ref().map(|inputs| inputs.key.digest());
-        if let Some(key) = key
-            && let Some(made) = self.made(step, key)?
+        if let Some(inputs) = &self.started[number]
+            && let Some(made) = made(self.with.store, step)?
         {
-            self.with.store.set_output(&record_name(step), made)?;
+            let record = BackendRecord::new(inputs.key.digest(), made, None, &inputs.recorded());
+            self.with.store.set_step(&step.name, record)?;
         }
         if let Some(proof) = &step.proof
             && self.with.tree.folder.join(&proof.sign).exists()
@@ -332,8 +304,32 @@ impl Work for Run<'_> {
     }
 }
 
-fn record_name(step: &Step) -> String {
-    format!("relink {}", step.name)
+/// The contents of a step's outputs; `None` where one is not there.
+fn made(store: &Store, step: &Step) -> Result<Option<Digest>> {
+    let mut made = KeyBuilder::new("kthinlto relinked 2");
+    for output in &step.outputs {
+        match store.files.find(&output.place)? {
+            Some(facts) => made.digest(&facts.digest),
+            None => return Ok(None),
+        };
+    }
+    Ok(Some(made.finish()))
+}
+
+/// Why a step has to run, which is made from these; `None` if its outputs are right.
+pub fn due(store: &Store, step: &Step, inputs: &Inputs) -> Result<Option<Due>> {
+    let Some(record) = store.step(&step.name) else {
+        return Ok(Some(Due::NeverRun));
+    };
+    if record.key != inputs.key.digest() {
+        return Ok(Some(Due::Input(Change::first(&record.inputs::<Vec<_>>(), &inputs.recorded()))));
+    }
+    let first = || step.outputs.first().map_or(step.name.clone(), |output| output.place.clone());
+    Ok(match made(store, step)? {
+        None => Some(Due::OutputGone(first())),
+        Some(made) if made != record.output => Some(Due::OutputForeign(first())),
+        Some(_) => None,
+    })
 }
 
 /// Removes what killed runs left aside.

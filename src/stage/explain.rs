@@ -8,23 +8,12 @@ use crate::backend::command::native_name;
 use crate::backend::inputs::{self, Common};
 use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
-use crate::inputs::{Inputs, Kind, Label, Recorded};
+use crate::inputs::{Compared, Inputs, Kind, Recorded, compare};
 use crate::plan::{self, Due};
 use crate::store::snapshot::Watch;
 use crate::store::{BackendRecord, Indexed, Store};
 use crate::thinlink::{self, ThinLink};
 use crate::toolchain::{self, Role};
-
-/// One input of a backend, now and when it last ran.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Compared {
-    /// What it is.
-    pub label: Label,
-    /// Start of its digest at the last run; `None` if it was no input then.
-    pub was: Option<String>,
-    /// Start of its digest now; `None` if it is an input no more.
-    pub is: Option<String>,
-}
 
 /// Whether something would run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +48,8 @@ pub struct Explanation {
     pub native: String,
     /// Inputs, in the key's order, then those that are gone.
     pub inputs: Vec<Compared>,
+    /// Files that the compiler is made of.
+    pub tool: Vec<String>,
     /// Modules that it imports from.
     pub imports: Vec<String>,
     /// Modules that import from it: their backends run when it changes.
@@ -112,7 +103,8 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     Ok(Explanation {
         object: module.object.clone(),
         native: native_name(&module.object),
-        inputs: compare(&inputs, store.backend(&module.object), is_known),
+        inputs: compared(&inputs, store.backend(&module.object), is_known),
+        tool: compiler.files.clone(),
         imports: module.imports.iter().map(|name| name.to_string()).collect(),
         importers: importers.map(|other| other.object.clone()).collect(),
         key: is_known.then(|| inputs.key.digest().to_string()),
@@ -189,23 +181,12 @@ fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer<String>> 
 /// What a digest is called that only starting a program would tell.
 const UNKNOWN: &str = "unknown         ";
 
-fn compare(inputs: &Inputs, record: Option<&BackendRecord>, compiler: bool) -> Vec<Compared> {
+fn compared(inputs: &Inputs, record: Option<&BackendRecord>, compiler: bool) -> Vec<Compared> {
     let mut now = inputs.recorded();
     let compiler_of = |input: &&mut Recorded| input.0.kind == Kind::Tool && !compiler;
     now.iter_mut().filter(compiler_of).for_each(|input| input.1 = UNKNOWN.to_owned());
     let before: Vec<Recorded> = record.map(BackendRecord::inputs).unwrap_or_default();
-    let was = |label: &Label| before.iter().find(|input| input.0 == *label).map(|i| i.1.clone());
-    let mut all: Vec<Compared> = now
-        .iter()
-        .map(|(label, is)| Compared { label: label.clone(), was: was(label), is: Some(is.clone()) })
-        .collect();
-    let gone = before.iter().filter(|input| !now.iter().any(|n| n.0 == input.0));
-    all.extend(gone.map(|(label, was)| Compared {
-        label: label.clone(),
-        was: Some(was.clone()),
-        is: None,
-    }));
-    all
+    compare(&now, &before)
 }
 
 #[cfg(test)]

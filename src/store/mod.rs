@@ -62,6 +62,9 @@ struct Flags {
     objects: HashMap<String, FlagsRecord>,
 }
 
+/// What stands before the name of a step among the backends: no object's name begins so.
+const STEP: &str = "relink: ";
+
 /// The open state of one object tree. While it lives no other process can open it.
 #[derive(Debug)]
 pub struct Store {
@@ -162,10 +165,21 @@ impl Store {
         Ok(())
     }
 
+    /// The record of the last run of a step of a relink, which is one as a backend's is.
+    pub fn step(&self, name: &str) -> Option<&BackendRecord> {
+        self.records.backends.get(&format!("{STEP}{name}"))
+    }
+
+    /// Records the run of a step.
+    pub fn set_step(&mut self, name: &str, record: BackendRecord) -> Result<()> {
+        self.set_backend(&format!("{STEP}{name}"), record)
+    }
+
     /// All objects that a thin link indexed or a backend compiled.
     pub fn objects(&self) -> impl Iterator<Item = &str> {
         let linked = self.records.link.iter().flat_map(|link| &link.modules);
         let compiled = self.records.backends.keys().map(String::as_str);
+        let compiled = compiled.filter(|name| !name.starts_with(STEP));
         linked.map(|module| module.object.as_str()).chain(compiled)
     }
 

@@ -1,0 +1,52 @@
+//! What the steps of a relink are made from and whether they would run: the walk of their keys,
+//! told to a person. Reads, and changes nothing; starts no program.
+
+use super::plan::Plan;
+use super::run::due;
+use super::steps::Planner;
+use super::tree::Tree;
+use super::{SCRATCH, Settings, inputs};
+use crate::error::Result;
+use crate::inputs::{Compared, Recorded, compare};
+use crate::plan::Due;
+use crate::store::{BackendRecord, FOLDER, Store};
+
+/// All that can be said about one step.
+#[derive(Debug)]
+pub struct Explained {
+    /// The file that it is known by.
+    pub name: String,
+    /// Why it would run; `None` if it would not, as its inputs are now.
+    pub due: Option<Due>,
+    /// Its inputs, in the key's order, then those that are gone.
+    pub inputs: Vec<Compared>,
+    /// Files that are looked at for them.
+    pub files: Vec<String>,
+}
+
+/// Explains the steps that lead to a file, in their order.
+///
+/// # Errors
+/// A tree that cannot be relinked, or a name that no step makes.
+pub fn explain(settings: &Settings, name: &str) -> Result<Vec<Explained>> {
+    let tree = Tree::recognize(&settings.tree, settings.nm.as_deref(), &settings.pahole)?;
+    let tree = &Tree { is_look: true, ..tree };
+    let store = &mut Store::peek(&settings.tree)?;
+    let identity = &settings.identity.of(&tree.read_source("init/Makefile")?);
+    let scratch = &format!("{FOLDER}/{SCRATCH}X");
+    let program = settings.program.as_deref();
+    let plan: Plan = Planner { tree, store, scratch, identity, program }.plan()?;
+    let steps = plan.until(name)?.steps;
+    let explained = steps.iter().map(|step| {
+        let found = inputs::of(store, step)?;
+        let before: Vec<Recorded> =
+            store.step(&step.name).map(BackendRecord::inputs).unwrap_or_default();
+        Ok(Explained {
+            name: step.name.clone(),
+            due: due(store, step, &found)?,
+            inputs: compare(&found.recorded(), &before),
+            files: found.files,
+        })
+    });
+    explained.collect()
+}
