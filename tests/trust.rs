@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Tree, good, text, tool};
+use kthinlto::store::cache::make_entry;
 
 /// `(up to date, from cache, rebuilt)` of a build with these variables, and all that it said.
 fn build_and_hear(tree: &Tree, set: &[(&str, &str)]) -> ((usize, usize, usize), String) {
@@ -154,7 +155,7 @@ fn a_wrapper_that_does_not_tell_its_compiler_is_compiled_with_each_time_and_neve
     }
     own_compiler(tree.dir(), "-fno-addrsig");
     assert_eq!(build(&tree, &with), ALL);
-    assert_eq!(tree.shell("find ../cache -type f | wc -l").trim(), "0");
+    assert_eq!(tree.shell("find ../cache -path '*/v2/*/*' -type f | wc -l").trim(), "0");
     is_as_from_clean(&tree, &with[..1]);
 }
 
@@ -234,7 +235,7 @@ fn a_compiler_that_is_replaced_while_it_runs_makes_nothing_that_counts() {
     let said = text(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{said}");
     assert_eq!(said.matches("nobody knows what compiled").count(), 1, "{said}");
-    let shared = |tree: &Tree| tree.shell("find ../cache -type f | wc -l");
+    let shared = |tree: &Tree| tree.shell("find ../cache -path '*/v2/*/*' -type f | wc -l");
     let before: usize = shared(&tree).trim().parse().unwrap();
     assert!(before < 12, "what it compiled then is not shared");
     assert!(!tree.objects.join("lib/w5.thinlto-native.o").exists());
@@ -354,14 +355,15 @@ fn a_recorded_command_keeps_options_whose_value_is_the_next_word() {
 /// Changes an object, and makes its record fit.
 fn forge(tree: &Tree, set: &[(&str, &str)], with_cache: &Path) {
     // Another object under the keys of this one: as a build with a wrong key would leave it.
-    let entries = tree.shell(&format!("find {} -type f", with_cache.display()));
+    let entries = tree.shell(&format!("find {} -path '*/v2/*/*' -type f", with_cache.display()));
     let place = tree.objects.join("lib/w1.thinlto-native.o");
     let own = fs::read(&place).unwrap();
     let entry = entries.lines().find(|entry| fs::read(entry).unwrap().starts_with(&own)).unwrap();
     let other = fs::read(tree.objects.join("lib/w2.thinlto-native.o")).unwrap();
-    let other =
-        fs::read(entries.lines().find(|e| fs::read(e).unwrap().starts_with(&other)).unwrap());
-    fs::write(entry, other.unwrap()).unwrap();
+    // The key in hexadecimal, the first two figures as a folder.
+    let name: Vec<&str> = entry.rsplit('/').take(2).collect();
+    let key = format!("{}{}", name[1], name[0]).parse().unwrap();
+    fs::write(entry, make_entry(key, &other)).unwrap();
     fs::remove_file(&place).unwrap();
     assert_eq!(build(tree, set), (11, 1, 0), "taken from the cache, and on record");
 }
@@ -442,7 +444,7 @@ fn files_beside_an_object_have_mainlines_names_and_are_not_shared() {
     let want = "w1.thinlto-native.json\nw1.thinlto-native.opt.yaml\nw1.thinlto-native.su\n";
     assert_eq!(made(), want);
     assert!(fs::read_to_string(tree.objects.join("lib/w1.thinlto-native.su")).unwrap().len() > 3);
-    assert_eq!(tree.shell("find ../cache -type f | wc -l").trim(), "11");
+    assert_eq!(tree.shell("find ../cache -path '*/v2/*/*' -type f | wc -l").trim(), "11");
     tree.shell("rm lib/w1.thinlto-native.*");
     assert_eq!(build(&tree, &with), (11, 0, 1));
     assert_eq!(made(), want);
