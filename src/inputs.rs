@@ -6,50 +6,52 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::{Digest, KeyBuilder};
 
-/// What an input is to what is made from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Kind {
-    /// The bitcode that a backend compiles.
-    Bitcode,
-    /// The index of that bitcode.
-    Index,
-    /// A module that it imports from.
-    Import,
-    /// A member of the archives, in link order.
-    Member,
-    /// A file that a flag names, and what such a file takes in.
-    FlagFile,
-    /// A file that assembly includes.
-    AsmFile,
-    /// Any other file.
-    File,
-    /// A thin archive, by the content of its members.
-    ThinArchive,
-    /// A compiler, a linker or another program: its words, and the content that runs.
-    Tool,
-    /// Variables that a tool reads.
-    Environment,
-    /// Flags, or another text.
-    Flags,
+/// Defines [`Kind`] with all that has to know each case, so that none can be forgotten.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $key:literal,)*) => {
+        /// What an input is to what is made from it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Kind {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Kind {
+            /// Each of them.
+            pub const ALL: &[Kind] = &[$(Kind::$name,)*];
+
+            /// What stands in keys for it: a new text makes all keys new.
+            fn key(self) -> &'static str {
+                match self {
+                    $(Kind::$name => $key,)*
+                }
+            }
+        }
+    };
 }
 
-impl Kind {
-    /// What stands in keys for it: a new text makes all keys new.
-    fn key(self) -> &'static str {
-        match self {
-            Kind::Bitcode => "bitcode",
-            Kind::Index => "index",
-            Kind::Import => "import",
-            Kind::Member => "member",
-            Kind::FlagFile => "flag file",
-            Kind::AsmFile => "assembly file",
-            Kind::File => "file",
-            Kind::ThinArchive => "thin archive",
-            Kind::Tool => "tool",
-            Kind::Environment => "environment",
-            Kind::Flags => "flags",
-        }
-    }
+kinds! {
+    /// The bitcode that a backend compiles.
+    Bitcode = "bitcode",
+    /// The index of that bitcode.
+    Index = "index",
+    /// A module that it imports from.
+    Import = "import",
+    /// A member of the archives, in link order.
+    Member = "member",
+    /// A file that a flag names, and what such a file takes in.
+    FlagFile = "flag file",
+    /// A file that assembly includes.
+    AsmFile = "assembly file",
+    /// Any other file.
+    File = "file",
+    /// A thin archive, by the content of its members.
+    ThinArchive = "thin archive",
+    /// A compiler, a linker or another program: its words, and the content that runs.
+    Tool = "tool",
+    /// Variables that a tool reads.
+    Environment = "environment",
+    /// Flags, or another text.
+    Flags = "flags",
 }
 
 /// An input without its content.
