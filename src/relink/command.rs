@@ -111,6 +111,17 @@ pub fn program(text: &str) -> String {
     words.into_iter().take_while(|word| !word.starts_with('-')).collect::<Vec<_>>().join(" ")
 }
 
+/// The programs that the commands of a text begin with.
+pub fn programs(text: &str) -> Vec<&str> {
+    let mut end = 0;
+    let mut begins = |place: &Range<usize>| {
+        let between = &text[end..place.start];
+        end = place.end;
+        place.start == between.len() || between.contains([';', '|', '&'])
+    };
+    words(text).into_iter().filter(|place| begins(place)).map(|place| &text[place]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +171,10 @@ mod tests {
     #[test]
     fn programs_may_have_several_words() {
         assert_eq!(program("ccache clang-22 -Wp,-MMD,x -c"), "ccache clang-22");
+        assert_eq!(
+            programs(" tr a b <x | sed -n 's/;x/|/' && uniq; cat"),
+            ["tr", "sed", "uniq", "cat"]
+        );
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use std::path::Path;
 use super::btf;
 use super::command::{program, raw_words, retarget};
 use super::plan::{Action, Output, Prepare, Proof, Step};
-use super::reads::{for_another_folder, named_by_flags, post_link};
+use super::reads::{for_another_folder, named_by_flags, named_by_options, post_link};
 use super::steps::Planner;
 use super::tree::Tree;
 use super::version::{self, HEADER, OBJECT};
@@ -76,14 +76,16 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     if btf::is_on(tree) {
         inputs.extend(btf::inputs(tree));
     }
-    inputs.extend(tree.dependencies(OBJECT).into_iter().filter(|name| name != HEADER));
+    let named = named_by_options(&planner.store.files, &compile)?;
+    let dependencies = tree.dependencies(OBJECT).into_iter().chain(named);
+    inputs.extend(dependencies.filter(|name| name != HEADER));
     let mut seen = HashSet::new();
     inputs.retain(|name| seen.insert(name.clone()));
     let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf);
     let fixed = planner.identity.fixed(&flags).unwrap_or_default();
     let environment = environment(tree)?;
     let (link, nm, objcopy) = (&tree.link, &tree.nm, &tree.objcopy);
-    let mut made_by = vec![planner.compiler()?];
+    let mut made_by = planner.compiler()?;
     made_by.extend(planner.tools(&[&link.linker, nm, objcopy])?);
     if btf::is_on(tree) {
         made_by.extend(planner.tools(&[&tree.pahole])?);

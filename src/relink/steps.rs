@@ -6,12 +6,13 @@
 
 use std::path::Path;
 
-use super::command::{program, raw_words, replace_words, retarget};
+use super::command::{programs, raw_words, replace_words, retarget};
 use super::link;
 use super::plan::{Action, Output, Plan, Prepare, Step};
 use super::reads::{modules, named_by_options};
 use super::tree::Tree;
 use super::version::Identity;
+use crate::backend::inputs::environment;
 use crate::error::Result;
 use crate::inputs::{Kind, Label};
 use crate::modpost::objects::VMLINUX_OBJS;
@@ -83,27 +84,31 @@ impl Planner<'_> {
         commands.iter().map(tool).collect()
     }
 
-    /// The compiler with the program that compiles in the end. Where nobody can tell which that is,
-    /// a step that it does is on no record.
-    pub fn compiler(&mut self) -> Result<(Label, Digest)> {
+    /// The compiler with the program that compiles in the end, and the variables that it reads. Where
+    /// nobody can tell which program that is, a step that it does is on no record.
+    pub fn compiler(&mut self) -> Result<Vec<(Label, Digest)>> {
         let tool = toolchain::resolve(Role::Compiler, &self.tree.compiler, self.store)?;
         let identity = match tool.opaque {
             None => tool.identity,
             Some(_) => Digest::of(format!("{:?}", std::time::SystemTime::now()).as_bytes()),
         };
-        Ok((Label::new(Kind::Tool, &self.tree.compiler), identity))
+        Ok(vec![
+            (Label::new(Kind::Tool, &self.tree.compiler), identity),
+            (Label::new(Kind::Environment, ""), environment()),
+        ])
     }
 
     /// A step with the command that make recorded for its only output.
     fn recorded(&mut self, verb: &'static str, place: &str, inputs: &[&str]) -> Result<Step> {
         let shown = self.tree.command(place)?;
-        let tool = program(&shown);
-        let tool = tool.split_whitespace().next().unwrap_or_default();
+        let mut inputs: Vec<String> = inputs.iter().map(|name| (*name).to_owned()).collect();
+        let named = named_by_options(&self.store.files, &shown)?;
+        inputs.extend(named.into_iter().filter(|name| name != place));
         Ok(Step {
             name: place.to_owned(),
             verb,
-            inputs: inputs.iter().map(|name| (*name).to_owned()).collect(),
-            made_by: self.tools(&[tool])?,
+            inputs,
+            made_by: self.tools(&programs(&shown))?,
             outputs: vec![self.output(place, false)],
             action: Action::Shell {
                 text: retarget(&shown, place, &self.aside(place)),
@@ -171,7 +176,7 @@ impl Planner<'_> {
             name: "check-function-names".to_owned(),
             verb: "CHECK",
             inputs: vec!["vmlinux.o".to_owned(), script],
-            made_by: Vec::new(),
+            made_by: self.tools(&[&self.tree.nm])?,
             outputs: Vec::new(),
             shown: text.clone(),
             action: Action::Shell { text, linker: None },
@@ -244,12 +249,13 @@ impl Planner<'_> {
         let mut inputs = vec![EXPORT_C.to_owned()];
         inputs.extend(self.tree.dependencies(EXPORT_O).into_iter().filter(|name| name != EXPORT_C));
         inputs.extend(host_tools(self.tree, &shown)?);
+        inputs.extend(named_by_options(&self.store.files, &shown)?);
         let linker = self.tree.link.linker.clone();
         Ok(Some(Step {
             name: EXPORT_O.to_owned(),
             verb: "CC",
             inputs,
-            made_by: [vec![compiler], self.tools(&[&linker])?].concat(),
+            made_by: [compiler, self.tools(&[&linker])?].concat(),
             outputs: vec![self.output(EXPORT_O, false)],
             action: Action::Shell {
                 text: retarget(&shown, EXPORT_O, &self.aside(EXPORT_O)),
