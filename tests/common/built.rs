@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tempfile::TempDir;
+
 use crate::common::{LDFLAGS, Tree, good, tool};
 
 /// What a relink leaves.
@@ -64,6 +66,27 @@ grep -v "^$" .vmlinux.objs | sed 's/^/0x1 /' > "$out"
 pub struct Built {
     /// The tree.
     pub tree: Tree,
+    /// The words of the tools that its records name.
+    pub words: Words,
+    /// What stands otherwise in its records: target, text, and the text in its place.
+    pub edits: Vec<(&'static str, String, String)>,
+    /// Targets of larger kernels, with their commands.
+    pub more: Vec<(&'static str, String)>,
+}
+
+/// `CC`, `LD`, `OBJCOPY` and `NM`.
+pub struct Words {
+    pub cc: String,
+    pub ld: String,
+    pub objcopy: String,
+    pub nm: String,
+}
+
+impl Words {
+    fn new() -> Self {
+        let [cc, ld, objcopy, nm] = ["clang", "ld.lld", "llvm-objcopy", "llvm-nm"].map(tool);
+        Words { cc, ld, objcopy, nm }
+    }
 }
 
 impl Built {
@@ -72,7 +95,8 @@ impl Built {
     }
 
     pub fn configured(mode: &str) -> Self {
-        let built = Built { tree: Tree::new() };
+        let built =
+            Built { tree: Tree::new(), words: Words::new(), edits: Vec::new(), more: Vec::new() };
         let conf = format!(
             "CONFIG_CC_IS_CLANG=y\nCONFIG_LTO_CLANG=y\n{mode}CONFIG_MODULES=y\n\
              CONFIG_MODVERSIONS=y\nCONFIG_SMP=y\nCONFIG_KALLSYMS=y\n"
@@ -119,7 +143,18 @@ impl Built {
 
     /// The commands that kbuild would have run, by target.
     pub fn commands(&self) -> Vec<(&'static str, String)> {
-        let (cc, ld, objcopy) = (tool("clang"), tool("ld.lld"), tool("llvm-objcopy"));
+        let mut commands = self.first_commands();
+        commands.extend(self.more.iter().cloned());
+        for (target, from, to) in &self.edits {
+            let (_, text) = commands.iter_mut().find(|(name, _)| name == target).unwrap();
+            assert!(text.contains(from), "no `{from}` in the command of {target}: {text}");
+            *text = text.replace(from, to);
+        }
+        commands
+    }
+
+    fn first_commands(&self) -> Vec<(&'static str, String)> {
+        let Words { cc, ld, objcopy, .. } = &self.words;
         let src = self.tree.srctree();
         let cflags = "--target=x86_64-linux-gnu -O2 -D'A=\"vmlinux.o\"'";
         vec![
@@ -193,6 +228,12 @@ impl Built {
 
     /// What the recorded commands make in a copy of the tree, one after the other.
     pub fn by_hand(&self) -> BTreeMap<String, Vec<u8>> {
+        read_all(self.copy_by_hand(&[]).path())
+    }
+
+    /// A copy of the tree where the recorded commands ran one after the other, in this
+    /// environment.
+    pub fn copy_by_hand(&self, environment: &[(String, String)]) -> TempDir {
         let copy = tempfile::tempdir().unwrap();
         let ar = tool("llvm-ar");
         let mut script = format!(
@@ -205,8 +246,14 @@ impl Built {
                 "built-in-fixup.a" => {} // the stage has tests of its own
                 ".tmp_initcalls.lds" => {
                     let own = env!("CARGO_BIN_EXE_kthinlto");
+                    let archives = command.split(".pl ").nth(1).unwrap();
+                    let conf = fs::read_to_string(self.path("include/config/auto.conf")).unwrap();
+                    let names = match conf.contains("CONFIG_LTO_CLANG_THIN_DIST=y") {
+                        true => "cat",
+                        false => "sed s/.thinlto-native.o/.o/",
+                    };
                     script += &format!(
-                        "{ar} t vmlinux.a > .vmlinux.objs\n{own} initcalls vmlinux.a > .tmp_initcalls.lds\n"
+                        "{ar} t vmlinux.a | {names} > .vmlinux.objs\n{own} initcalls {archives}\n"
                     );
                 }
                 _ => script += &format!("{command}\n"),
@@ -214,13 +261,14 @@ impl Built {
         }
         let mut command = Command::new("sh");
         command.args(["-ec", &script]).current_dir(copy.path()).env("PIDS", self.pids());
-        command.env("CC", tool("clang")).env("NM", tool("llvm-nm")).env("MAKE", ":");
+        command.env("CC", &self.words.cc).env("NM", &self.words.nm).env("MAKE", ":");
         command
             .env("KBUILD_AFLAGS", "--target=x86_64-linux-gnu")
             .env("KBUILD_LDS", "arch/x86/kernel/vmlinux.lds")
-            .env("srctree", self.tree.srctree());
+            .env("srctree", self.tree.srctree())
+            .envs(environment.iter().cloned());
         good(command);
-        read_all(copy.path())
+        copy
     }
 
     pub fn results(&self) -> BTreeMap<String, Vec<u8>> {

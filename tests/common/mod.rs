@@ -278,8 +278,12 @@ impl Tree {
 
     /// The same outputs made by hand, as mainline's makefiles do it, in a copy of the tree.
     pub fn mainline(&self) -> BTreeMap<String, Vec<u8>> {
-        let copy = self.copy();
-        let (ar, ld, cc) = (tool("llvm-ar"), tool("ld.lld"), tool("clang"));
+        self.mainline_with(&tool("clang"), &tool("ld.lld"))
+    }
+
+    /// The same with these words for CC and LD.
+    pub fn mainline_with(&self, cc: &str, ld: &str) -> BTreeMap<String, Vec<u8>> {
+        let (copy, ar) = (self.copy(), tool("llvm-ar"));
         let list = self.sources.join("scripts/head-object-list.txt");
         let script = format!(
             "rm -rf .kthinlto; find . -name '*.thinlto*' -delete; rm -f vmlinux.a built-in-fixup.a
