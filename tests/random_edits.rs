@@ -1,6 +1,8 @@
-//! Random edits, reverts, touches, deletions, damage and kills; after each the incremental
-//! result is what a clean build by mainline's commands gives. `KTHINLTO_SEED` repeats a run,
-//! `KTHINLTO_STEPS` makes it longer or shorter.
+//! Random edits, reverts, touches, deletions, damage and kills, other words of CC and LD, other
+//! compilers, archives in another order; after each the incremental result is what a clean build by
+//! mainline's commands with the same words gives. `KTHINLTO_SEED` repeats a run, `KTHINLTO_STEPS`
+//! makes it longer or shorter. What else than files differs is one thing at a time, and not for
+//! long: a state that was not met before costs a clean build.
 
 mod common;
 
@@ -20,6 +22,45 @@ const EDITED: [(&str, &str); 4] = [
 ];
 /// Both contents of the file that inline assembly includes.
 const INCLUDED: [&str; 2] = ["CONFIG_A=y\n", "CONFIG_A=m\n"];
+
+/// What differs from a plain build. Two that stand together are two of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Other {
+    Nothing,
+    /// Words of CC.
+    Inlining,
+    Addresses,
+    /// Words of LD.
+    Imports,
+    Harmless,
+    /// A script that CC is, by its text.
+    Wrapper,
+    OtherWrapper,
+    /// A configuration file that CC names, by its text.
+    Configured,
+    OtherwiseConfigured,
+    /// The members of an archive.
+    Order,
+    Member,
+    /// Compilers behind a symbolic link.
+    Linked,
+    OtherwiseLinked,
+}
+
+const OTHERS: [Other; 12] = [
+    Other::Inlining,
+    Other::Addresses,
+    Other::Imports,
+    Other::Harmless,
+    Other::Wrapper,
+    Other::OtherWrapper,
+    Other::Configured,
+    Other::OtherwiseConfigured,
+    Other::Order,
+    Other::Member,
+    Other::Linked,
+    Other::OtherwiseLinked,
+];
 
 /// A small generator of random numbers: the test needs a seed that can be given again.
 struct Random(u64);
@@ -54,7 +95,8 @@ struct Play {
     random: Random,
     variants: [usize; 5],
     bitcode: HashMap<(usize, usize), [Vec<u8>; 2]>,
-    clean: HashMap<[usize; 5], Outputs>,
+    other: Other,
+    clean: HashMap<([usize; 5], Other), Outputs>,
     cache: bool,
 }
 
@@ -66,9 +108,11 @@ impl Play {
             random: Random::new(),
             variants: [0; 5],
             bitcode: HashMap::new(),
+            other: Other::Nothing,
             clean: HashMap::new(),
             cache: false,
         };
+        play.assemble("nop; ret");
         for (module, (name, second)) in EDITED.iter().enumerate() {
             for variant in [1, 0] {
                 let first = common::sources()[name].clone();
@@ -98,7 +142,72 @@ impl Play {
         for (path, bytes) in self.files(file).iter().zip(contents) {
             fs::write(path, bytes).unwrap();
         }
+        self.archive();
+    }
+
+    /// A member of the library that is no bitcode.
+    fn assemble(&self, text: &str) {
+        self.tree.write_object("lib/asm.S", &format!(".globl asm\nasm: {text}\n"));
+        let cc = tool("clang");
+        self.tree.shell(&format!("{cc} --target=x86_64-linux-gnu -c -o lib/asm.o lib/asm.S"));
+    }
+
+    fn archive(&self) {
         self.tree.archive();
+        if self.other == Other::Order {
+            let ar = tool("llvm-ar");
+            self.tree.shell(&format!(
+                "members=$({ar} t lib/lib.a | sort -r); rm lib/lib.a; {ar} cDPrST lib/lib.a $members"
+            ));
+        }
+    }
+
+    /// Another thing differs now, or none does.
+    fn change_other(&mut self) {
+        let was = OTHERS.iter().position(|other| *other == self.other);
+        self.other = match (self.random.below(3), was) {
+            (0, Some(_)) => Other::Nothing,
+            (1, Some(was)) => OTHERS[was ^ 1],
+            _ => OTHERS[self.random.below(OTHERS.len())],
+        };
+        let run = |options: &str| format!("exec {} {options} \"$@\"", tool("clang"));
+        match self.other {
+            Other::Wrapper => drop(self.tree.script("wrapper", &run(""))),
+            Other::OtherWrapper => drop(self.tree.script("wrapper", &run("-ffunction-sections"))),
+            Other::Configured => self.tree.write_object("own.cfg", "-fno-addrsig\n"),
+            Other::OtherwiseConfigured => {
+                self.tree.write_object("own.cfg", "-ffunction-sections\n");
+            }
+            Other::Linked => self.link_to(&self.tree.script("one", &run(""))),
+            Other::OtherwiseLinked => self.link_to(&self.tree.script("two", &run("-fno-addrsig"))),
+            _ => {}
+        }
+        self.assemble(if self.other == Other::Member { "ret" } else { "nop; ret" });
+        self.archive();
+    }
+
+    fn link_to(&self, compiler: &str) {
+        let link = self.tree.dir().join("compiler");
+        let _ = fs::remove_file(&link);
+        std::os::unix::fs::symlink(compiler, link).unwrap();
+    }
+
+    /// CC and LD.
+    fn words(&self) -> [String; 2] {
+        let (cc, ld) = (tool("clang"), tool("ld.lld"));
+        let own = |name: &str| self.tree.dir().join(name).display().to_string();
+        match self.other {
+            Other::Inlining => [format!("{cc} -mllvm -inline-threshold=-1000"), ld],
+            Other::Addresses => [format!("{cc} -fno-addrsig"), ld],
+            Other::Imports => [cc, format!("{ld} -mllvm -import-instr-limit=0")],
+            Other::Harmless => [cc, format!("{ld} --no-warnings")],
+            Other::Wrapper | Other::OtherWrapper => [own("wrapper"), ld],
+            Other::Configured | Other::OtherwiseConfigured => {
+                [format!("{cc} --config=./own.cfg"), ld]
+            }
+            Other::Linked | Other::OtherwiseLinked => [own("compiler"), ld],
+            Other::Nothing | Other::Order | Other::Member => [cc, ld],
+        }
     }
 
     /// A file of the stage's, chosen at random.
@@ -129,6 +238,12 @@ impl Play {
     }
 
     fn step(&mut self) -> &'static str {
+        // Everything is compiled for another compiler, here and by hand: seldom, and not for long.
+        let (most, of) = if self.other == Other::Nothing { (1, 20) } else { (2, 3) };
+        if self.random.below(of) < most {
+            self.change_other();
+            return "words, compilers, archives";
+        }
         match self.random.below(8) {
             0..3 => {
                 self.edit();
@@ -162,6 +277,8 @@ impl Play {
 
     fn command(&self) -> Command {
         let mut command = self.tree.kthinlto();
+        let [cc, ld] = self.words();
+        command.env("CC", cc).env("LD", ld);
         if self.cache {
             command.env("KTHINLTO_CACHE_DIR", self.tree.dir().join("cache"));
         }
@@ -170,12 +287,13 @@ impl Play {
 
     fn check(&mut self, step: usize, what: &str) {
         good(self.command());
-        let (tree, variants) = (&self.tree, self.variants);
-        let clean = self.clean.entry(variants).or_insert_with(|| tree.mainline());
+        let (tree, [cc, ld]) = (&self.tree, self.words());
+        let state = (self.variants, self.other);
+        let clean = self.clean.entry(state).or_insert_with(|| tree.mainline_with(&cc, &ld));
         let ours = tree.outputs();
         assert_eq!(ours.keys().collect::<Vec<_>>(), clean.keys().collect::<Vec<_>>());
         for (name, bytes) in &ours {
-            assert!(bytes == &clean[name], "step {step} ({what}), state {variants:?}: {name}");
+            assert!(bytes == &clean[name], "step {step} ({what}), state {state:?}: {name}");
         }
     }
 }
@@ -195,6 +313,7 @@ fn every_step_gives_what_a_clean_build_gives() {
         let what = play.step();
         play.check(step, what);
     }
+    println!("{} states", play.clean.len());
 }
 
 #[test]

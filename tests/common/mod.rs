@@ -295,8 +295,11 @@ impl Tree {
                record=$(dirname $o)/.$(basename $o).cmd
                flags=$(sed -n '/saved_c_flags_/s/.*:= //p' $record)
                n=${{o%.o}}.thinlto-native.o
-               eval \"{cc} $flags -x ir -fno-lto -Wno-unused-command-line-argument -fthinlto-index=$o.thinlto.bc -c -o $n $o\"
+               eval \"{cc} $flags -x ir -fno-lto -Wno-unused-command-line-argument -fthinlto-index=$o.thinlto.bc -c -o $n $o\" &
+               if [ $((count = !count)) = 0 ]; then wait; fi
              done < vmlinux.thinlto-index
+             wait
+             while read -r o; do test -s ${{o%.o}}.thinlto-native.o; done < vmlinux.thinlto-index
              while read -r o; do
                if grep -Fqx $o vmlinux.thinlto-index; then echo ${{o%.o}}.thinlto-native.o; else echo $o; fi
              done < builtin.order | xargs {ar} cDPrS --thin vmlinux.a",
