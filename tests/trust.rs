@@ -244,6 +244,32 @@ fn a_compiler_that_is_replaced_while_it_runs_makes_nothing_that_counts() {
 }
 
 #[test]
+fn ln_chmod_and_other_inode_numbers_of_inputs_while_a_run_goes_on_are_no_change() {
+    let tree = Tree::new();
+    // Once for each name of a new link. The last is a file system with unstable inode numbers.
+    let disturb = "n=../links/$$; mkdir -p ../links; ln $file $n; chmod g+w $file; \
+                   cp -p $file $n.new; mv $n.new $file";
+    let asked = "case \"$*\" in *-###*|*--version*) ;; *)";
+    let last = "for file; do :; done; file=${file#@}";
+    let cc = format!("{asked} {last}; {disturb};; esac; exec {} \"$@\"", tool("clang"));
+    let cc = tree.script("cc", &cc);
+    let ld = format!("{asked} file=lib/w1.o; {disturb};; esac; exec {} \"$@\"", tool("ld.lld"));
+    let ld = tree.script("ld", &ld);
+    let with = [("CC", cc.as_str()), ("LD", ld.as_str())];
+    assert_eq!(build(&tree, &with), ALL);
+    assert_eq!(build(&tree, &with), NONE);
+    is_as_from_clean(&tree, &with);
+    // Bytes decide, and the time of the last write: what was written may have been read half.
+    let touch =
+        format!("{asked} touch kernel/config_data.gz;; esac; exec {} \"$@\"", tool("clang"));
+    let touch = tree.script("touch", &touch);
+    tree.write_object("kernel/config_data.gz", "CONFIG_A=n\n");
+    let mut command = tree.kthinlto();
+    command.env("CC", touch);
+    common::bad(command, 1, "kernel/config_data.gz changed while");
+}
+
+#[test]
 fn what_words_of_cc_ask_for_counts_as_if_a_flag_did() {
     let profile = |hits: u32| format!("worker1:{hits}:{hits}\n 1: {hits}\n");
     let tree = Tree::new();

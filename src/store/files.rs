@@ -57,6 +57,23 @@ struct Known {
     seen: bool,
 }
 
+impl Known {
+    /// This reading, if the file was not written meanwhile: its stamp is the same `now`. Where only
+    /// links, modes or numbers of it are others, the reading before has to have been alike, and
+    /// the stamp is not believed.
+    fn if_whole(self, before: Option<&Known>, now: &Stamp) -> Option<Self> {
+        if self.facts.size != now.size() || !self.stamp.is_same_write(now) {
+            return None;
+        }
+        if self.stamp == *now {
+            return Some(self);
+        }
+        let alike =
+            |before: &Known| before.facts == self.facts && before.stamp.is_same_write(&self.stamp);
+        before.is_some_and(alike).then_some(Known { young: true, ..self })
+    }
+}
+
 /// Something that was looked at and not read.
 #[derive(Debug, Clone, Copy)]
 struct Unread {
@@ -256,20 +273,25 @@ impl Files {
         all.iter().all(settled).then_some(all)
     }
 
-    /// Whether the file still is the one whose facts were last given out.
+    /// Whether the file still is the one whose facts were last given out. Where links, modes or
+    /// numbers of it are others, or its stamp cannot tell, its bytes decide. A file that was
+    /// written meanwhile is not the same, whatever it holds now: it may have been read half.
     pub fn is_unchanged(&self, name: &str) -> bool {
         let Some(known) = self.known().get(name).copied() else {
             return false;
         };
         let path = self.path(name);
-        if !fs::metadata(&path).is_ok_and(|found| Stamp::of(&found) == known.stamp) {
+        let Ok(stamp) = fs::metadata(&path).map(|found| Stamp::of(&found)) else {
             return false;
-        }
-        if !known.young {
+        };
+        if stamp == known.stamp && !known.young {
             return true;
         }
+        if !stamp.is_same_write(&known.stamp) {
+            return false;
+        }
         match self.read_facts(&path, None) {
-            Ok(now) if now.facts == known.facts && now.stamp == known.stamp => {
+            Ok(now) if now.facts == known.facts && now.stamp.is_same_write(&known.stamp) => {
                 // Perhaps it is old enough by now to be read no more.
                 self.known().insert(name.to_owned(), now);
                 true
@@ -305,8 +327,10 @@ impl Files {
         taken
     }
 
-    /// Hashes a file, and keeps its bytes if they are wanted. If it changes meanwhile, it is read again.
+    /// Hashes a file, and keeps its bytes if they are wanted. If it changes meanwhile, it is read
+    /// again.
     fn read_facts(&self, path: &Path, mut bytes: Option<&mut Vec<u8>>) -> io::Result<Known> {
+        let mut last: Option<Known> = None;
         for _ in 0..5 {
             let nanos_before = nanos_now();
             let (mut file, found) = regular::open(path)?;
@@ -320,9 +344,12 @@ impl Files {
                 None => hash(&mut file, stamp.size())?,
             };
             let young = !self.is_settled(&stamp, nanos_before);
-            if stamp == Stamp::of(&fs::metadata(path)?) && facts.size == stamp.size() {
-                return Ok(Known { stamp, facts, young, recorded: false, seen: true });
+            let now = Stamp::of(&fs::metadata(path)?);
+            let known = Known { stamp, facts, young, recorded: false, seen: true };
+            if let Some(whole) = known.if_whole(last.as_ref(), &now) {
+                return Ok(whole);
             }
+            last = Some(known);
         }
         let found = "the file changes while it is read";
         Err(io::Error::new(io::ErrorKind::ResourceBusy, found))
@@ -401,6 +428,55 @@ mod tests {
         assert_eq!((other, bytes.len()), (Some(first), 0), "no bytes of another reading");
         assert!(!files.is_unchanged("a"), "and what is made of it is not taken");
         assert!(files.read_known("a").unwrap_err().to_string().contains("changed while"));
+    }
+
+    /// The same bytes and times in another inode, as where a file system makes numbers up.
+    fn renumber(path: &Path) {
+        let (times, aside) = (fs::metadata(path).unwrap().modified().unwrap(), "aside");
+        let aside = path.with_file_name(aside);
+        fs::copy(path, &aside).unwrap();
+        File::options().write(true).open(&aside).unwrap().set_modified(times).unwrap();
+        fs::rename(aside, path).unwrap();
+    }
+
+    #[test]
+    fn links_modes_and_inode_numbers_are_no_change_but_bytes_and_writes_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "one").unwrap();
+        age(&path, 100);
+        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
+        let facts = files.facts("a").unwrap();
+        fs::hard_link(&path, dir.path().join("b")).unwrap();
+        assert!(files.is_unchanged("a"), "another name");
+        renumber(&path);
+        assert!(files.is_unchanged("a") && files.is_as_seen("a"), "another number");
+        assert_eq!(files.find_again("a").unwrap(), Some(facts));
+        age(&path, 50);
+        assert!(!files.is_unchanged("a"), "it was written, perhaps with other bytes meanwhile");
+    }
+
+    #[test]
+    fn a_file_that_has_another_number_at_each_look_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "one").unwrap();
+        age(&path, 100);
+        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
+        let (first, second) = (files.read_facts(&path, None).unwrap(), {
+            renumber(&path);
+            files.read_facts(&path, None).unwrap()
+        });
+        renumber(&path);
+        let now = Stamp::of(&fs::metadata(&path).unwrap());
+        assert!(second.if_whole(None, &now).is_none(), "one reading does not tell");
+        let known = second.if_whole(Some(&first), &now).unwrap();
+        assert!(known.young && known.facts == first.facts, "its stamp is not believed");
+        let other = Known { facts: Facts::of(b"two"), ..first };
+        assert!(second.if_whole(Some(&other), &now).is_none());
+        age(&path, 50);
+        let now = Stamp::of(&fs::metadata(&path).unwrap());
+        assert!(second.if_whole(Some(&first), &now).is_none(), "it was written");
     }
 
     #[test]

@@ -55,6 +55,12 @@ impl Stamp {
         let Stamp(size, modified, _, inode, device) = *earlier;
         (self.0, self.1, self.3, self.4) == (size, modified, inode, device)
     }
+
+    /// Whether nobody wrote to the file since: links, modes and renames give it another change
+    /// time, and some file systems other numbers each time.
+    pub(super) fn is_same_write(&self, other: &Stamp) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
 }
 
 /// The file system, if there is one, on which a write gives a file other times than any
