@@ -28,6 +28,7 @@ pub mod snapshot;
 pub mod stamp;
 
 mod own;
+mod records;
 
 use std::collections::hash_map::Entry;
 use std::fs::{self, File};
@@ -39,12 +40,13 @@ use rustc_hash::FxHashMap as HashMap;
 
 pub use self::digest::{Digest, KeyBuilder};
 pub use self::files::{Facts, Files, Stamped};
-pub use self::log::{
-    AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord, is_record,
-    records_in,
-};
-use self::log::{FlagsRecord, Log, Records};
+use self::log::{Log, Records};
+pub use self::log::{is_record, records_in};
 use self::own::Lock;
+use self::records::FlagsRecord;
+pub use self::records::{
+    AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord,
+};
 use self::stamp::{Grain, Stamp};
 use crate::error::{Error, Result};
 use crate::regular;
