@@ -35,7 +35,7 @@ enum Other {
     Harmless,
     /// A script that CC is, by its text.
     Wrapper,
-    OtherWrapper,
+    SecondWrapper,
     /// A configuration file that CC names, by its text.
     Configured,
     OtherwiseConfigured,
@@ -53,7 +53,7 @@ const OTHERS: [Other; 12] = [
     Other::Imports,
     Other::Harmless,
     Other::Wrapper,
-    Other::OtherWrapper,
+    Other::SecondWrapper,
     Other::Configured,
     Other::OtherwiseConfigured,
     Other::Order,
@@ -173,7 +173,7 @@ impl Play {
         let run = |options: &str| format!("exec {} {options} \"$@\"", tool("clang"));
         match self.other {
             Other::Wrapper => drop(self.tree.script("wrapper", &run(""))),
-            Other::OtherWrapper => drop(self.tree.script("wrapper", &run("-ffunction-sections"))),
+            Other::SecondWrapper => drop(self.tree.script("wrapper", &run("-ffunction-sections"))),
             Other::Configured => self.tree.write_object("own.cfg", "-fno-addrsig\n"),
             Other::OtherwiseConfigured => {
                 self.tree.write_object("own.cfg", "-ffunction-sections\n");
@@ -201,7 +201,7 @@ impl Play {
             Other::Addresses => [format!("{cc} -fno-addrsig"), ld],
             Other::Imports => [cc, format!("{ld} -mllvm -import-instr-limit=0")],
             Other::Harmless => [cc, format!("{ld} --no-warnings")],
-            Other::Wrapper | Other::OtherWrapper => [own("wrapper"), ld],
+            Other::Wrapper | Other::SecondWrapper => [own("wrapper"), ld],
             Other::Configured | Other::OtherwiseConfigured => {
                 [format!("{cc} --config=./own.cfg"), ld]
             }
