@@ -132,6 +132,7 @@ counting_tools() {
 		cat >"$WORK/bin/$tool" <<-END
 			#!/bin/sh
 			case " \$* " in
+			*" -### "*) exec "$(command -v "$tool")" "\$@" ;; # a question
 			*" -fthinlto-index="*) kind=backend ;;
 			*" --thinlto-index-only"*) kind=thinlink ;;
 			*) exec "$(command -v "$tool")" "\$@" ;;

@@ -5,7 +5,7 @@
 set -euo pipefail
 : "${src:?}" "${obj:?}"
 
-# Called by make once, for the settings that kbuild exports.
+# Called by make once, for the settings that kbuild exports. The target is 7.3's.
 note_settings() {
 	cat >"$WORK/note" <<-END
 		#!/bin/bash
@@ -14,7 +14,7 @@ note_settings() {
 		exec "$BIN" "\$@"
 	END
 	chmod +x "$WORK/note"
-	km "$src" "$obj" "-j$JOBS" KTHINLTO="$WORK/note" vmlinux.a
+	km "$src" "$obj" "-j$JOBS" KTHINLTO="$WORK/note" vmlinux_a
 }
 
 # stage [DIR [CMD...]]: kthinlto in the object tree, or in DIR, which is a copy of it; run by CMD.
