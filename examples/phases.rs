@@ -90,7 +90,8 @@ fn compile(tree: &Path, compiler: &Tool, planned: &Planned) -> Result<()> {
     let native = native_name(object);
     let aside = aside_name(&native);
     let flags = flags::recorded(tree, object)?;
-    run(&invocation(&compiler.argv, &flags, object, &aside, tree))?;
+    // A whole program would move the .dwo too that -gsplit-dwarf leaves.
+    run(&invocation(&compiler.argv, &flags, object, &aside, tree, false))?;
     check_native(&tree.join(&aside)).map_err(|found| format!("{native}: {found}"))?;
     fs::rename(tree.join(&aside), tree.join(&native))?;
     println!("backend: {native}, due to {}", words::due(&planned.due));

@@ -17,13 +17,32 @@ pub struct Named<'a> {
     pub found: Vec<String>,
     /// Words that stand in response files and configuration files.
     pub taken_in: Vec<String>,
+    /// Words of configuration files, which count before all others.
+    configured: Vec<String>,
+    /// All others, those of response files where these stand.
+    spread: Vec<String>,
+    /// How many configuration files are being read, one by way of the other.
+    depth: usize,
 }
 
 impl<'a> Named<'a> {
     /// Nothing is named yet. A tool looks in `folders` for configuration files.
     pub fn new(files: &'a Files, folders: &[String]) -> Self {
         let folders = folders.to_vec();
-        Named { files, folders, found: Vec::new(), taken_in: Vec::new() }
+        Named {
+            files,
+            folders,
+            found: Vec::new(),
+            taken_in: Vec::new(),
+            configured: Vec::new(),
+            spread: Vec::new(),
+            depth: 0,
+        }
+    }
+
+    /// All words in the order in which a compiler heeds them: of two, the last may decide.
+    pub fn in_order(&self) -> impl Iterator<Item = &str> {
+        self.configured.iter().chain(&self.spread).map(String::as_str)
     }
 
     /// Adds what some words name: any value, or part after a `=` or `,`, that leads to a file.
@@ -39,8 +58,16 @@ impl<'a> Named<'a> {
         Ok(())
     }
 
+    /// Adds the words of a configuration file, and the files that it takes in.
+    pub fn configure(&mut self, name: &str) -> Result<()> {
+        self.depth += 1;
+        let taken = self.take_in(name);
+        self.depth -= 1;
+        taken
+    }
+
     /// Adds the words of a file that is taken in, and the files that it takes in.
-    pub fn take_in(&mut self, name: &str) -> Result<()> {
+    fn take_in(&mut self, name: &str) -> Result<()> {
         let bytes = self.files.read_known(name)?;
         let text = String::from_utf8_lossy(&bytes);
         let words = configuration::words(&text);
@@ -64,21 +91,29 @@ impl<'a> Named<'a> {
         self.files.is_file(folder); // who trusts its stamp has to see that no file came
         for file in configuration::files_in(&self.files.path(folder)) {
             let file = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            self.add_list(&format!("{folder}/{file}"))?;
+            let name = format!("{folder}/{file}");
+            if self.found.len() < MOST && self.add_file(&name) {
+                self.configure(&name)?;
+            }
         }
         Ok(())
     }
 
     fn add_word(&mut self, word: &str, before: &str) -> Result<()> {
-        if let Some(name) = word.strip_prefix('@') {
-            self.add_list(name)?;
+        match word.strip_prefix('@') {
+            Some(name) => self.add_list(name)?,
+            None if self.depth > 0 => self.configured.push(word.to_owned()),
+            None => self.spread.push(word.to_owned()),
         }
         let configuration = word.strip_prefix("--config=");
         if let Some(name) = configuration.or((before == "--config").then_some(word)) {
-            self.add_list(name)?;
+            self.depth += 1;
+            let mut taken = self.add_list(name);
             for folder in self.folders.clone() {
-                self.add_list(&format!("{folder}/{name}"))?;
+                taken = taken.and_then(|()| self.add_list(&format!("{folder}/{name}")));
             }
+            self.depth -= 1;
+            taken?;
         }
         let pieces = word.match_indices(['=', ',']).map(|(at, _)| &word[at + 1..]);
         let whole = Some(word).filter(|word| !word.starts_with('-'));

@@ -308,6 +308,29 @@ fn a_thin_link_in_memory_gives_the_same_and_leaves_nothing_there() {
 }
 
 #[test]
+fn split_debug_information_that_files_with_flags_ask_for_has_its_final_name() {
+    let tree = Tree::new();
+    tree.write_object("split.rsp", "-gsplit-dwarf\n");
+    tree.write_object("own.cfg", "-gsplit-dwarf\n");
+    tree.compile("lib/w0", "-g @split.rsp");
+    tree.compile("lib/w1", "-g --config=./own.cfg");
+    // What stands in a command decides against a configuration file.
+    tree.compile("lib/w2", "-g -gno-split-dwarf --config=./own.cfg");
+    tree.compile("lib/w3", "-g @split.rsp -gno-split-dwarf");
+    tree.archive();
+    tree.build();
+    common::assert_same(&tree.outputs(), &tree.mainline());
+    assert_eq!(
+        tree.shell("ls lib/*.dwo"),
+        "lib/w0.thinlto-native.dwo\nlib/w1.thinlto-native.dwo\n"
+    );
+    assert_eq!(tree.shell("find . -name '.tmp_*'"), "");
+    fs::remove_file(tree.objects.join("lib/w1.thinlto-native.dwo")).unwrap();
+    assert!(tree.build().contains("11 up to date, 0 from cache, 1 rebuilt"));
+    common::assert_same(&tree.outputs(), &tree.mainline());
+}
+
+#[test]
 fn split_debug_information_has_its_final_name() {
     // The object names its .dwo: compiled into a temporary file it would name another.
     let tree = Tree::new();

@@ -72,17 +72,19 @@ pub fn side_files(tree: &Path, native: &str) -> Vec<(PathBuf, PathBuf)> {
 /// has them.
 const FIXED: [&str; 4] = ["-x", "ir", "-fno-lto", "-Wno-unused-command-line-argument"];
 
-/// What to run for one backend; its output goes to `output`.
+/// What to run for one backend; its output goes to `output`. Whether its flags have it write a
+/// `.dwo` file, the flags' set knows: they may stand in a file.
 pub fn invocation(
     compiler: &[String],
     flags: &Flags,
     object: &str,
     output: &str,
     tree: &Path,
+    splits_dwarf: bool,
 ) -> Invocation {
     let words = compiler.iter().map(String::as_str).chain(flags.words.iter());
-    let mut what = Invocation::new(words.clone().chain(FIXED), tree);
-    if splits_dwarf(words) {
+    let mut what = Invocation::new(words.chain(FIXED), tree);
+    if splits_dwarf {
         // The object names its .dwo: not the one beside the temporary output.
         let name = dwo_name(&native_name(object));
         what.argv.extend(["-Xclang", "-split-dwarf-file", "-Xclang", &name]);

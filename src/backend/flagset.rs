@@ -36,12 +36,12 @@ impl FlagSet {
         let own = compiler.options.iter().map(String::as_str);
         let words: Vec<&str> = own.chain(set.iter().copied()).collect();
         let mut named = Named::new(files, &compiler.folders);
-        compiler.configuration.iter().try_for_each(|file| named.take_in(file))?;
+        compiler.configuration.iter().try_for_each(|file| named.configure(file))?;
         named.add(&words)?;
         let taken_in: Vec<&str> = named.taken_in.iter().map(String::as_str).collect();
         Ok(FlagSet {
             digest: digest(&set),
-            splits_dwarf: command::splits_dwarf(words.iter().copied()),
+            splits_dwarf: command::splits_dwarf(named.in_order()),
             side_files: words.iter().chain(&taken_in).any(|word| command::leaves_files(word)),
             other_assembler: uses_other_assembler(&words)
                 .or_else(|| uses_other_assembler(&taken_in))

@@ -12,7 +12,7 @@
 //! assert!(flags.words.iter().eq(["-O2", "-Wall"]));
 //! assert!(flags::recorded(tree.path(), "other.o").is_err(), "never with guessed flags");
 //!
-//! let what = invocation(&["clang".into()], &flags, "panic.o", "out.o", tree.path());
+//! let what = invocation(&["clang".into()], &flags, "panic.o", "out.o", tree.path(), false);
 //! let end = ["-fthinlto-index=panic.o.thinlto.bc", "-c", "-o", "out.o", "panic.o"];
 //! assert!(what.argv.iter().collect::<Vec<_>>().ends_with(&end));
 //! assert_eq!(native_name("panic.o"), "panic.thinlto-native.o");

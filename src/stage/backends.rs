@@ -241,10 +241,17 @@ impl Backends<'_> {
 
     /// The command of a job.
     pub(super) fn invocation(&self, number: usize) -> Invocation {
-        let Job { planned, flags, .. } = &self.jobs[number];
+        let Job { planned, flags, flag_set, .. } = &self.jobs[number];
         let aside = aside_name(&native_name(&planned.object));
         let tree = &self.settings.tree;
-        let mut what = invocation(&self.compiler.argv, flags, &planned.object, &aside, tree);
+        let mut what = invocation(
+            &self.compiler.argv,
+            flags,
+            &planned.object,
+            &aside,
+            tree,
+            flag_set.splits_dwarf,
+        );
         if self.warnings {
             what.argv.push(ONLY_WARN);
         }

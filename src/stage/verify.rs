@@ -128,6 +128,7 @@ pub(super) fn compare(
 struct Check {
     object: String,
     flags: Flags,
+    splits_dwarf: bool,
     inputs: Inputs,
     /// The tree's object should be this one.
     in_tree: bool,
@@ -147,7 +148,8 @@ fn check(
     }
     let inputs = inputs::inputs(store, common, module)?;
     let flags = inputs::take_flags(store, common, object)?;
-    Ok(Some(Check { object: object.clone(), flags, inputs, in_tree }))
+    let splits_dwarf = inputs::flag_set(store, common, object)?.splits_dwarf;
+    Ok(Some(Check { object: object.clone(), flags, splits_dwarf, inputs, in_tree }))
 }
 
 struct Run<'a> {
@@ -170,7 +172,7 @@ impl Run<'_> {
         let aside = self.aside(number);
         // Below the tree, where the compiler runs.
         let aside = aside.strip_prefix(tree).unwrap_or(&aside).to_string_lossy();
-        invocation(&compiler.argv, &check.flags, &check.object, &aside, tree)
+        invocation(&compiler.argv, &check.flags, &check.object, &aside, tree, check.splits_dwarf)
     }
 
     /// Digest of what a backend has made, or a clause that says why there is none.
