@@ -10,7 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use built::{Built, RESULTS, steps};
-use common::{Beside, assert_holds, assert_same, bad, fails, good, text, until};
+use common::{Beside, assert_holds, assert_same, bad, fails, good, text, tool, until};
 use rustix::process::Signal;
 
 #[test]
@@ -83,8 +83,8 @@ fn a_change_inside_a_member_of_a_library_is_a_change() {
         built.tree.shell(&format!(
             "{} --target=x86_64-linux-gnu -c -o stub/one.o stub/one.S; rm -f stub/lib.a; \
              {} cDPrST stub/lib.a stub/one.o",
-            common::tool("clang"),
-            common::tool("llvm-ar")
+            tool("clang"),
+            tool("llvm-ar")
         ));
     };
     make(1);
@@ -154,6 +154,28 @@ fn explain_tells_what_each_step_is_made_from_and_which_input_changed() {
     assert_holds(&after, &[&format!("would run      yes, due to file {lds}\n"), "  (was: "]);
     assert_eq!(steps(&good(built.relink(&[]))), ["LD vmlinux.unstripped"]);
     fails(built.tree.bare(&["explain", "vmlinux.x"]), 3, &["no module that the thin link indexed"]);
+}
+
+#[test]
+fn a_look_at_a_relink_starts_no_compiler_that_the_records_name() {
+    let built = Built::new();
+    good(built.relink(&[]));
+    built.tree.write_object("cc", "#!/bin/sh\ntouch ran\n");
+    built.tree.shell(&format!(
+        "chmod +x cc; find . -name '.*.cmd' -exec sed -i 's|{} |./cc |g' {{}} +; grep -q './cc ' kernel/.a.o.cmd",
+        tool("clang")
+    ));
+    for words in [&["relink", "-n"][..], &["explain", "vmlinux"]] {
+        let mut command = built.tree.bare(words);
+        command.env_remove("CC").env_remove("LD").env_remove("KBUILD_LDFLAGS");
+        let out = command.output().unwrap();
+        assert_eq!(
+            built.tree.shell("ls ran 2>/dev/null || :"),
+            "",
+            "{words:?}: {}",
+            text(&out.stderr)
+        );
+    }
 }
 
 #[test]

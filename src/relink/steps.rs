@@ -87,7 +87,13 @@ impl Planner<'_> {
     /// The compiler with the program that compiles in the end, and the variables that it reads. Where
     /// nobody can tell which program that is, a step that it does is on no record.
     pub fn compiler(&mut self) -> Result<Vec<(Label, Digest)>> {
-        let tool = toolchain::resolve(Role::Compiler, &self.tree.compiler, self.store)?;
+        let command = &self.tree.compiler;
+        let tool = match self.store.is_look() {
+            // A look starts nothing that the tree names.
+            true => toolchain::known(Role::Compiler, command, self.store)?
+                .unwrap_or_else(|| toolchain::unknown(command)),
+            false => toolchain::resolve(Role::Compiler, command, self.store)?,
+        };
         let identity = match tool.opaque {
             None => tool.identity,
             Some(_) => Digest::of(format!("{:?}", std::time::SystemTime::now()).as_bytes()),
