@@ -1,8 +1,9 @@
 //! Random edits, reverts, touches, deletions, damage and kills, other words of CC and LD, other
 //! compilers, archives in another order; after each the incremental result is what a clean build by
 //! mainline's commands with the same words gives. `KTHINLTO_SEED` repeats a run, `KTHINLTO_STEPS`
-//! makes it longer or shorter. What else than files differs is one thing at a time, and not for
-//! long: a state that was not met before costs a clean build.
+//! makes it longer or shorter: 500 of them are the part `steps` of `make check-kernels`. What else
+//! than files differs is one thing at a time, and not for long: a state that was not met before costs
+//! a clean build.
 
 mod common;
 
@@ -309,7 +310,7 @@ fn kill_after(mut command: Command, milliseconds: usize) {
 fn every_step_gives_what_a_clean_build_gives() {
     let mut play = Play::new();
     play.check(0, "start");
-    for step in 1..=steps(500) {
+    for step in 1..=steps(80) {
         let what = play.step();
         play.check(step, what);
     }
@@ -322,7 +323,7 @@ fn a_kill_at_any_moment_costs_only_the_jobs_in_flight() {
     let want = tree.mainline();
     let (cc, jobs) = (tree.counting(&tool("clang")), 2);
     let mut random = Random::new();
-    for round in 1..=steps(500) * 2 / 5 {
+    for round in 1..=steps(80) * 2 / 5 {
         tree.shell("rm -rf .kthinlto vmlinux.a; find . -name '*.thinlto*' -delete");
         let command = || {
             let mut command = tree.kthinlto();
