@@ -1,32 +1,110 @@
-//! How a job becomes a process. Runner and planner know only the trait: a plain process
-//! today, a copy that a fork server makes, or something else tomorrow.
+//! How a job comes to run. Runner and planner know only the traits: a plain process today, a copy
+//! that a fork server makes, or something that is not on this machine at all. Must not know what
+//! is run, nor who waits for it.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal};
 
 use super::process::{Invocation, Outcome, Running};
 
-/// Starts jobs. Whoever calls it holds a slot for the job.
+/// A job that runs somewhere. Dropping one that has not ended cancels it.
+///
+/// Its descriptor is readable when it has ended, or may have: look with [`Job::try_finish`].
+pub trait Job: AsFd {
+    /// The outcome, if it has ended.
+    ///
+    /// # Errors
+    /// Where nobody can say any more what became of it.
+    fn try_finish(&mut self) -> io::Result<Option<Outcome>>;
+
+    /// Whether it has ended; the outcome is still to be taken.
+    fn has_ended(&self) -> bool;
+
+    /// Asks it to end.
+    fn cancel(&self);
+
+    /// The process that it is, or is done by, on this machine: for its memory.
+    fn process(&self) -> Option<Pid> {
+        None
+    }
+
+    /// Passes on a stop from the terminal, or the end of one; what runs elsewhere goes on.
+    fn signal(&self, _signal: Signal) {}
+
+    /// It was stopped for so long, which is no part of what it took.
+    fn was_stopped(&mut self, _time: Duration) {}
+
+    /// Whether it writes so much that it has to be ended before memory is full of it.
+    fn writes_without_end(&self) -> bool {
+        false
+    }
+
+    /// Whether a failure may be that of the way in which it was started, so that the executor is
+    /// asked for a second try.
+    fn is_in_doubt(&self) -> bool {
+        false
+    }
+}
+
+/// Waits for the end of a job.
+///
+/// # Errors
+/// As [`Job::try_finish`].
+pub fn finish(mut job: Box<dyn Job>) -> io::Result<Outcome> {
+    loop {
+        if let Some(outcome) = job.try_finish()? {
+            return Ok(outcome);
+        }
+        // A signal ends the wait too: the loop looks again.
+        let _ = poll(&mut [PollFd::new(&job, PollFlags::IN)], None);
+    }
+}
+
+/// How many jobs an executor can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Capacity {
+    /// One for each slot: they run on this machine.
+    Slots,
+    /// So many at a time, and none of them needs a slot.
+    Jobs(usize),
+}
+
+/// Starts jobs.
 pub trait Executor {
+    /// How many jobs it can hold now. Where that is [`Capacity::Slots`], whoever calls
+    /// [`Executor::start`] holds a slot for the job.
+    fn capacity(&self) -> Capacity {
+        Capacity::Slots
+    }
+
     /// Starts a job.
-    fn start(&mut self, what: &Invocation) -> io::Result<Running>;
+    ///
+    /// # Errors
+    /// Where it cannot be started. [`io::ErrorKind::WouldBlock`] and
+    /// [`io::ErrorKind::OutOfMemory`] say that it may be possible once another has ended.
+    fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>>;
 
     /// Whether it begins a job at [`Invocation::inner`].
     fn takes_inner(&self) -> bool {
         false
     }
 
-    /// A job failed. Starts it once more in another way, if the one that it was started in
-    /// may be the cause.
-    fn start_again(
+    /// A job that is in doubt failed. Starts it once more in another way, if there is one.
+    fn second_try(
         &mut self,
         _what: &Invocation,
         _failed: &Outcome,
-    ) -> Option<io::Result<Running>> {
+    ) -> Option<io::Result<Box<dyn Job>>> {
         None
     }
 
-    /// A job that was started again succeeded.
-    fn was_the_cause(&mut self) {}
+    /// A job succeeded at its second try.
+    fn first_try_was_wrong(&mut self) {}
 
     /// Sentences for the verbose log; each is given once.
     fn notes(&mut self) -> Vec<String> {
@@ -39,8 +117,8 @@ pub trait Executor {
 pub struct Processes;
 
 impl Executor for Processes {
-    fn start(&mut self, what: &Invocation) -> io::Result<Running> {
-        Running::start(what)
+    fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>> {
+        Ok(Box::new(Running::start(what)?))
     }
 }
 

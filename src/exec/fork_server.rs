@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::clang;
-use super::executor::Executor;
+use super::executor::{Executor, Job};
 use super::interrupt::Interrupts;
 use super::process::{Invocation, Outcome, Running};
 use super::server::{Failure, Server};
@@ -58,19 +58,19 @@ impl ForkServer {
 }
 
 impl Executor for ForkServer {
-    fn start(&mut self, what: &Invocation) -> io::Result<Running> {
-        self.copy(what).unwrap_or_else(|| Running::start(what))
+    fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>> {
+        Ok(Box::new(self.copy(what).unwrap_or_else(|| Running::start(what))?))
     }
 
     fn takes_inner(&self) -> bool {
         self.server.is_some()
     }
 
-    fn start_again(&mut self, what: &Invocation, _: &Outcome) -> Option<io::Result<Running>> {
-        Some(Running::start(what))
+    fn second_try(&mut self, what: &Invocation, _: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
+        Some(Running::start(what).map(|running| Box::new(running) as Box<dyn Job>))
     }
 
-    fn was_the_cause(&mut self) {
+    fn first_try_was_wrong(&mut self) {
         if self.server.is_some() {
             self.give_up("made a backend fail that a plain process could run");
         }

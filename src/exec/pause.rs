@@ -12,8 +12,8 @@ use rustix::process::Signal;
 use signal_hook::SigId;
 use signal_hook::consts::SIGTSTP;
 
+use super::executor::Job;
 use super::interrupt::is_ignored;
-use super::process::Running;
 use super::signals::{Guard, Waiting};
 use crate::error::{Error, Result};
 
@@ -53,7 +53,7 @@ impl Pauses {
     /// and continues them when it goes on. Returns how long that was.
     pub(super) fn take<'a>(
         &self,
-        children: impl Iterator<Item = &'a Running> + Clone,
+        children: impl Iterator<Item = &'a dyn Job> + Clone,
     ) -> Option<Duration> {
         // In this order: the handler sets the flag before it wakes us.
         let mut bytes = [0; 16];

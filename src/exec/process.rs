@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 
 use super::end::End;
+use super::executor::Job;
 use super::refused::{Refused, nameless_file};
 use super::spawn::{self, Failure, die_with};
 use super::words::Words;
@@ -147,21 +148,6 @@ impl Running {
         }
     }
 
-    /// Its number, which stays its own until it is reaped.
-    pub(super) fn pid(&self) -> Pid {
-        self.pid
-    }
-
-    /// It was stopped for so long, with all others.
-    pub(super) fn was_stopped(&mut self, time: Duration) {
-        self.stopped += time;
-    }
-
-    /// Whether a fork server made it.
-    pub fn is_forked(&self) -> bool {
-        self.forked
-    }
-
     /// What it has written so far; of very much, the start and a word on the rest.
     pub(super) fn output(&mut self) -> io::Result<Vec<u8>> {
         let mut output = Vec::new();
@@ -174,24 +160,13 @@ impl Running {
         Ok(output)
     }
 
+    /// Its number, which stays its own until it is reaped.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
     fn written(&self) -> u64 {
         self.output.metadata().map_or(0, |found| found.len())
-    }
-
-    /// Whether it writes so much that it has to be ended before memory is full of it.
-    pub fn writes_without_end(&self) -> bool {
-        self.written() > MOST_WRITTEN
-    }
-
-    /// The outcome, if it has ended.
-    pub fn try_finish(&mut self) -> io::Result<Option<Outcome>> {
-        self.end.begin_look();
-        self.reap(libc::WNOHANG)
-    }
-
-    /// Whether the child has ended. It is not reaped here: its number stays its group's.
-    pub fn has_ended(&self) -> bool {
-        self.end.is_there()
     }
 
     /// Waits for the end.
@@ -213,13 +188,50 @@ impl Running {
     }
 
     /// Sends a signal to the child and all that it started.
-    pub fn signal(&self, signal: Signal) {
+    fn send(&self, signal: Signal) {
         if !self.reaped {
             // It may have ended already: then there is nobody to tell.
             if rustix::process::kill_process_group(self.pid, signal).is_err() {
                 let _ = rustix::process::kill_process(self.pid, signal);
             }
         }
+    }
+}
+
+impl Job for Running {
+    fn try_finish(&mut self) -> io::Result<Option<Outcome>> {
+        self.end.begin_look();
+        self.reap(libc::WNOHANG)
+    }
+
+    /// The child is not reaped here: its number stays its group's.
+    fn has_ended(&self) -> bool {
+        self.end.is_there()
+    }
+
+    fn cancel(&self) {
+        self.send(Signal::TERM);
+    }
+
+    fn process(&self) -> Option<Pid> {
+        Some(self.pid)
+    }
+
+    fn signal(&self, signal: Signal) {
+        self.send(signal);
+    }
+
+    fn was_stopped(&mut self, time: Duration) {
+        self.stopped += time;
+    }
+
+    fn writes_without_end(&self) -> bool {
+        self.written() > MOST_WRITTEN
+    }
+
+    /// A copy that failed: as a process of its own it may not.
+    fn is_in_doubt(&self) -> bool {
+        self.forked
     }
 }
 
@@ -233,7 +245,7 @@ impl AsFd for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.reaped {
-            self.signal(Signal::KILL);
+            self.send(Signal::KILL);
             // A fork server's group may hold a copy that it did not tell us of.
             while wait_for(-self.pid.as_raw_pid(), 0).is_ok() {}
             let _ = wait(self.pid, 0);

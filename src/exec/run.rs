@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
-use super::executor::Executor;
+use super::executor::{Capacity, Executor, Job};
 use super::interrupt::Interrupts;
 use super::memory::Memory;
 use super::pause::Pauses;
-use super::process::{Invocation, Outcome, Running};
+use super::process::{Invocation, Outcome};
 use super::slots::{Slot, Slots};
 use crate::error::{Error, Result};
 
@@ -49,82 +49,87 @@ pub struct Runner<'a> {
     pub keep_going: bool,
 }
 
-/// A child, the job it is for, and the slot it runs on. The order of the fields is the
-/// order of their drops: the child is reaped before its slot goes back.
+/// A job that runs, and the slot it runs on, if it needs one. The order of the fields is the
+/// order of their drops: a child is reaped before its slot goes back.
 struct Active {
-    running: Running,
-    job: usize,
+    running: Box<dyn Job>,
+    number: usize,
     what: Invocation,
     /// KiB that it may need.
     memory: u64,
     /// It failed before, started in another way.
     again: bool,
-    _slot: Slot,
+    _slot: Option<Slot>,
+}
+
+/// A job that could not be started yet.
+struct Pending {
+    number: usize,
+    what: Invocation,
+    memory: u64,
+}
+
+/// What a run has come to.
+struct Progress<'a> {
+    slots: &'a Slots,
+    keep_going: bool,
+    executor: &'a mut dyn Executor,
+    work: &'a mut dyn Work,
+    active: Vec<Active>,
+    pending: Option<Pending>,
+    /// There is no other job, until one has ended.
+    exhausted: bool,
+    failed: usize,
+    fatal: Option<Error>,
+    memory: Memory,
+}
+
+/// What keeps the next job from being started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lacks {
+    /// There is none, or it must not start.
+    Job,
+    /// A slot.
+    Slot,
+    /// Something that another of ours gives back when it ends: memory, a place.
+    Room,
 }
 
 impl Runner<'_> {
-    /// Runs all jobs of `work`, each started by `executor`. Returns the number that failed,
-    /// or the error that ended the run.
+    /// Runs all jobs of `work`, each started by `executor`. Returns the number that failed.
+    ///
+    /// # Errors
+    /// A signal, or what [`Work::done`] says ends the run; all jobs have ended then.
     pub fn run(&self, executor: &mut dyn Executor, work: &mut dyn Work) -> Result<usize> {
-        let mut active: Vec<Active> = Vec::new();
-        let (mut failed, mut fatal) = (0, None);
-        let mut pending: Option<(usize, Invocation, u64)> = None;
-        let (mut exhausted, mut memory) = (false, Memory::default());
+        let mut run = Progress {
+            slots: self.slots,
+            keep_going: self.keep_going,
+            executor,
+            work,
+            active: Vec::new(),
+            pending: None,
+            exhausted: false,
+            failed: 0,
+            fatal: None,
+            memory: Memory::default(),
+        };
         let pauses = Pauses::catch()?;
         loop {
             if let Some(signal) = self.interrupts.signal() {
-                self.stop(&mut active);
+                self.stop(&mut run.active);
                 return Err(Error::Interrupted(signal));
             }
-            if pause(&pauses, &mut active) {
+            if pause(&pauses, &mut run.active) {
                 continue;
             }
-            let may_start = fatal.is_none() && (failed == 0 || self.keep_going);
-            let mut no_room = false;
-            while may_start && !exhausted {
-                let need = pending.as_ref().map_or_else(|| work.next_memory(), |one| one.2);
-                let running = active.iter().map(|a| (a.running.pid(), a.memory));
-                // One job always runs: there may be more room than it seems.
-                if pending.is_none() && !active.is_empty() && !memory.has_room(need, running) {
-                    no_room = true;
-                    break;
-                }
-                let Some(slot) = self.slots.try_acquire() else {
-                    break;
-                };
-                let next = || work.next().map(|(job, what)| (job, what, need));
-                match pending.take().or_else(next) {
-                    Some((job, what, memory)) => match executor.start(&what) {
-                        Ok(running) => {
-                            let again = false;
-                            active.push(Active { running, job, what, memory, again, _slot: slot });
-                        }
-                        // Out of processes or memory for now: wait for one of ours to end.
-                        Err(e) if is_shortage(&e) && !active.is_empty() => {
-                            pending = Some((job, what, memory));
-                            break;
-                        }
-                        Err(e) => failed += settle(work.done(job, Err(e)), &mut fatal),
-                    },
-                    None => exhausted = true,
-                }
-                if failed > 0 && !self.keep_going || fatal.is_some() {
-                    break;
-                }
+            let lacks = run.start_all();
+            if run.active.is_empty() && (run.is_stopped() || run.exhausted) {
+                return run.fatal.map_or(Ok(run.failed), Err);
             }
-            let stopped = fatal.is_some() || failed > 0 && !self.keep_going;
-            if active.is_empty() && (stopped || exhausted) {
-                return fatal.map_or(Ok(failed), Err);
-            }
-            let wants_slot = may_start && !exhausted && pending.is_none() && !no_room;
-            self.slots.take_warnings().iter().for_each(|text| work.warn(text));
-            self.wait(&active, &pauses, wants_slot);
-            let endless = active.iter().filter(|a| a.running.writes_without_end());
-            endless.for_each(|a| a.running.signal(Signal::KILL));
-            for ended in take_ended(&mut active, executor) {
-                exhausted = false;
-                failed += settle(work.done(ended.0, ended.1), &mut fatal);
-            }
+            self.slots.take_warnings().iter().for_each(|text| run.work.warn(text));
+            self.wait(&run.active, &pauses, lacks == Lacks::Slot);
+            run.end_endless();
+            run.take_ended();
         }
     }
 
@@ -148,7 +153,7 @@ impl Runner<'_> {
         self.interrupts.take_over();
         self.interrupts.drain();
         let deadline = Instant::now() + GRACE;
-        active.iter().for_each(|a| a.running.signal(Signal::TERM));
+        active.iter().for_each(|a| a.running.cancel());
         while !active.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             let children = active.iter().map(|a| a.running.as_fd());
@@ -160,57 +165,139 @@ impl Runner<'_> {
     }
 }
 
+impl Progress<'_> {
+    /// No other job is started.
+    fn is_stopped(&self) -> bool {
+        self.fatal.is_some() || self.failed > 0 && !self.keep_going
+    }
+
+    /// Starts as many jobs as there is room for, and says what the next one lacks.
+    fn start_all(&mut self) -> Lacks {
+        while !self.is_stopped() && !self.exhausted {
+            let need =
+                self.pending.as_ref().map_or_else(|| self.work.next_memory(), |one| one.memory);
+            if let Some(lacks) = self.has_room(need) {
+                return lacks;
+            }
+            let slot = match self.executor.capacity() {
+                Capacity::Slots => match self.slots.try_acquire() {
+                    Some(slot) => Some(slot),
+                    None => return if self.pending.is_none() { Lacks::Slot } else { Lacks::Room },
+                },
+                Capacity::Jobs(_) => None,
+            };
+            let work = &mut self.work;
+            let next = || work.next().map(|(number, what)| Pending { number, what, memory: need });
+            match self.pending.take().or_else(next) {
+                Some(job) => {
+                    if !self.start(job, slot) {
+                        return Lacks::Room;
+                    }
+                }
+                None => self.exhausted = true,
+            }
+        }
+        Lacks::Job
+    }
+
+    /// Whether another job has a place with the executor, and memory where it runs here. One always
+    /// runs: there may be more room than it seems.
+    fn has_room(&mut self, need: u64) -> Option<Lacks> {
+        let running = &self.active;
+        let room = match self.executor.capacity() {
+            Capacity::Jobs(most) => running.len() < most.max(1),
+            Capacity::Slots if self.pending.is_some() || running.is_empty() => true,
+            Capacity::Slots => {
+                let here = running.iter().filter_map(|a| Some((a.running.process()?, a.memory)));
+                self.memory.has_room(need, here)
+            }
+        };
+        (!room).then_some(Lacks::Room)
+    }
+
+    /// Starts a job; false if it has to wait until another has ended.
+    fn start(&mut self, job: Pending, slot: Option<Slot>) -> bool {
+        match self.executor.start(&job.what) {
+            Ok(running) => {
+                let Pending { number, what, memory } = job;
+                self.active.push(Active {
+                    running,
+                    number,
+                    what,
+                    memory,
+                    again: false,
+                    _slot: slot,
+                });
+            }
+            // Out of processes or memory for now.
+            Err(e) if is_shortage(&e) && !self.active.is_empty() => {
+                self.pending = Some(job);
+                return false;
+            }
+            Err(e) => self.settle(job.number, Err(e)),
+        }
+        true
+    }
+
+    /// Passes a result on, and counts it. The first error is kept.
+    fn settle(&mut self, number: usize, outcome: io::Result<Outcome>) {
+        match self.work.done(number, outcome) {
+            Ok(good) => self.failed += usize::from(!good),
+            Err(error) => {
+                self.fatal.get_or_insert(error);
+                self.failed += 1;
+            }
+        }
+    }
+
+    fn end_endless(&self) {
+        let endless = self.active.iter().filter(|a| a.running.writes_without_end());
+        endless.for_each(|a| a.running.signal(Signal::KILL));
+    }
+
+    /// Takes the jobs that have ended off the list; their slots go back before anybody is told.
+    fn take_ended(&mut self) {
+        let mut ended = Vec::new();
+        for mut one in std::mem::take(&mut self.active) {
+            match one.running.try_finish() {
+                Ok(None) => self.active.push(one),
+                Ok(Some(outcome)) => match self.try_again(one, &outcome) {
+                    Ok(one) => self.active.push(one),
+                    Err(number) => ended.push((number, Ok(outcome))),
+                },
+                Err(error) => ended.push((one.number, Err(error))),
+            }
+        }
+        for (number, outcome) in ended {
+            self.exhausted = false;
+            self.settle(number, outcome);
+        }
+    }
+
+    /// A job that ended, started again on its slot if the executor knows another way; else its
+    /// number.
+    fn try_again(&mut self, one: Active, outcome: &Outcome) -> Result<Active, usize> {
+        let good = outcome.status.success();
+        if good && one.again {
+            self.executor.first_try_was_wrong();
+        }
+        if good || one.again || !one.running.is_in_doubt() {
+            return Err(one.number);
+        }
+        match self.executor.second_try(&one.what, outcome) {
+            Some(Ok(running)) => Ok(Active { running, again: true, ..one }),
+            _ => Err(one.number),
+        }
+    }
+}
+
 /// Stops all for as long as we are stopped, if that was asked for.
 fn pause(pauses: &Pauses, active: &mut [Active]) -> bool {
-    let time = pauses.take(active.iter().map(|one| &one.running));
+    let time = pauses.take(active.iter().map(|one| one.running.as_ref()));
     if let Some(time) = time {
         active.iter_mut().for_each(|one| one.running.was_stopped(time));
     }
     time.is_some()
-}
-
-/// Removes the children that have ended from the list; their slots go back here. One that
-/// the executor starts again keeps its slot.
-fn take_ended(
-    active: &mut Vec<Active>,
-    executor: &mut dyn Executor,
-) -> Vec<(usize, io::Result<Outcome>)> {
-    let mut ended = Vec::new();
-    active.retain_mut(|one| {
-        let outcome = match one.running.try_finish() {
-            Ok(None) => return true,
-            Ok(Some(outcome)) => outcome,
-            Err(error) => {
-                ended.push((one.job, Err(error)));
-                return false;
-            }
-        };
-        let good = outcome.status.success();
-        if good && one.again {
-            executor.was_the_cause();
-        } else if !good
-            && !one.again
-            && one.running.is_forked()
-            && let Some(Ok(running)) = executor.start_again(&one.what, &outcome)
-        {
-            (one.running, one.again) = (running, true);
-            return true;
-        }
-        ended.push((one.job, Ok(outcome)));
-        false
-    });
-    ended
-}
-
-/// Counts a result: 1 for a failure. The first error is kept.
-fn settle(result: Result<bool>, fatal: &mut Option<Error>) -> usize {
-    match result {
-        Ok(good) => usize::from(!good),
-        Err(error) => {
-            fatal.get_or_insert(error);
-            1
-        }
-    }
 }
 
 fn is_shortage(error: &io::Error) -> bool {
@@ -224,4 +311,123 @@ fn poll<'a>(descriptors: impl Iterator<Item = BorrowedFd<'a>>, timeout: Option<D
     let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
     // Interrupted, or short of memory: the caller's loop looks again in either case.
     let _ = rustix::event::poll(&mut set, timeout.as_ref());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::exec::executor::Processes;
+    use crate::exec::process::Running;
+
+    /// Runs shells, as another machine would: none of them needs a slot of ours.
+    struct Elsewhere {
+        most: usize,
+        started: usize,
+        second: usize,
+    }
+
+    /// A shell whose failure may be that of the machine.
+    struct Doubtful(Running);
+
+    impl AsFd for Doubtful {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    impl Job for Doubtful {
+        fn try_finish(&mut self) -> io::Result<Option<Outcome>> {
+            self.0.try_finish()
+        }
+
+        fn has_ended(&self) -> bool {
+            self.0.has_ended()
+        }
+
+        fn cancel(&self) {
+            self.0.cancel();
+        }
+
+        fn is_in_doubt(&self) -> bool {
+            true
+        }
+    }
+
+    impl Executor for Elsewhere {
+        fn capacity(&self) -> Capacity {
+            Capacity::Jobs(self.most)
+        }
+
+        fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>> {
+            self.started += 1;
+            Ok(Box::new(Doubtful(Running::start(what)?)))
+        }
+
+        fn second_try(&mut self, _: &Invocation, _: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
+            self.second += 1;
+            Some(Processes.start(&Invocation::new(["true"], Path::new("."))))
+        }
+    }
+
+    /// So many equal jobs; how many run now, and how many did at most.
+    struct Jobs {
+        script: &'static str,
+        left: usize,
+        running: usize,
+        most: usize,
+        good: usize,
+    }
+
+    impl Jobs {
+        fn new(script: &'static str, left: usize) -> Self {
+            Jobs { script, left, running: 0, most: 0, good: 0 }
+        }
+    }
+
+    impl Work for Jobs {
+        fn next(&mut self) -> Option<(usize, Invocation)> {
+            self.left = self.left.checked_sub(1)?;
+            self.running += 1;
+            self.most = self.most.max(self.running);
+            Some((self.left, Invocation::new(["sh", "-c", self.script], Path::new("."))))
+        }
+
+        fn done(&mut self, _: usize, outcome: io::Result<Outcome>) -> Result<bool> {
+            self.running -= 1;
+            let good = outcome.is_ok_and(|outcome| outcome.status.success());
+            self.good += usize::from(good);
+            Ok(good)
+        }
+    }
+
+    fn run(executor: &mut dyn Executor, work: &mut Jobs) -> usize {
+        let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
+        let runner = Runner { slots: &slots, interrupts: &interrupts, keep_going: true };
+        let held = slots.try_acquire();
+        assert!(held.is_some() || work.left == 0);
+        drop(held.filter(|_| matches!(executor.capacity(), Capacity::Slots)));
+        runner.run(executor, work).unwrap()
+    }
+
+    #[test]
+    fn an_executor_that_needs_no_slots_has_as_many_jobs_as_it_can_hold() {
+        let mut elsewhere = Elsewhere { most: 3, started: 0, second: 0 };
+        let mut work = Jobs::new("sleep 0.05", 7);
+        assert_eq!(run(&mut elsewhere, &mut work), 0);
+        assert_eq!((work.most, work.good, elsewhere.started), (3, 7, 7));
+        let mut work = Jobs::new("sleep 0.01", 3);
+        assert_eq!((run(&mut Processes, &mut work), work.most), (0, 1), "one slot, one process");
+    }
+
+    #[test]
+    fn an_executor_decides_about_a_second_try_and_there_is_no_third() {
+        let mut elsewhere = Elsewhere { most: 2, started: 0, second: 0 };
+        let mut work = Jobs::new("exit 3", 4);
+        assert_eq!(run(&mut elsewhere, &mut work), 0);
+        assert_eq!((work.good, elsewhere.started, elsewhere.second), (4, 4, 4));
+        let mut work = Jobs::new("exit 3", 2);
+        assert_eq!(run(&mut Processes, &mut work), 2, "a process is in no doubt");
+    }
 }

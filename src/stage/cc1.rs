@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::backends::Backends;
 use crate::backend::cc1::{ASK, REPORTS, Template};
-use crate::exec::executor::Executor;
+use crate::exec::executor::{Executor, finish};
 use crate::exec::slots::Slots;
 use crate::report::Event;
 
@@ -54,7 +54,7 @@ impl Backends<'_> {
             let _slot = slots.try_acquire();
             let mut what = self.invocation(number);
             what.argv.push(ASK);
-            let outcome = executor.start(&what).and_then(|running| running.finish());
+            let outcome = executor.start(&what).and_then(finish);
             outcome.ok().filter(|outcome| outcome.status.success()).map(|outcome| outcome.output)
         };
         let (one, other) = (ask(first)?, ask(last)?);
