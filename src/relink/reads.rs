@@ -14,10 +14,18 @@ use crate::kbuild::cmd_file;
 use crate::regular;
 use crate::store::Files;
 
+/// The option of clang whose value, the name of a configuration file, may be the next word.
+const CONFIGURATION: &str = "--config";
+
 /// Files that the options among the words of a command name.
 pub fn named_by_options(files: &Files, command: &str) -> Result<Vec<String>> {
-    let options = raw_words(command).into_iter().filter(|word| word.starts_with(['-', '@']));
-    named(files, &options.collect::<Vec<&str>>())
+    let words = raw_words(command);
+    let before = std::iter::once("").chain(words.iter().copied());
+    let options = words
+        .iter()
+        .zip(before)
+        .filter(|(word, before)| word.starts_with(['-', '@']) || *before == CONFIGURATION);
+    named(files, &options.map(|(word, _)| *word).collect::<Vec<&str>>())
 }
 
 /// Files that a linker's flags name, in an option or as words of their own.
@@ -95,4 +103,29 @@ pub fn modules(tree: &Tree) -> Vec<String> {
         }
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::fs;
+
+    use super::*;
+    use crate::store::stamp::Grain;
+
+    #[test]
+    fn a_configuration_file_is_named_by_the_same_word_or_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in
+            [("a.cfg", "@list"), ("list", "-fplugin=p.so"), ("p.so", ""), ("a.c", "")]
+        {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let files = || Files::new(dir.path(), Grain::default(), HashMap::default());
+        for command in ["cc --config a.cfg -c a.c", "cc --config=a.cfg -c a.c"] {
+            let mut found = named_by_options(&files(), command).unwrap();
+            found.sort();
+            assert_eq!(found, ["a.cfg", "list", "p.so"], "{command}");
+        }
+    }
 }
