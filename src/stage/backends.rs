@@ -5,12 +5,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Settings, Stage, schedule};
+use super::{Settings, Stage, cores, schedule};
 use crate::backend::cc1::Template;
 use crate::backend::command::{
     aside_name, check_native, dwo_name, invocation, native_name, recorded_text, side_files,
@@ -23,12 +23,14 @@ use crate::exec::interrupt::Interrupts;
 use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::refused::remedy;
 use crate::exec::run::{Runner, Work};
+use crate::exec::slots::Slots;
 use crate::kbuild::auto_conf::AutoConf;
 use crate::kbuild::cmd_file;
+use crate::parallel;
 use crate::plan::Planned;
 use crate::report::{Ending, Event, Job as Started, JobKind, Listener, words};
 use crate::store::cache::Cache;
-use crate::store::{BackendRecord, Cost, Stamped, Store, write_if_changed};
+use crate::store::{BackendRecord, Cost, Digest, Stamped, Store, write_if_changed};
 use crate::toolchain::Tool;
 
 /// Which native objects were made, and how.
@@ -85,7 +87,7 @@ impl Stage<'_> {
             cache,
             warnings,
         };
-        let from_cache = backends.take_cached(self.interrupts)?;
+        let from_cache = backends.take_cached(self.slots, self.interrupts)?;
         backends.listener.on(&Event::Phase("backends"));
         let total = backends.jobs.len();
         let mut executor = backends.executor(self.slots, self.interrupts);
@@ -259,49 +261,50 @@ impl Backends<'_> {
     }
 
     /// Takes out of the list of jobs those whose object the cache has; returns their number.
-    fn take_cached(&mut self, interrupts: &Interrupts) -> Result<usize> {
+    /// Entries are read on as many threads as slots are free.
+    fn take_cached(&mut self, slots: &Slots, interrupts: &Interrupts) -> Result<usize> {
         let Some(cache) = self.cache.take() else {
             return Ok(0);
         };
-        let (mut taken, mut left) = (Vec::new(), Vec::new());
-        for number in 0..self.jobs.len() {
+        let mut taken = BTreeSet::new();
+        let shared = |number: &usize| self.jobs[*number].may_be_shared();
+        let wanted: Vec<usize> = (0..self.jobs.len()).filter(shared).collect();
+        for some in wanted.chunks(AT_ONCE) {
             if let Some(signal) = interrupts.signal() {
                 return Err(Error::Interrupted(signal));
             }
-            match self.fetch(&cache, number)? {
-                true => taken.push(number),
-                false => left.push(number),
+            let wanted = some.iter().map(|number| {
+                let Planned { object, inputs, .. } = &self.jobs[*number].planned;
+                let aside = self.settings.tree.join(aside_name(&native_name(object)));
+                (inputs.key.digest(), aside)
+            });
+            let wanted: Vec<(Digest, PathBuf)> = wanted.collect();
+            let held = slots.try_acquire_up_to(cores());
+            let found =
+                parallel::map(held.len(), &wanted, |(key, aside)| fetch(&cache, *key, aside));
+            drop(held);
+            for (number, found) in some.iter().zip(found) {
+                if let Some((native, wall)) = found {
+                    self.accept_cached(*number, native, wall)?;
+                    taken.insert(*number);
+                }
             }
         }
         self.cache = Some(cache);
         self.pass_on_warning();
-        let mut number = 0;
-        self.jobs.retain(|_| {
-            number += 1;
-            left.binary_search(&(number - 1)).is_ok()
-        });
+        let mut numbers = 0..;
+        self.jobs.retain(|_| numbers.next().is_none_or(|number| !taken.contains(&number)));
         Ok(taken.len())
     }
 
-    /// Puts one object from the cache into its place.
-    fn fetch(&mut self, cache: &Cache, number: usize) -> Result<bool> {
-        let began = Instant::now();
-        let job = &self.jobs[number];
-        let aside = self.settings.tree.join(aside_name(&native_name(&job.planned.object)));
-        if !job.may_be_shared() || !cache.fetch(job.planned.inputs.key.digest(), &aside) {
-            return Ok(false);
-        }
-        // The entry is what was once accepted; that it is an object is checked all the same.
-        let Ok(native) = check_native(&aside) else {
-            self.remove_aside(number);
-            return Ok(false);
-        };
+    /// Puts an object that the cache had into its place.
+    fn accept_cached(&mut self, number: usize, native: Stamped, wall: Duration) -> Result<()> {
         let object = &self.jobs[number].planned.object;
         let cost = self.store.backend(object).and_then(|was| was.cost);
         self.accept(number, native, cost)?;
         let object = &self.jobs[number].planned.object;
-        self.listener.on(&Event::FromCache { object, wall: began.elapsed() });
-        Ok(true)
+        self.listener.on(&Event::FromCache { object, wall });
+        Ok(())
     }
 
     /// Removes a backend's unfinished output, and the temporary files that clang names after it
@@ -417,6 +420,20 @@ impl Drop for Backends<'_> {
             self.remove_aside(number);
         }
     }
+}
+
+/// How many entries of the cache are looked for between two looks at signals.
+const AT_ONCE: usize = 256;
+
+/// An object out of the cache, put aside, and how long that took. The entry is what was once
+/// accepted; that it is an object is checked all the same.
+fn fetch(cache: &Cache, key: Digest, aside: &Path) -> Option<(Stamped, Duration)> {
+    let began = Instant::now();
+    if !cache.fetch(key, aside) {
+        return None;
+    }
+    let native = check_native(aside).inspect_err(|_| drop(fs::remove_file(aside))).ok()?;
+    Some((native, began.elapsed()))
 }
 
 /// What a backend took, as it is recorded.

@@ -10,12 +10,12 @@
 
 mod folder;
 
-use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{OFlags, Timespec, Timestamps, UTIME_NOW};
 
@@ -69,8 +69,14 @@ pub struct Cache {
     added: u64,
     /// Bytes that may be added before the next look at the size.
     allowance: u64,
-    trouble: RefCell<Option<String>>,
-    said: Cell<bool>,
+    trouble: Mutex<Trouble>,
+}
+
+/// What the user should know, and whether it was said.
+#[derive(Debug, Default)]
+struct Trouble {
+    text: Option<String>,
+    said: bool,
 }
 
 /// What is in a cache.
@@ -139,25 +145,31 @@ impl Cache {
 
     fn with(place: &Place, current: Option<Part>, older: Option<Part>) -> Self {
         let place = place.clone();
-        let (trouble, said) = (RefCell::default(), Cell::default());
-        Cache { place, current, older, added: 0, allowance: 0, trouble, said }
+        Cache { place, current, older, added: 0, allowance: 0, trouble: Mutex::default() }
     }
 
     /// Something that the user should know, if there is; once.
     pub fn warning(&self) -> Option<String> {
-        self.trouble.take().filter(|_| !self.said.replace(true))
+        let mut trouble = self.trouble();
+        let text = trouble.text.take()?;
+        (!std::mem::replace(&mut trouble.said, true)).then_some(text)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn complain(&self, path: &Path, found: &str, remedy: &str) {
-        if !self.said.get() {
+        let mut trouble = self.trouble();
+        if !trouble.said {
             let path = path.display();
-            self.trouble
-                .replace(Some(format!("{path} {found}; such objects are compiled here: {remedy}")));
+            trouble.text =
+                Some(format!("{path} {found}; such objects are compiled here: {remedy}"));
         }
     }
 
     /// Puts the object of `key` at `target`, if the cache has it; says whether it did. A
-    /// damaged entry is dropped.
+    /// damaged entry is dropped. Any number of threads may ask.
     pub fn fetch(&self, key: Digest, target: &Path) -> bool {
         let Some(part) = &self.current else {
             return false;
