@@ -221,7 +221,12 @@ impl Room {
         }
         let room = self.sub(name)?;
         room.names()?.iter().try_for_each(|name| room.remove_tree(name, depth + 1))?;
-        match rustix::fs::unlinkat(&self.folder, name, AtFlags::REMOVEDIR) {
+        self.remove_empty(name)
+    }
+
+    /// Removes a folder that has nothing in it; that there is none is fine.
+    pub fn remove_empty(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.folder, plain(name.as_ref())?, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(e.into()),
         }

@@ -367,3 +367,57 @@ fn a_build_a_relink_a_prune_and_a_clean_change_nothing_outside() {
     assert_holds(&changed(&clean), &["vmlinux.a", ".kthinlto", "a.thinlto-native.o"]);
     assert!(!hostile.tree().join(".kthinlto").exists());
 }
+
+/// Killed before any of the calls that make, lock or name the folder in memory.
+#[test]
+fn a_kill_at_any_moment_leaves_no_folder_in_memory_after_the_next_run() {
+    if !can_trace() {
+        return;
+    }
+    let tree = common::Tree::new();
+    let cc = tree.compiler("cc", strangers::COPY);
+    let log = tree.dir().join("log");
+    let (mut made, mut left_by_kills) = (0, 0);
+    for (call, most) in [("mkdirat", 3), ("flock", 4), ("renameat", 4), ("unlinkat", 8)] {
+        for number in 1..=most {
+            tree.shell("rm -rf .kthinlto vmlinux.a");
+            let mut strace = tree.command(Path::new("strace"));
+            strace.args([
+                "-y",
+                "-qq",
+                "-e",
+                "signal=none",
+                "-e",
+                "trace=mkdirat,flock,renameat,unlinkat",
+            ]);
+            strace.arg("-e").arg(format!("inject={call}:signal=KILL:when={number}"));
+            strace.arg("-o").arg(&log).arg(env!("CARGO_BIN_EXE_kthinlto"));
+            strace.args(["build", "built-in.a", "lib/lib.a", "-j2"]);
+            strace.env("CC", &cc).env("KTHINLTO_SCRATCH", "memory");
+            let killed = strangers::ended(strace);
+            let text = fs::read_to_string(&log).unwrap();
+            let of_memory = text.lines().filter(|line| {
+                line.starts_with("mkdirat(") && line.contains("</dev/shm>, \"kthinlto-")
+            });
+            let names = of_memory.filter(|line| line.ends_with(" = 0"));
+            let folders: Vec<PathBuf> = names
+                .map(|line| Path::new("/dev/shm").join(line.split('"').nth(1).unwrap()))
+                .collect();
+            made += folders.len();
+            left_by_kills += folders.iter().filter(|folder| folder.exists()).count();
+            if killed.status.success() {
+                break; // there are no more calls of that name
+            }
+            let mut next = tree.kthinlto();
+            next.env("CC", &cc).env("KTHINLTO_SCRATCH", "memory");
+            common::good(next);
+            let left: Vec<&PathBuf> = folders.iter().filter(|folder| folder.exists()).collect();
+            assert!(left.is_empty(), "{call} {number}: {left:?}");
+        }
+    }
+    if made == 0 {
+        eprintln!("passed over: there is no room in memory here");
+    } else {
+        assert!(left_by_kills > 0, "no kill came at a moment that matters");
+    }
+}

@@ -2,7 +2,7 @@
 //! Memory is shared by all runs of a machine, those in containers too, where another tree may have
 //! the same path: so the folder has a random name, is made where none was, is held open and locked
 //! while it lives, and what is taken is taken from the one that was made. Its name stands in the
-//! tree's own folder, so that the next run there removes what a killed one left.
+//! tree's own folder before it is made, so that the next run there removes what a killed one left.
 //! Must not know how the linker is called.
 
 use std::collections::HashSet;
@@ -77,14 +77,20 @@ impl Scratch {
         let parent = memory()?;
         let random = RandomState::new().build_hasher().finish();
         let base = OsString::from(format!("{}{random:016x}", prefix()));
+        // On record before it is there: no kill leaves a folder that nobody knows of.
+        own.write(RECORD, announced(&base).as_bytes()).ok()?;
         // Closed to others; and where anything has the name already, it is not taken.
         let room = parent.make_new(&base, 0o700).ok()?;
         let name = Path::new(MEMORY).join(&base).to_string_lossy().into_owned();
         let scratch = Scratch { room, parent, base, own, name };
         let found = scratch.room.stat().ok().filter(is_own)?;
         // A file system in memory has locks; without one, no other run would sweep it in any case
-        // but that of a copied tree.
-        let _ = flock(&scratch.room, FlockOperation::NonBlockingLockExclusive);
+        // but that of a copied tree. Such a run may be at it now, if it was quicker.
+        if flock(&scratch.room, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+        {
+            return None;
+        }
+        scratch.check().ok()?;
         scratch.own.write(RECORD, record(&scratch.base, &found).as_bytes()).ok()?;
         Some(scratch)
     }
@@ -210,6 +216,11 @@ fn record(base: &OsStr, found: &Stat) -> String {
     format!("{} {} {}\n", base.to_string_lossy(), found.st_dev, found.st_ino)
 }
 
+/// What is on record of one that is about to be made: its name alone.
+fn announced(base: &OsStr) -> String {
+    format!("{}\n", base.to_string_lossy())
+}
+
 /// Removes the folder in memory that a killed run left, and that is on record in a tree whose
 /// store is open.
 pub fn remove_left(store: &Store) {
@@ -219,20 +230,25 @@ pub fn remove_left(store: &Store) {
 }
 
 /// Removes the folder in memory that a killed run of this tree left. One that is locked is another
-/// run's: the tree is a copy, made while that went on.
+/// run's: the tree is a copy, made while that went on. Of one that was only announced nobody knows
+/// which it is, so it goes if it is empty; nothing is written into one before more is on record.
 fn sweep(own: &Room) {
     let Ok(text) = own.read(RECORD, 4096) else {
         return;
     };
     let text = String::from_utf8_lossy(&text);
-    let base = text.split(' ').next().unwrap_or_default();
+    let base = text.split([' ', '\n']).next().unwrap_or_default();
     let swept = || {
         let parent = memory()?;
         let found = parent.find(base).ok()?.filter(is_own)?;
-        let ours = base.starts_with(&prefix()) && record(OsStr::new(base), &found) == *text;
+        let is_announced = announced(OsStr::new(base)) == *text;
+        let is_whole = record(OsStr::new(base), &found) == *text;
+        let ours = base.starts_with(&prefix()) && (is_announced || is_whole);
         let room = parent.sub(base).ok().filter(|_| ours)?;
         match flock(&room, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => None,
+            Ok(()) if is_announced => parent.remove_empty(base).ok(),
+            Err(_) if is_announced => None,
             _ => parent.remove_all(base).ok(),
         }
     };
@@ -245,7 +261,8 @@ fn sweep(own: &Room) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::fs::{self, DirBuilder};
+    use std::os::unix::fs::DirBuilderExt;
 
     fn store(dir: &Path) -> Store {
         fs::create_dir_all(dir).unwrap();
@@ -275,6 +292,32 @@ mod tests {
         assert!(left.exists(), "another tree's");
         let again = in_memory(&one).unwrap();
         assert!(!left.exists() && again.name != left.to_string_lossy());
+    }
+
+    #[test]
+    fn one_that_was_announced_and_no_more_is_removed_if_it_is_empty_and_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, copy) = (store(&dir.path().join("one")), store(&dir.path().join("copy")));
+        let Some(live) = in_memory(&one) else {
+            return;
+        };
+        let announce = |place: &Path| {
+            let base = place.file_name().unwrap();
+            fs::write(dir.path().join("copy/.kthinlto/scratch"), announced(base)).unwrap();
+            drop(in_memory(&copy));
+        };
+        announce(Path::new(&live.name));
+        assert!(Path::new(&live.name).exists(), "it is locked");
+        let left = Path::new(MEMORY).join(format!("{}left-{}", prefix(), std::process::id()));
+        let make = || DirBuilder::new().mode(0o700).create(&left).unwrap();
+        make();
+        fs::write(left.join("file"), "").unwrap();
+        announce(&left);
+        assert!(left.exists(), "it is not empty");
+        fs::remove_file(left.join("file")).unwrap();
+        announce(&left);
+        assert!(!left.exists());
+        announce(&left);
     }
 
     #[test]
