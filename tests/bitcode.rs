@@ -38,8 +38,12 @@ int fourth(int x) { return third(third(x) * 1000003); }
 const INCLUDED: [&str; 6] = ["begin", "branch", "end", "inlined", "loop", "top"];
 
 fn compiled(dir: &Path, flags: &[&str]) -> Vec<u8> {
+    compiled_from(SOURCE, dir, flags)
+}
+
+fn compiled_from(text: &str, dir: &Path, flags: &[&str]) -> Vec<u8> {
     let (source, object) = (dir.join("a.c"), dir.join("a.o"));
-    std::fs::write(&source, SOURCE).unwrap();
+    std::fs::write(&source, text).unwrap();
     // clang looks into what the top includes for symbols.
     std::fs::write(dir.join("top"), "").unwrap();
     let mut clang = Command::new(tool("clang"));
@@ -103,4 +107,32 @@ fn a_functions_constants_come_before_its_instructions() {
         assert!(order.early >= 3, "{flags:?}: {}", order.early);
         assert_eq!(order.late, 0, "{flags:?}");
     }
+}
+
+/// Counts the modules of a file, by who wrote each.
+struct Modules(usize);
+
+impl<'a> Visitor<'a> for Modules {
+    fn wants(&mut self, block: u64) -> bool {
+        block == 13
+    }
+
+    fn record(&mut self, _: u64, record: &Record<'a>) {
+        self.0 += usize::from(record.code == 1);
+    }
+}
+
+/// Split LTO units with type metadata: abbreviations of the first module were taken for the second's.
+#[test]
+fn a_file_of_two_modules_is_read_to_its_end() {
+    let source = "int target(int x) { return x; }\nint (*pointer)(int) = target;\n\
+                  int caller(int x) { __asm__(\".incbin \\\"file\\\"\"); return pointer(x); }\n";
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["-O2", "-fsplit-lto-unit", "-fvisibility=hidden", "-fsanitize=cfi-icall"];
+    let flags = [&flags[..], &["-fno-sanitize-ignorelist", "--target=x86_64-linux-gnu"]].concat();
+    let bitcode = compiled_from(source, dir.path(), &flags);
+    let mut modules = Modules(0);
+    walk(&bitcode, &mut modules).unwrap();
+    assert_eq!(modules.0, 2);
+    assert_eq!(asm::includes(&bitcode).unwrap().files, ["file"]);
 }

@@ -347,3 +347,23 @@ fn split_debug_information_has_its_final_name() {
     assert!(tree.build().contains("11 up to date, 0 from cache, 1 rebuilt"));
     assert_eq!(tree.outputs(), tree.mainline());
 }
+
+/// The linker of `vmlinux.o` compiles it then, as it does after mainline's stage.
+#[test]
+fn bitcode_that_the_thin_link_does_not_index_stays_where_mainline_leaves_it() {
+    let tree = Tree::new();
+    tree.compile("lib/w5", "-flto=full");
+    tree.archive();
+    tree.build();
+    let (ours, mut theirs) = (tree.outputs(), tree.mainline());
+    // Of no use to anyone: clang would import nothing by it.
+    assert_eq!(theirs.remove("lib/w5.o.thinlto.bc").unwrap(), b"");
+    common::assert_same(&ours, &theirs);
+    let script = format!(
+        "{} {} -r -o out.o --whole-archive vmlinux.a; {} out.o",
+        tool("ld.lld"),
+        common::LDFLAGS,
+        tool("llvm-nm")
+    );
+    assert!(tree.shell(&script).contains("T worker5"));
+}

@@ -129,6 +129,10 @@ impl<'a> Walker<'a, '_> {
         let end = self.bits.at.checked_add(words.saturating_mul(32));
         let end = end.filter(|end| *end <= self.bits.len());
         let end = end.ok_or(Malformed("a block that ends after the file"))?;
+        if block == BLOCKINFO {
+            // Each module of a file begins anew, and so do LLVM's readers.
+            self.info.clear();
+        }
         if block == BLOCKINFO || self.visitor.wants(block) {
             let mut record = std::mem::take(&mut self.spare);
             self.contents(block, width, depth, &mut record)?;
