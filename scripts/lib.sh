@@ -21,7 +21,8 @@ JOBS=${JOBS:-$(nproc)}
 BIN=${KTHINLTO_BIN:-${CARGO_TARGET_DIR:-$ROOT/target}/release/kthinlto}
 LLVM_SUFFIX=-22
 KMAKE="make" # tests put another version of GNU make here
-export ROOT CACHE LOG JOBS BIN LLVM_SUFFIX KMAKE
+KARCH=''     # and another architecture than the machine's
+export ROOT CACHE LOG JOBS BIN LLVM_SUFFIX KMAKE KARCH
 
 # rustup's directory is in the PATH of login shells only.
 command -v cargo >/dev/null || PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
@@ -43,11 +44,12 @@ lock() {
 # km SRC OBJ ARG...: the kernel's make, in the object tree OBJ (in-tree if OBJ is SRC).
 km() {
 	local src=$1 obj=$2
+	local -a arch=(${KARCH:+"ARCH=$KARCH"})
 	shift 2
 	if [ "$src" = "$obj" ]; then
-		"$KMAKE" -C "$src" LLVM="$LLVM_SUFFIX" "$@"
+		"$KMAKE" -C "$src" LLVM="$LLVM_SUFFIX" "${arch[@]}" "$@"
 	else
-		"$KMAKE" -C "$src" O="$obj" LLVM="$LLVM_SUFFIX" "$@"
+		"$KMAKE" -C "$src" O="$obj" LLVM="$LLVM_SUFFIX" "${arch[@]}" "$@"
 	fi
 }
 

@@ -7,7 +7,7 @@
 # it, or a copy of it, is mounted: where nobody else sees that, so that any number of tests may run.
 set -euo pipefail
 
-TREES=(7.3-tiny 7.3-debug 7.3-clang-19 6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
+TREES=(7.3-tiny 7.3-debug 7.3-arm64 7.3-clang-19 6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
 DEBUG=$ROOT/tests/kernel/debug.config
 KALLSYMS=$ROOT/tests/kernel/kallsyms.config
 SMP=$ROOT/tests/kernel/smp.config
@@ -38,11 +38,14 @@ tree_source() {
 tree_suffix() { case $1 in *clang-19) echo -19 ;; *) echo -22 ;; esac }
 tree_make() { case $1 in 6.12-tiny) "$ROOT/scripts/fetch-make44" ;; *) echo make ;; esac }
 
+# tree_arch NAME: the architecture, where it is not the machine's.
+tree_arch() { case $1 in *-arm64) echo arm64 ;; esac }
+
 # tree_fragments NAME: what its configuration has over the tiny one, a file a line.
 tree_fragments() {
 	case $1 in
 	7.3-tiny) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$KALLSYMS" ;;
-	7.3-debug) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$DEBUG" ;;
+	7.3-debug | 7.3-arm64) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$DEBUG" ;;
 	6.12-thin) printf '%s\n' "$ROOT/kconfig/thin.config" "$KALLSYMS" "$SMP" ;;
 	*) printf '%s\n' "$ROOT/kconfig/thin_dist.config" ;;
 	esac
@@ -52,7 +55,7 @@ tree_fragments() {
 tree_wants() {
 	case $1 in
 	7.3-tiny) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL ;;
-	7.3-debug) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL DEBUG_INFO_DWARF5 DEBUG_INFO_BTF ;;
+	7.3-debug | 7.3-arm64) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL DEBUG_INFO_DWARF5 DEBUG_INFO_BTF ;;
 	6.12-thin) echo LTO_CLANG_THIN MODVERSIONS SMP KALLSYMS_ALL ;;
 	*) echo LTO_CLANG_THIN_DIST MODVERSIONS ;;
 	esac
@@ -66,10 +69,11 @@ tree_stage() {
 	esac
 }
 
-# name_tree NAME: sets src, obj, base, tree_name, suffix and maker for it.
+# name_tree NAME: sets src, obj, base, tree_name, suffix, maker and arch for it. What all trees have over
+# tinyconfig is named after x86, but means the same to the others.
 name_tree() {
 	local key
-	tree_name=$1 suffix=$(tree_suffix "$1") maker=$(tree_make "$1")
+	tree_name=$1 suffix=$(tree_suffix "$1") maker=$(tree_make "$1") arch=$(tree_arch "$1")
 	src=$(tree_source "$1")
 	key=$({
 		tree_fragments "$tree_name" | xargs cat "$ROOT/kconfig/tiny-x86_64.config"
@@ -77,7 +81,7 @@ name_tree() {
 		"clang$suffix" --version
 		"ld.lld$suffix" --version
 		"$maker" --version
-		case $tree_name in *-debug) pahole --version ;; esac
+		case $tree_name in *-debug | *-arm64) pahole --version ;; esac
 		tree_stage "$tree_name" | wc -l
 		printf '%s\n' "$src"
 	} | sha256sum | cut -c1-12)
@@ -100,7 +104,7 @@ make_tree() {
 	mapfile -t fragments < <(tree_fragments "$tree_name")
 	read -ra wants < <(tree_wants "$tree_name")
 	mapfile -t stage < <(tree_stage "$tree_name")
-	export LLVM_SUFFIX=$suffix KMAKE=$maker
+	export LLVM_SUFFIX=$suffix KMAKE=$maker KARCH=$arch
 	# Once: with a configuration that was written again make would compile all again.
 	if [ ! -e "$base.configured" ]; then
 		[ "$src" != "$obj" ] || copy_source
@@ -141,7 +145,7 @@ borrow() {
 	need_tree "$1"
 	cp -a --reflink=auto "$base" "$WORK/$tree_name"
 	mount --bind "$WORK/$tree_name" "$obj"
-	export LLVM_SUFFIX=$suffix KMAKE=$maker
+	export LLVM_SUFFIX=$suffix KMAKE=$maker KARCH=$arch
 }
 
 # borrow_again: another fresh copy, of the same tree.
