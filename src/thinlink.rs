@@ -32,7 +32,7 @@ pub use self::scratch::{Scratch, remove_left};
 use crate::error::Result;
 use crate::exec::process::Invocation;
 use crate::flag_files::Named;
-use crate::inputs::{Key, Kind, Sink};
+use crate::inputs::{Inputs, Key, Kind, Sink};
 use crate::parallel;
 use crate::store::{Digest, Facts, Indexed, KeyBuilder, LinkRecord, Store};
 use crate::toolchain::Tool;
@@ -46,6 +46,9 @@ pub fn index_name(object: &str) -> String {
 pub const LIST: &str = "vmlinux.thinlto-index";
 /// The members in link order, under mainline's name.
 pub const ORDER: &str = "builtin.order";
+
+/// What the keys of thin links are for. It changes with the walk.
+const PURPOSE: &str = "kthinlto thin link 3";
 
 /// What a thin link is made from.
 #[derive(Debug)]
@@ -63,9 +66,16 @@ impl ThinLink<'_> {
     /// module are seen from outside.
     /// Files that the flags name count by content.
     pub fn key(&self, store: &Store) -> Result<Digest> {
-        let mut key = Key::new("kthinlto thin link 3");
+        let mut key = Key::new(PURPOSE);
         self.walk(store, &mut key)?;
         Ok(key.digest())
+    }
+
+    /// What the key is made of.
+    pub fn inputs(&self, store: &Store) -> Result<Inputs> {
+        let mut inputs = Inputs::new(PURPOSE);
+        self.walk(store, &mut inputs)?;
+        Ok(inputs)
     }
 
     fn walk(&self, store: &Store, sink: &mut dyn Sink) -> Result<()> {

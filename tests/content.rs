@@ -454,5 +454,8 @@ fn explain_says_what_changed() {
     assert!(changed.contains("would run      yes, due to file included by assembly"), "{changed}");
     tree.edit("kernel/a", "int shared(int x) { return x - 9; }\n");
     assert!(explain("kernel/b.o").contains("thin link      would run first"));
+    let link = explain("vmlinux.thinlto-index");
+    assert!(link.contains("would run      yes") && link.contains("member kernel/b.o\n"), "{link}");
+    assert!(link.contains("linker's files ") && link.contains("ld.lld"), "{link}");
     common::bad(tree.bare(&["explain", "no/such.o"]), 3, "no module that the thin link indexed");
 }

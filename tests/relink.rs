@@ -147,6 +147,7 @@ fn explain_tells_what_each_step_is_made_from_and_which_input_changed() {
     for step in ["vmlinux.o", "vmlinux.symvers", ".vmlinux.export.o", "vmlinux.unstripped"] {
         assert!(before.lines().any(|line| line == step), "no {step} in {before}");
     }
+    assert!(before.contains("  tools' files   ") && before.contains("/llvm-objcopy"), "{before}");
     let lds = "arch/x86/kernel/vmlinux.lds";
     built.tree.shell(&format!("echo '/* other */' >> {lds}"));
     let after = explain(&built, "vmlinux.unstripped");

@@ -118,3 +118,36 @@ fn modules_where_unused_exports_are_trimmed() {
         due(&built, &["MODPOST Module.symvers"]);
     }
 }
+
+#[test]
+fn the_configuration_that_a_record_of_dependencies_leaves_out() {
+    // kbuild's fixdep records the options that are named instead of the header that holds them all.
+    let built = Built::new();
+    let header = "include/generated/autoconf.h";
+    built.tree.write_object(header, "#define CONFIG_A 1\n");
+    let record = built.path("..vmlinux.export.o.cmd");
+    let text = fs::read_to_string(&record).unwrap();
+    let taken_in = built.tree.sources.join("include/linux/kconfig.h");
+    fs::create_dir_all(taken_in.parent().unwrap()).unwrap();
+    fs::write(&taken_in, "").unwrap();
+    let deps = format!("{text}\ndeps_.vmlinux.export.o := \\\n  {} \\\n", taken_in.display());
+    fs::write(record, deps).unwrap();
+    due(&built, &[]);
+    built.tree.write_object(header, "#define CONFIG_A 2\n");
+    due(&built, &["CC .vmlinux.export.o"]);
+}
+
+#[test]
+fn libraries_of_the_programs_that_the_kernel_builds_for_itself() {
+    let built = Built::new();
+    built.tree.shell(
+        "mkdir lib2; echo 'int answer(void) { return 0; }' > lib2/a.c; cc -shared -fPIC -o lib2/liba.so lib2/a.c; \
+         echo 'int answer(void); int main(void) { return answer(); }' > lib2/main.c; \
+         cc -o tools/objtool/objtool lib2/main.c -Llib2 -la -Wl,-rpath,\"$PWD/lib2\"",
+    );
+    due(&built, &["LD vmlinux.o"]);
+    built.tree.shell(
+        "echo 'int answer(void) { return 0 * 1; } int more;' > lib2/a.c; cc -shared -fPIC -o lib2/liba.so lib2/a.c",
+    );
+    due(&built, &["LD vmlinux.o", "CC .vmlinux.export.o"]);
+}

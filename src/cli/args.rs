@@ -145,7 +145,7 @@ pub enum Generated {
 #[derive(Debug, Args)]
 pub struct Explain {
     /// A bitcode object of the tree, or its native object; or vmlinux, or another file that relink
-    /// makes, for all steps that lead to it
+    /// makes, for all steps that lead to it; or vmlinux.thinlto-index, for the thin link
     #[arg(value_name = "OBJECT")]
     pub object: String,
     /// The compiler; without it, the one of the last build

@@ -10,8 +10,11 @@ use crate::error::Error;
 use crate::inputs::Compared;
 use crate::relink::{self, explain::Explained};
 use crate::report::words;
-use crate::stage::explain::{Answer, Explanation, explain, last_settings};
+use crate::stage::explain::{
+    Answer, Explanation, ThinLinkExplanation, explain, explain_thin_link, last_settings,
+};
 use crate::store::Store;
+use crate::thinlink::LIST;
 
 /// Explains one object of the tree.
 pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
@@ -22,6 +25,10 @@ pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
         return Err(Error::bad_input(tree, found, remedy).into());
     };
     settings.compiler = given(&arguments.cc).or(settings.compiler);
+    if arguments.object == LIST {
+        say(render_thin_link(&explain_thin_link(&settings, store)?).trim_end());
+        return Ok(());
+    }
     match explain(&settings, store, &arguments.object) {
         Ok(found) => say(render(&found).trim_end()),
         Err(error) => match relink::explain::explain(&look(tree), &arguments.object) {
@@ -41,7 +48,22 @@ fn render_step(step: &Explained) -> String {
     };
     out += &format!("  inputs         {}\n", step.inputs.len());
     step.inputs.iter().for_each(|input| out += &line(input));
-    out + &list("files", &step.files)
+    out += &list("files", &step.files);
+    out + &list("tools' files", &step.tools)
+}
+
+fn render_thin_link(found: &ThinLinkExplanation) -> String {
+    let mut out = format!("{LIST}\n");
+    out += &match &found.due {
+        Answer::Yes(why) => format!("  would run      yes: {why}\n"),
+        Answer::No => "  would run      no\n".to_owned(),
+        Answer::Unknown(why) => format!("  would run      unknown: {why}\n"),
+    };
+    out += &format!("  inputs         {}\n", found.inputs.len());
+    for (label, digest) in &found.inputs {
+        out += &format!("    {digest}  {}\n", words::label(label));
+    }
+    out + &list("linker's files", &found.tool)
 }
 
 /// A title with the number of names, and the names.

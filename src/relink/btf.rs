@@ -18,7 +18,7 @@ const OPTION: &str = "CONFIG_DEBUG_INFO_BTF";
 /// The version of pahole that the kernel was configured for, as 124 for 1.24.
 const VERSION: &str = "CONFIG_PAHOLE_VERSION";
 /// The program that resolves what `.BTF_ids` names.
-const RESOLVE: &str = "tools/bpf/resolve_btfids/resolve_btfids";
+pub const RESOLVE: &str = "tools/bpf/resolve_btfids/resolve_btfids";
 /// Runs pahole, in later kernels; in earlier ones the script of the final link does.
 const SCRIPT: &str = "scripts/gen-btf.sh";
 /// The rule for the flags, a makefile.
@@ -53,11 +53,10 @@ pub fn check(tree: &Tree) -> Result<()> {
     }
 }
 
-/// Files that the final link reads for it.
+/// Files of the sources that the final link reads for it.
 pub fn inputs(tree: &Tree) -> Vec<String> {
     let rules = [SCRIPT, RULE, OLD_RULE].into_iter().map(|name| tree.source(name));
-    let there = rules.filter(|name| tree.folder.join(name).is_file());
-    there.chain([RESOLVE.to_owned()]).collect()
+    rules.filter(|name| tree.folder.join(name).is_file()).collect()
 }
 
 /// Variables that the scripts read, with their values as a shell reads them. How many threads

@@ -1,15 +1,16 @@
 //! What the steps of a relink are made from and whether they would run: the walk of their keys,
 //! told to a person. Reads, and changes nothing; starts no program.
 
-use super::plan::Plan;
+use super::plan::{Plan, Step};
 use super::run::due;
 use super::steps::Planner;
 use super::tree::Tree;
 use super::{SCRATCH, Settings, inputs};
 use crate::error::Result;
-use crate::inputs::{Compared, Recorded, compare};
+use crate::inputs::{Compared, Kind, Recorded, compare};
 use crate::plan::Due;
 use crate::store::{BackendRecord, FOLDER, Store};
+use crate::toolchain;
 
 /// All that can be said about one step.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Explained {
     pub inputs: Vec<Compared>,
     /// Files that are looked at for them.
     pub files: Vec<String>,
+    /// Files that the tools among its inputs are made of.
+    pub tools: Vec<String>,
 }
 
 /// Explains the steps that lead to a file, in their order.
@@ -45,8 +48,18 @@ pub fn explain(settings: &Settings, name: &str) -> Result<Vec<Explained>> {
             name: step.name.clone(),
             due: due(store, step, &found)?,
             inputs: compare(&found.recorded(), &before),
+            tools: tools(store, step),
             files: found.files,
         })
     });
     explained.collect()
+}
+
+fn tools(store: &Store, step: &Step) -> Vec<String> {
+    let tools = step.made_by.iter().filter(|(label, _)| label.kind == Kind::Tool);
+    let mut all: Vec<String> =
+        tools.flat_map(|(label, _)| toolchain::files_on_record(&label.name, store)).collect();
+    all.sort();
+    all.dedup();
+    all
 }

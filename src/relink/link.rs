@@ -61,7 +61,7 @@ pub fn check(tree: &Tree) -> Result<()> {
 pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     let tree = planner.tree;
     let script = tree.read_source(SCRIPT)?;
-    let host_tools = host_tools(tree, &script);
+    let mut host_tools = host_tools(tree, &script);
     let compile = tree.command(OBJECT)?;
     let mut inputs = vec![lds(tree), auto_conf::PATH.to_owned()];
     // One of them is made by this step, with what it is made of below.
@@ -72,10 +72,11 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     inputs.extend(tree.link.post_link.iter().flat_map(|pass| post_link(tree, pass)));
     inputs
         .extend([SCRIPT, "scripts/mksysmap", "scripts/file-size.sh"].map(|name| tree.source(name)));
-    inputs.extend(host_tools);
     if btf::is_on(tree) {
         inputs.extend(btf::inputs(tree));
+        host_tools.push(btf::RESOLVE.to_owned());
     }
+    inputs.extend(planner.host_tools(host_tools)?);
     let named = named_by_options(&planner.store.files, &compile)?;
     let dependencies = tree.dependencies(OBJECT).into_iter().chain(named);
     inputs.extend(dependencies.filter(|name| name != HEADER));

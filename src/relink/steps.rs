@@ -84,6 +84,20 @@ impl Planner<'_> {
         commands.iter().map(tool).collect()
     }
 
+    /// Programs that the kernel built for itself, and the files that they are made of besides:
+    /// the libraries that they load are this machine's.
+    pub fn host_tools(&mut self, programs: Vec<String>) -> Result<Vec<String>> {
+        let mut files = programs.clone();
+        for program in &programs {
+            let command = format!("./{program}");
+            toolchain::identify(&command, self.store)?;
+            let itself = self.tree.folder.join(program);
+            let of_it = toolchain::files_on_record(&command, self.store).into_iter();
+            files.extend(of_it.filter(|file| !same_file(Path::new(file), &itself)));
+        }
+        Ok(files)
+    }
+
     /// The compiler with the program that compiles in the end, and the variables that it reads. Where
     /// nobody can tell which program that is, a step that it does is on no record.
     pub fn compiler(&mut self) -> Result<Vec<(Label, Digest)>> {
@@ -146,7 +160,7 @@ impl Planner<'_> {
         let shown = self.tree.command("vmlinux.o")?;
         let mut inputs = vec![VMLINUX.to_owned(), INITCALLS.to_owned()];
         inputs.extend(libraries(&shown));
-        inputs.extend(host_tools(self.tree, &shown)?);
+        inputs.extend(self.host_tools(host_tools(self.tree, &shown)?)?);
         let named = named_by_options(&self.store.files, &shown)?;
         inputs.extend(named.into_iter().filter(|name| !name.starts_with("vmlinux.o")));
         let mut outputs = vec![self.output("vmlinux.o", false)];
@@ -222,7 +236,7 @@ impl Planner<'_> {
             // Versions stand in the objects' records, which its own record covers.
             inputs.push(VMLINUX.to_owned());
         }
-        inputs.extend(host_tools(self.tree, &shown)?);
+        inputs.extend(self.host_tools(host_tools(self.tree, &shown)?)?);
         inputs.extend(modpost_files(&shown));
         if symvers == MODULE_SYMVERS {
             inputs.push("modules.order".to_owned());
@@ -254,7 +268,7 @@ impl Planner<'_> {
         let shown = self.tree.command(EXPORT_O)?;
         let mut inputs = vec![EXPORT_C.to_owned()];
         inputs.extend(self.tree.dependencies(EXPORT_O).into_iter().filter(|name| name != EXPORT_C));
-        inputs.extend(host_tools(self.tree, &shown)?);
+        inputs.extend(self.host_tools(host_tools(self.tree, &shown)?)?);
         inputs.extend(named_by_options(&self.store.files, &shown)?);
         let linker = self.tree.link.linker.clone();
         Ok(Some(Step {
@@ -317,6 +331,11 @@ pub fn check(tree: &Tree) -> Result<()> {
         host_tools(tree, command)?;
     }
     link::check(tree)
+}
+
+fn same_file(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    real(one).is_some_and(|one| real(other) == Some(one))
 }
 
 /// The programs of the object tree that a command runs, which have to be there.

@@ -17,6 +17,10 @@ use crate::store::Store;
 
 /// Scripts whose place tells where the sources are.
 const SCRIPTS: [&str; 2] = ["scripts/generate_initcall_order.pl", "scripts/link-vmlinux.sh"];
+/// The header that takes the configuration in.
+const TAKES_CONFIGURATION: &str = "include/linux/kconfig.h";
+/// The configuration as a header.
+const CONFIGURATION: &str = "include/generated/autoconf.h";
 /// What to do about a tree that was not built to the end.
 const BUILD: &str = "build it once with `make vmlinux`";
 
@@ -107,10 +111,16 @@ impl Tree {
         self.folder.join(cmd_file::path_for(Path::new(target))).is_file()
     }
 
-    /// The files that a target was made from besides its source, as make recorded them.
+    /// The files that a target was made from besides its source, as make recorded them, and the
+    /// header with the configuration: kbuild's fixdep records the options that are named in its place.
     pub fn dependencies(&self, target: &str) -> Vec<String> {
         let path = self.folder.join(cmd_file::path_for(Path::new(target)));
-        cmd_file::dependencies(&regular::read_to_string(&path).unwrap_or_default())
+        let text = regular::read_to_string(&path).unwrap_or_default();
+        let mut files = cmd_file::dependencies(&text);
+        if files.iter().any(|file| file.ends_with(TAKES_CONFIGURATION)) {
+            files.push(CONFIGURATION.to_owned());
+        }
+        files
     }
 
     /// A file of the sources, as seen from the object tree.

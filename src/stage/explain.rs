@@ -116,6 +116,33 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     })
 }
 
+/// All that can be said about the thin link.
+#[derive(Debug)]
+pub struct ThinLinkExplanation {
+    /// Its inputs, in the key's order. What they were is on no record.
+    pub inputs: Vec<Recorded>,
+    /// Files that the linker is made of.
+    pub tool: Vec<String>,
+    /// Whether it would run, and why.
+    pub due: Answer<String>,
+}
+
+/// Explains the thin link, which is known by the list that it makes.
+pub fn explain_thin_link(settings: &Settings, mut store: Store) -> Result<ThinLinkExplanation> {
+    let due = why_relink(settings, &mut store)?;
+    let names = archives::member_names(settings, &mut Watch::default())?;
+    let (members, _) = members::look(&store, settings, names, 1)?;
+    let command = settings.linker.as_deref().unwrap_or_default();
+    let known = toolchain::known(Role::Linker, command, &store)?;
+    let linker = known.clone().unwrap_or_else(|| toolchain::unknown(command));
+    let flags = super::link::flags(settings, &members)?;
+    let link = ThinLink { linker: &linker, flags: &flags, members: &members };
+    let mut inputs = link.inputs(&store)?.recorded();
+    let linker_of = |input: &&mut Recorded| input.0.kind == Kind::Tool && known.is_none();
+    inputs.iter_mut().filter(linker_of).for_each(|input| input.1 = UNKNOWN.to_owned());
+    Ok(ThinLinkExplanation { inputs, tool: linker.files.clone(), due })
+}
+
 /// The module that a person means: by its object, its native object or its stem.
 pub(super) fn find<'a>(modules: &'a [Indexed], name: &str, tree: &Path) -> Result<&'a Indexed> {
     let plain = name.strip_prefix("./").unwrap_or(name);

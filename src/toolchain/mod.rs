@@ -213,6 +213,24 @@ pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
     Ok(identity)
 }
 
+/// The files that the tool behind a command was found to be made of, in whichever role it was met. A
+/// configuration file that is new since then is among them. Starts nothing.
+pub fn files_on_record(command: &str, store: &Store) -> Vec<String> {
+    let place = whereabouts(command, store.tree());
+    let lookups = ["program", "CC", "LD"].map(|role| format!("{role} {place}"));
+    let mut all: Vec<String> = Vec::new();
+    for record in lookups.iter().filter_map(|lookup| store.tool(lookup)) {
+        let folders = record.folders.iter().map(|folder| store.files.path(folder));
+        let configured = folders.flat_map(|folder| text(&configuration::files_in(&folder)));
+        for file in record.files.iter().cloned().chain(configured) {
+            if !all.contains(&file) {
+                all.push(file);
+            }
+        }
+    }
+    all
+}
+
 /// Where a command leads now: its words, the program that each leads to, what the dynamic loader
 /// is told, and where configuration files of a user are. Under this a tool is remembered.
 pub fn whereabouts(command: &str, tree: &Path) -> Digest {
