@@ -8,11 +8,13 @@
 
 use std::collections::HashMap;
 
-use object::elf::{self, FileHeader32, FileHeader64};
+use object::elf;
 use object::read::elf::{FileHeader, Sym};
 use object::{Endianness, ReadRef};
 
 use super::elf::{Malformed, Tables, string_at};
+use crate::elf::by_class;
+use crate::format::Format;
 
 /// One exported symbol.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,15 +50,17 @@ pub fn read<'d, R: ReadRef<'d>>(data: R) -> Result<Option<Object>, Malformed> {
     let Ok(ident) = data.read_bytes_at(0, 16) else {
         return Ok(None);
     };
-    if !ident.starts_with(&elf::ELFMAG) {
+    if Format::of(ident) != Format::Elf {
         return Ok(None);
     }
-    let object = match ident[4] {
-        1 => Exports::<FileHeader32<Endianness>, R>::of(data),
-        2 => Exports::<FileHeader64<Endianness>, R>::of(data),
-        class => Err(format!("an ELF file of the unknown class {class}")),
-    };
-    object.map(Some)
+    let unknown = || Err(format!("an ELF file of the unknown class {}", ident[4]));
+    by_class!(data, read_class(data)).unwrap_or_else(unknown).map(Some)
+}
+
+fn read_class<'d, Elf: FileHeader<Endian = Endianness>>(
+    data: impl ReadRef<'d>,
+) -> Result<Object, Malformed> {
+    Exports::<Elf, _>::of(data)
 }
 
 /// Prefix of the labels in `.export_symbol`.

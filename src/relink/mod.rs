@@ -9,7 +9,6 @@
 mod btf;
 mod command;
 pub mod explain;
-pub mod initcalls;
 mod inputs;
 mod link;
 mod plan;

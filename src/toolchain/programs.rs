@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use memchr::memmem;
-use object::read::elf::{ElfFile64, ProgramHeader};
+use object::read::elf::ElfFile64;
 
+use crate::elf;
 use crate::exec::helper::{Failure, Helper};
 use crate::exec::process::find_program;
 
@@ -147,10 +148,7 @@ fn libraries(program: &Path, bytes: &[u8]) -> Result<Vec<PathBuf>, Failure> {
 /// The dynamic loader that an ELF program names.
 fn interpreter(bytes: &[u8]) -> Option<PathBuf> {
     let file = ElfFile64::<object::Endianness>::parse(bytes).ok()?;
-    let endian = file.endian();
-    let mut headers = file.elf_program_headers().iter();
-    let name = headers.find_map(|header| header.interpreter(endian, bytes).ok().flatten())?;
-    Some(PathBuf::from(std::str::from_utf8(name).ok()?))
+    Some(PathBuf::from(std::str::from_utf8(elf::interpreter(&file)?).ok()?))
 }
 
 #[cfg(test)]

@@ -9,19 +9,8 @@
 //! ```text
 //! script ─► link ─► nm ─► sysmap ─► kallsyms (tokens, object) ─► link ─► … ─► sorttable
 //! ```
-//!
-//! ```
-//! use kthinlto::vmlinux::nm;
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let program = std::fs::read(std::env::current_exe()?)?;
-//! let symbols = nm::defined(&program[..])?; // as `llvm-nm -n` lists them
-//! assert!(symbols.is_sorted_by_key(|symbol| (symbol.address, symbol.name)));
-//! assert!(symbols.iter().any(|symbol| (symbol.letter, symbol.name) == (b'T', b"_start")));
-//! # Ok(()) }
-//! ```
 
 mod kallsyms;
-pub mod nm;
 mod object;
 mod script;
 mod sysmap;
@@ -31,12 +20,13 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use ::object::{FileKind, ReadCache};
+use ::object::ReadCache;
 
 use self::kallsyms::{Options, Tables};
 use self::object::Template;
 use self::script::Script;
 use self::sysmap::Filter;
+use crate::elf::{Class, nm};
 use crate::error::{Error, Result, describe_status};
 use crate::exec::helper::Helper;
 use crate::kbuild::auto_conf::AutoConf;
@@ -100,7 +90,7 @@ pub fn link(link: &Link) -> Result<()> {
     if script.sorttable == Some(true) {
         write_aside(Path::new(SYMBOLS), &nm::with_sizes(symbols.clone()))?;
     }
-    let is_64 = FileKind::parse(&file) == Ok(FileKind::Elf64);
+    let is_64 = Class::of(&file) == Some(Class::Bits64);
     let map = sysmap::text(&run.filter.keep(symbols), is_64);
     if settled.as_ref().is_some_and(|settled| settled.map != map) {
         return Err(failed(
