@@ -12,7 +12,7 @@ use object::elf;
 use object::read::elf::{FileHeader, Sym};
 use object::{Endianness, ReadRef};
 
-use super::elf::{Malformed, Tables, string_at};
+use super::elf::{Malformed, ObjectTables, string_at};
 use crate::elf::by_class;
 use crate::format::Format;
 
@@ -71,14 +71,14 @@ const ENTRY: &[u8] = b"__ksymtab_";
 const NAMESPACE: &[u8] = b"__kstrtabns_";
 
 struct Exports<'d, Elf: FileHeader, R: ReadRef<'d>> {
-    tables: Tables<'d, Elf, R>,
+    tables: ObjectTables<'d, Elf, R>,
     found: Object,
 }
 
 impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Exports<'d, Elf, R> {
     fn of(data: R) -> Result<Object, Malformed> {
         let mut exports =
-            Exports { tables: Tables::<Elf, R>::new(data)?, found: Object::default() };
+            Exports { tables: ObjectTables::<Elf, R>::new(data)?, found: Object::default() };
         exports.walk_symbols()?;
         if let Some(section) = exports.tables.section_named(b".export_symbol") {
             exports.found.has_export_section = true;

@@ -78,21 +78,21 @@ pub fn link(link: &Link) -> Result<()> {
             .ok_or_else(|| unknown(name))?;
     let filter = Filter::read(&read_text(&link.sources.join(filter_name))?)
         .ok_or_else(|| unknown(filter_name))?;
-    let run = Run { link, filter };
-    let settled = match &script.kallsyms {
-        Some(words) => Some(run.kallsyms(words)?.ok_or_else(|| unknown("scripts/kallsyms.c"))?),
+    let linking = Linking { link, filter };
+    let fitting = match &script.kallsyms {
+        Some(words) => Some(linking.kallsyms(words)?.ok_or_else(|| unknown("scripts/kallsyms.c"))?),
         None => None,
     };
-    let tables = settled.as_ref().map(|settled| settled.object.as_path());
-    run.link(&link.output, tables, &[])?;
+    let tables = fitting.as_ref().map(|fitting| fitting.object.as_path());
+    linking.link(&link.output, tables, &[])?;
     let file = open(&link.output)?;
     let symbols = defined(&file, &link.output)?;
     if script.sorttable == Some(true) {
         write_aside(Path::new(SYMBOLS), &nm::with_sizes(symbols.clone()))?;
     }
     let is_64 = Class::of(&file) == Some(Class::Bits64);
-    let map = sysmap::text(&run.filter.keep(symbols), is_64);
-    if settled.as_ref().is_some_and(|settled| settled.map != map) {
+    let map = sysmap::text(&linking.filter.keep(symbols), is_64);
+    if fitting.as_ref().is_some_and(|fitting| fitting.map != map) {
         return Err(failed(
             "other addresses than those in its tables",
             "run scripts/link-vmlinux.sh",
@@ -100,10 +100,10 @@ pub fn link(link: &Link) -> Result<()> {
     }
     write_aside(&link.system_map, &map)?;
     if let Some(with_symbols) = script.sorttable {
-        run.sort_tables(with_symbols)?;
+        linking.sort_tables(with_symbols)?;
     }
-    if let Some(settled) = settled {
-        write_aside(&link.tables, &read(&settled.object)?)?;
+    if let Some(fitting) = fitting {
+        write_aside(&link.tables, &read(&fitting.object)?)?;
     }
     Ok(())
 }
@@ -121,20 +121,20 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 /// Tables that fit: linked in, they move nothing.
-struct Settled {
+struct FittingTables {
     object: PathBuf,
     map: Vec<u8>,
 }
 
-struct Run<'a> {
+struct Linking<'a> {
     link: &'a Link,
     filter: Filter,
 }
 
-impl Run<'_> {
+impl Linking<'_> {
     /// Links until the tables of a pass are as long as those that it was linked with. `None`
     /// where they have parts that are not known here.
-    fn kallsyms(&self, words: &[String]) -> Result<Option<Settled>> {
+    fn kallsyms(&self, words: &[String]) -> Result<Option<FittingTables>> {
         let first = self.template(words)?;
         let Some(template) = Template::read(&read(&first)?) else {
             return Ok(None);
@@ -163,7 +163,7 @@ impl Run<'_> {
             if fits {
                 write_aside(&object, &now)?;
                 let map = sysmap::text(&symbols, template.is_64());
-                return Ok(Some(Settled { object, map }));
+                return Ok(Some(FittingTables { object, map }));
             }
             before = now;
         }
