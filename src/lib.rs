@@ -19,7 +19,7 @@
 //! | a thin archive as llvm-ar writes it | [`archive::write::thin_archive`] |
 //! | what an object is made from | [`stage::explain::explain`] |
 //! | exported symbols and their versions | [`modpost::read`] |
-//! | the order of initcalls | [`relink::initcalls`] |
+//! | the order of initcalls | [`initcalls`] |
 //! | the final link and kallsyms | [`vmlinux::link`] |
 //!
 //! [`store`] remembers what was built from what; [`report`] is what a listener hears. Each
@@ -36,6 +36,7 @@
 //!
 //! Linux only: jobs are ended and reaped through process descriptors, or SIGCHLD where there are none.
 
+pub mod elf;
 pub mod error;
 pub mod format;
 pub mod regular;
@@ -59,6 +60,7 @@ pub mod plan;
 pub mod exec;
 mod parallel;
 
+pub mod initcalls;
 pub mod modpost;
 pub mod vmlinux;
 

@@ -266,9 +266,13 @@ impl AsFd for Room {
     }
 }
 
-/// The name under which a file is written: kbuild's `make clean` removes such names.
+/// How the names begin under which files are written before they have their own: kbuild's clean
+/// and its .gitignore know them.
+pub const ASIDE: &str = ".tmp_";
+
+/// The name under which a file is written.
 pub fn aside(name: &OsStr) -> OsString {
-    let mut aside = OsString::from(".tmp_");
+    let mut aside = OsString::from(ASIDE);
     aside.push(name);
     aside
 }

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use kthinlto::relink::initcalls::Initcall;
+use kthinlto::initcalls::Initcall;
 use proptest::prelude::*;
 use tempfile::TempDir;
 

@@ -427,6 +427,44 @@ fn tokens_come_back_after_success() {
     tokens_come_back_after(COPY, 0, "");
 }
 
+/// Readers of many files run on slots: while their output waits for its reader, they hold them.
+#[test]
+fn symvers_and_graph_take_no_more_threads_than_there_are_slots() {
+    let tree = Tree::new();
+    tree.build();
+    tree.shell(
+        "mkdir -p include/config && echo CONFIG_MODULES=y >include/config/auto.conf && \
+         cp kernel/head.o vmlinux.o",
+    );
+    for (arguments, jobs, held) in [
+        (["symvers", "--json"], "-j4", 3),
+        (["symvers", "--json"], "-j2", 1),
+        (["graph", "--format=json"], "-j4", 3),
+        (["graph", "--format=json"], "-j1", 0),
+    ] {
+        let server = Server::pipe();
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        // Full, so that whoever prints waits.
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK).unwrap();
+        let filled = std::iter::from_fn(|| rustix::io::write(&writer, &[b' '; 4096]).ok());
+        assert!(filled.sum::<usize>() > 0);
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+        let mut command = tree.bare(&arguments);
+        command.arg(jobs).stdout(writer).stderr(std::process::Stdio::null());
+        command.env("MAKEFLAGS", format!(" -j4 --jobserver-auth={}", server.auth));
+        let mut running = command.spawn().unwrap();
+        drop(command);
+        until("the slots are taken", || server.tokens_left() == TOKENS.len() - held);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert_eq!(server.tokens_left(), TOKENS.len() - held, "and no more: {arguments:?}");
+        let mut said = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut said).unwrap();
+        assert!(running.wait().unwrap().success(), "{said}");
+        assert!(said.contains('{'), "{said}");
+        assert_eq!(text(&server.tokens()), text(TOKENS), "{arguments:?} {jobs}");
+    }
+}
+
 #[test]
 fn a_device_serves_tokens() {
     // One that never has enough of them: our own -j limits us.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{good, text, tool};
-use kthinlto::vmlinux::nm;
+use kthinlto::elf::nm;
 use tempfile::TempDir;
 
 /// A symbol for each letter that a linked kernel can have, and several at one address.

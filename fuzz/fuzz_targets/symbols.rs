@@ -1,7 +1,7 @@
 //! Symbol tables: truncated, foreign or hostile ones are refused, or read as far as they go.
 #![no_main]
 
-use kthinlto::vmlinux::nm;
+use kthinlto::elf::nm;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use object::read::archive::ArchiveFile;
 
 use crate::error::{Error, Result};
+use crate::format::{REGULAR_ARCHIVE, THIN_ARCHIVE};
 use crate::regular;
 
 /// Archives within archives deeper than this are taken for a loop.
@@ -20,11 +21,6 @@ const MAX_DEPTH: usize = 64;
 /// over, each with as many more. An allyesconfig has some thousand, and some ten thousand.
 const MOST_ARCHIVES: usize = 20_000;
 const MOST_MEMBERS: usize = 1_000_000;
-
-/// Magic of a thin archive.
-const THIN: &[u8] = b"!<thin>\n";
-/// Magic of a regular archive.
-const REGULAR: &[u8] = b"!<arch>\n";
 
 /// Flattens `archives` (paths relative to `tree`, or absolute) into member names
 /// relative to `tree`, in the order in which `llvm-ar cDPrST` would store them.
@@ -104,17 +100,17 @@ impl Flattened<'_> {
 pub fn member_names(bytes: &[u8], shown: &Path) -> Result<Vec<String>> {
     let corrupt =
         |found: String| Error::bad_input(shown, found, "remove it and build it again with make");
-    if bytes.starts_with(REGULAR) && bytes.len() > REGULAR.len() {
+    if bytes.starts_with(REGULAR_ARCHIVE) && bytes.len() > REGULAR_ARCHIVE.len() {
         return Err(regular(shown));
     }
     // `ar` makes an empty archive, thin or not, of the regular magic alone.
-    if bytes == REGULAR || bytes == THIN {
+    if bytes == REGULAR_ARCHIVE || bytes == THIN_ARCHIVE {
         return Ok(Vec::new());
     }
     if bytes.is_empty() {
         return Err(corrupt("an empty file".into()));
     }
-    if !bytes.starts_with(THIN) {
+    if !bytes.starts_with(THIN_ARCHIVE) {
         return Err(corrupt("no thin archive (its first bytes are others)".into()));
     }
     let archive =
@@ -231,7 +227,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_survived(tail in prop::collection::vec(any::<u8>(), 0..300)) {
-            let bytes = [THIN, &tail].concat();
+            let bytes = [THIN_ARCHIVE.as_slice(), &tail].concat();
             let _ = member_names(&bytes, Path::new("x.a"));
         }
 

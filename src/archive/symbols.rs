@@ -6,6 +6,7 @@ use object::read::elf::{ElfFile, FileHeader};
 use object::{Endianness, Object, ObjectSymbol, SymbolFlags};
 
 use crate::bitcode;
+use crate::elf::by_class;
 use crate::format::Format;
 
 /// Defined global symbols of a member, in its symbol table's order, or `None` for a file
@@ -15,11 +16,7 @@ pub fn defined_globals(bytes: &[u8]) -> Option<Vec<String>> {
     if Format::of(bytes) == Format::Bitcode {
         return Some(bitcode::symtab::defined(bytes).unwrap_or_default());
     }
-    match object::FileKind::parse(bytes).ok()? {
-        object::FileKind::Elf64 => Some(elf_globals::<elf::FileHeader64<Endianness>>(bytes)),
-        object::FileKind::Elf32 => Some(elf_globals::<elf::FileHeader32<Endianness>>(bytes)),
-        _ => None,
-    }
+    by_class!(bytes, elf_globals(bytes))
 }
 
 fn elf_globals<E: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Vec<String> {

@@ -8,6 +8,8 @@
 
 use std::collections::HashMap;
 
+use crate::format::THIN_ARCHIVE;
+
 /// One member of a thin archive.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Entry {
@@ -31,20 +33,18 @@ impl Entry {
 
 /// Size of a member's header.
 const HEADER: usize = 60;
-/// Magic of a thin archive.
-const MAGIC: &[u8] = b"!<thin>\n";
 
 /// The bytes of a thin archive with no symbol table: `llvm-ar cDPrS --thin`.
 pub fn thin_archive(entries: &[Entry]) -> Vec<u8> {
     let body = Body::new(entries);
-    [MAGIC, &body.names, &body.headers].concat()
+    [THIN_ARCHIVE.as_slice(), &body.names, &body.headers].concat()
 }
 
 /// The bytes of a thin archive with a symbol table, as any later `llvm-ar m` leaves it.
 pub fn thin_archive_with_symbols(entries: &[Entry]) -> Vec<u8> {
     let body = Body::new(entries);
     let table = symbol_table(entries, body.names.len());
-    [MAGIC, &table, &body.names, &body.headers].concat()
+    [THIN_ARCHIVE.as_slice(), &table, &body.names, &body.headers].concat()
 }
 
 /// The `//` member and the headers that point into it.
@@ -105,7 +105,7 @@ fn symbol_table(entries: &[Entry], names_len: usize) -> Vec<u8> {
     }
     let count: usize = entries.iter().map(|entry| entry.symbols.len()).sum();
     let narrow = table_size(count, names.len(), 4);
-    let end = MAGIC.len() + HEADER + narrow + names_len + entries.len() * HEADER;
+    let end = THIN_ARCHIVE.len() + HEADER + narrow + names_len + entries.len() * HEADER;
     match u32::try_from(end) {
         Ok(_) => table_bytes(entries, &names, names_len, 4),
         Err(_) => table_bytes(entries, &names, names_len, 8),
@@ -126,7 +126,7 @@ fn table_bytes(entries: &[Entry], names: &[u8], names_len: usize, width: usize) 
         table.extend_from_slice(&(value as u64).to_be_bytes()[8 - width..]);
     };
     number(&mut table, count);
-    let first = MAGIC.len() + HEADER + size + names_len;
+    let first = THIN_ARCHIVE.len() + HEADER + size + names_len;
     for (index, entry) in entries.iter().enumerate() {
         for _ in &entry.symbols {
             number(&mut table, first + index * HEADER);
@@ -146,8 +146,8 @@ mod tests {
 
     #[test]
     fn an_empty_archive_is_its_magic() {
-        assert_eq!(thin_archive(&[]), MAGIC);
-        assert_eq!(thin_archive_with_symbols(&[]), MAGIC);
+        assert_eq!(thin_archive(&[]), THIN_ARCHIVE);
+        assert_eq!(thin_archive_with_symbols(&[]), THIN_ARCHIVE);
     }
 
     proptest! {

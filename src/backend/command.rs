@@ -9,6 +9,7 @@ use object::Object;
 use super::flags::Flags;
 use crate::exec::process::Invocation;
 use crate::format::Format;
+use crate::room::ASIDE;
 use crate::store::{Facts, Stamped, stamp};
 use crate::thinlink::index_name;
 
@@ -18,12 +19,11 @@ pub fn native_name(object: &str) -> String {
     format!("{stem}.thinlto-native.o")
 }
 
-/// Where a native object is written until it is known to be good. Kbuild's clean and its
-/// .gitignore know the prefix.
+/// Where a native object is written until it is known to be good.
 pub fn aside_name(native: &str) -> String {
     let path = Path::new(native);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".tmp_{name}")).to_string_lossy().into_owned()
+    path.with_file_name(format!("{ASIDE}{name}")).to_string_lossy().into_owned()
 }
 
 /// Name of the debug information that `-gsplit-dwarf` puts beside a native object.
@@ -65,7 +65,7 @@ pub fn side_files(tree: &Path, native: &str) -> Vec<(PathBuf, PathBuf)> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().filter_map(io::Result::ok);
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
     let left = names.filter(|name| name.starts_with(&stem) && !name.ends_with(".o"));
-    left.map(|name| (folder.join(&name), folder.join(name.trim_start_matches(".tmp_")))).collect()
+    left.map(|name| (folder.join(&name), folder.join(name.trim_start_matches(ASIDE)))).collect()
 }
 
 /// Flags that every backend gets after its own, as `scripts/Makefile.thinlto` of Linux 7.2

@@ -9,7 +9,7 @@ use super::mode::Mode;
 use super::named::write_named;
 use super::print;
 use crate::exec::slots::Slots;
-use crate::relink::initcalls::linker_script;
+use crate::initcalls::linker_script;
 use crate::report::console::{Console, Verbosity};
 use crate::report::{Event, Listener};
 use crate::stage;

@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 
 use crate::error::{Error, Result};
 use crate::regular;
+use crate::room::ASIDE;
 
 /// Writes a file: aside, under a name that no one foresees, and renamed.
 pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -22,11 +23,19 @@ pub fn write_named(path: &Path, bytes: &[u8]) -> Result<()> {
     }
     let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut builder = tempfile::Builder::new();
-    let builder = builder.prefix(".tmp_").permissions(Permissions::from_mode(0o666));
+    let builder = builder.prefix(ASIDE).permissions(Permissions::from_mode(0o666));
     let mut file = builder.tempfile_in(folder.unwrap_or(Path::new("."))).map_err(fail)?;
     file.write_all(bytes).map_err(fail)?;
     file.persist(&place).map_err(|e| fail(e.error))?;
     Ok(())
+}
+
+/// The same, except that a file which is right already is not touched.
+pub fn write_named_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    match path.is_file() && regular::read(path).is_ok_and(|old| old == bytes) {
+        true => Ok(()),
+        false => write_named(path, bytes),
+    }
 }
 
 /// Opens a file to write it later, made if it is not there, so that one that cannot be written is

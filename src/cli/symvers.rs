@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::args::Symvers as Arguments;
 use super::mode::Mode;
-use super::named::write_named;
+use super::named::write_named_if_changed;
 use super::print;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::modpost::check::{self, Problem};
 use crate::modpost::dump::{self, Line};
 use crate::modpost::{self, Settings, Symbol, Symvers, objects};
@@ -52,11 +52,11 @@ pub fn run(
         if arguments.any_modpost {
             text = objects::for_any_modpost(&objects::parse_list(&text));
         }
-        write_if_changed(&settings.tree, Path::new(objects::VMLINUX_OBJS), &text)?;
+        write_named_if_changed(&settings.tree.join(objects::VMLINUX_OBJS), &text)?;
     }
     match output == Path::new("-") {
         true => print(found.render().as_bytes())?,
-        false => write_if_changed(&settings.tree, &output, found.render().as_bytes())?,
+        false => write_named_if_changed(&settings.tree.join(&output), found.render().as_bytes())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -122,15 +122,6 @@ fn file_to_check(settings: &Settings, arguments: &Arguments) -> PathBuf {
     let usual = default_file(settings);
     let there = [usual, "Module.symvers"].into_iter().find(|n| settings.tree.join(n).is_file());
     arguments.output.clone().unwrap_or_else(|| there.unwrap_or(usual).into())
-}
-
-/// Writes a file aside and renames it; one that is right already is not touched.
-fn write_if_changed(tree: &Path, name: &Path, text: &[u8]) -> Result<()> {
-    let path = tree.join(name);
-    if path.is_file() && regular::read(&path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    write_named(&path, text)
 }
 
 /// What `--json` prints; docs/json.md describes it.

@@ -8,10 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use memchr::memmem;
-use object::read::elf::{Dyn, ElfFile64, ProgramHeader};
-use object::{Endianness, ReadCache, elf};
+use object::elf::DT_NEEDED;
+use object::read::elf::{Dyn, ElfFile64};
+use object::{Endianness, ReadCache};
 
 use super::process::find_program;
+use crate::elf::interpreter;
+use crate::format::Format;
 
 /// The real file of a program that can be a fork server, or a clause that says why it cannot.
 pub fn find(program: &str, folder: &Path) -> Result<PathBuf, String> {
@@ -30,13 +33,13 @@ fn look_at(path: &Path) -> Result<(), String> {
     }
     let mut start = [0; 4];
     file.read_exact(&mut start).map_err(unreadable)?;
-    if start != elf::ELFMAG {
+    if Format::of(&start) != Format::Elf {
         return Err(format!("{shown} is a wrapper, not clang itself"));
     }
     let cache = ReadCache::new(&file);
     let program: Program<'_> =
         ElfFile64::parse(&cache).map_err(|_| format!("{shown} is no program of this machine"))?;
-    match interpreter(&program) {
+    match interpreter(&program).map(String::from_utf8_lossy) {
         None => return Err(format!("{shown} is linked statically")),
         Some(loader) if !loader.contains("/ld-linux") => {
             return Err(format!("{shown} is loaded by {loader}, which is not glibc's"));
@@ -50,13 +53,6 @@ fn look_at(path: &Path) -> Result<(), String> {
 
 type Program<'a> = ElfFile64<'a, Endianness, &'a ReadCache<&'a File>>;
 
-fn interpreter(program: &Program<'_>) -> Option<String> {
-    let (endian, data) = (program.endian(), program.data());
-    let found = program.elf_program_headers().iter();
-    let found = found.filter_map(|header| header.interpreter(endian, data).ok().flatten()).next();
-    found.map(|path| String::from_utf8_lossy(path).into_owned())
-}
-
 /// It loads LLVM's libraries, as distributions' clang does.
 fn needs_llvm(program: &Program<'_>) -> bool {
     let (endian, data) = (program.endian(), program.data());
@@ -67,7 +63,7 @@ fn needs_llvm(program: &Program<'_>) -> bool {
     let Ok(strings) = sections.strings(endian, data, link) else {
         return false;
     };
-    let mut needed = entries.iter().filter(|entry| entry.tag(endian) == elf::DT_NEEDED);
+    let mut needed = entries.iter().filter(|entry| entry.tag(endian) == DT_NEEDED);
     needed.any(|entry| {
         let name = entry.string(endian, strings).unwrap_or_default();
         name.starts_with(b"libclang-cpp.so") || name.starts_with(b"libLLVM")

@@ -1,9 +1,9 @@
 //! GNU make's jobserver, as a client: find it, read a token when one is there, write the
 //! same byte back. Must not know what a job is, nor who waits.
 //!
-//! The `jobserver` crate is not used here (the tests hold it against this): it reads
-//! `CARGO_MAKEFLAGS` first, shows no descriptor to poll beside children and signals, and
-//! its helper thread takes SIGUSR1.
+//! The `jobserver` crate is not used here (the tests hold its server against this): it takes
+//! `CARGO_MAKEFLAGS` for make's, cannot try a socket, opens a device twice, and does not tell when a
+//! token could not be given back. DESIGN.md has it in full.
 //!
 //! Protocol: GNU make manual, "POSIX Jobserver Interaction" (4.3 and 4.4). Make itself only reads
 //! and writes: what serves the tokens may be a pipe, a fifo, a device or a socket.

@@ -37,6 +37,7 @@ mod clang;
 mod end;
 pub mod executor;
 pub mod fork_server;
+pub mod helper;
 pub mod interrupt;
 pub mod jobserver;
 pub mod load;

@@ -33,7 +33,13 @@ impl Pauses {
         Self::start().map_err(|e| Error::io("catch signals in", "this process", e))
     }
 
-    fn start() -> io::Result<Self> {
+    /// Whether somebody of ours stops for the signal already.
+    pub(super) fn are_caught() -> bool {
+        WAITING.is_begun()
+    }
+
+    /// The same with the system's own error.
+    pub(super) fn start() -> io::Result<Self> {
         let (wake, sender) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         sender.set_nonblocking(true)?;
@@ -55,6 +61,11 @@ impl Pauses {
         &self,
         children: impl Iterator<Item = &'a dyn Job> + Clone,
     ) -> Option<Duration> {
+        self.take_with(|signal| children.clone().for_each(|child| child.signal(signal)))
+    }
+
+    /// The same, where `tell` sends a signal to all children.
+    pub(super) fn take_with(&self, tell: impl Fn(Signal)) -> Option<Duration> {
         // In this order: the handler sets the flag before it wakes us.
         let mut bytes = [0; 16];
         while matches!((&self.wake).read(&mut bytes), Ok(count) if count > 0) {}
@@ -62,10 +73,10 @@ impl Pauses {
             return None;
         }
         let begun = Instant::now();
-        children.clone().for_each(|child| child.signal(Signal::STOP));
+        tell(Signal::STOP);
         // Where even this fails, children go on at once.
         let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
-        children.for_each(|child| child.signal(Signal::CONT));
+        tell(Signal::CONT);
         Some(begun.elapsed())
     }
 }

@@ -51,6 +51,12 @@ impl Waiting {
         state.alone.store(false, Ordering::SeqCst);
         Ok(Guard(self))
     }
+
+    /// Whether somebody waits now.
+    pub(super) fn is_begun(&'static self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.as_ref().is_some_and(|state| state.count > 0)
+    }
 }
 
 impl Drop for Guard {

@@ -6,7 +6,9 @@
 //! `saved_c_flags_`, `scripts/Makefile.lib` of Linux 7.2 and later. The command's
 //! variable is `savedcmd_X` from Linux 6.4 on, `cmd_X` before.
 
+use std::ffi::OsString;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::regular;
@@ -20,10 +22,12 @@ pub struct CmdFile {
     pub saved_c_flags: Option<String>,
 }
 
-/// The `.cmd` file that belongs to `object`: `a/b.o` → `a/.b.o.cmd`.
+/// The `.cmd` file that belongs to `object`: `a/b.o` → `a/.b.o.cmd`. The folder's spelling
+/// (`a/../b/`) is kept.
 pub fn path_for(object: &Path) -> PathBuf {
-    let name = object.file_name().unwrap_or_default().to_string_lossy();
-    object.with_file_name(format!(".{name}.cmd"))
+    let bytes = object.as_os_str().as_bytes();
+    let (folder, base) = bytes.split_at(memchr::memrchr(b'/', bytes).map_or(0, |at| at + 1));
+    PathBuf::from(OsString::from_vec([folder, b".", base, b".cmd"].concat()))
 }
 
 impl CmdFile {

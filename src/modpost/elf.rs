@@ -12,7 +12,7 @@ use object::{Endianness, ReadRef, U32};
 pub type Malformed = String;
 
 /// An object's tables.
-pub(super) struct Tables<'d, Elf: FileHeader, R: ReadRef<'d>> {
+pub(super) struct ObjectTables<'d, Elf: FileHeader, R: ReadRef<'d>> {
     data: R,
     endian: Endianness,
     /// For which processor it is.
@@ -36,7 +36,7 @@ fn broken(error: object::Error) -> Malformed {
     format!("a truncated or corrupt ELF file: {error}")
 }
 
-impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Tables<'d, Elf, R> {
+impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> ObjectTables<'d, Elf, R> {
     /// Finds all tables.
     pub fn new(data: R) -> Result<Self, Malformed> {
         let header = Elf::parse(data).map_err(broken)?;
@@ -44,7 +44,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Tables<'d, Elf, R
         if header.e_type(endian) != elf::ET_REL {
             return Err("an ELF file that is no relocatable object".to_owned());
         }
-        let mut tables = Tables {
+        let mut tables = ObjectTables {
             data,
             endian,
             machine: header.e_machine(endian),

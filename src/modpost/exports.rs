@@ -8,11 +8,13 @@
 
 use std::collections::HashMap;
 
-use object::elf::{self, FileHeader32, FileHeader64};
+use object::elf;
 use object::read::elf::{FileHeader, Sym};
 use object::{Endianness, ReadRef};
 
-use super::elf::{Malformed, Tables, string_at};
+use super::elf::{Malformed, ObjectTables, string_at};
+use crate::elf::by_class;
+use crate::format::Format;
 
 /// One exported symbol.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,15 +50,17 @@ pub fn read<'d, R: ReadRef<'d>>(data: R) -> Result<Option<Object>, Malformed> {
     let Ok(ident) = data.read_bytes_at(0, 16) else {
         return Ok(None);
     };
-    if !ident.starts_with(&elf::ELFMAG) {
+    if Format::of(ident) != Format::Elf {
         return Ok(None);
     }
-    let object = match ident[4] {
-        1 => Exports::<FileHeader32<Endianness>, R>::of(data),
-        2 => Exports::<FileHeader64<Endianness>, R>::of(data),
-        class => Err(format!("an ELF file of the unknown class {class}")),
-    };
-    object.map(Some)
+    let unknown = || Err(format!("an ELF file of the unknown class {}", ident[4]));
+    by_class!(data, read_class(data)).unwrap_or_else(unknown).map(Some)
+}
+
+fn read_class<'d, Elf: FileHeader<Endian = Endianness>>(
+    data: impl ReadRef<'d>,
+) -> Result<Object, Malformed> {
+    Exports::<Elf, _>::of(data)
 }
 
 /// Prefix of the labels in `.export_symbol`.
@@ -67,14 +71,14 @@ const ENTRY: &[u8] = b"__ksymtab_";
 const NAMESPACE: &[u8] = b"__kstrtabns_";
 
 struct Exports<'d, Elf: FileHeader, R: ReadRef<'d>> {
-    tables: Tables<'d, Elf, R>,
+    tables: ObjectTables<'d, Elf, R>,
     found: Object,
 }
 
 impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Exports<'d, Elf, R> {
     fn of(data: R) -> Result<Object, Malformed> {
         let mut exports =
-            Exports { tables: Tables::<Elf, R>::new(data)?, found: Object::default() };
+            Exports { tables: ObjectTables::<Elf, R>::new(data)?, found: Object::default() };
         exports.walk_symbols()?;
         if let Some(section) = exports.tables.section_named(b".export_symbol") {
             exports.found.has_export_section = true;

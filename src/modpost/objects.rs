@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::archive::read::member_names;
 use crate::error::{Error, Result};
+use crate::kbuild::cmd_file;
 use crate::regular;
 
 /// The list of vmlinux' objects, at the object tree's top.
@@ -51,12 +52,7 @@ pub fn front_end_object(object: &Path) -> PathBuf {
 /// ones would not, and kbuild makes none.
 pub fn record_of(object: &Path) -> Option<PathBuf> {
     let object = front_end_object(object);
-    let bytes = object.as_os_str().as_bytes();
-    let (folder, base) = bytes.split_at(memchr::memrchr(b'/', bytes).map_or(0, |at| at + 1));
-    if !base.ends_with(b".o") {
-        return None;
-    }
-    Some(PathBuf::from(OsStr::from_bytes(&[folder, b".", base, b".cmd"].concat())))
+    object.as_os_str().as_bytes().ends_with(b".o").then(|| cmd_file::path_for(&object))
 }
 
 /// The text of `.vmlinux.objs`: the members of `archives` (relative to `tree`), as

@@ -5,12 +5,12 @@
 //! Rules: `scripts/Makefile.btf`, Linux 6.12 to 7.3, and `scripts/pahole-flags.sh` in 6.1.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use super::command::{program, raw_words};
 use super::tree::Tree;
 use super::version;
 use crate::error::{Error, Result, describe_status};
+use crate::exec::helper::Helper;
 use crate::kbuild::auto_conf;
 
 /// Whether vmlinux gets it.
@@ -122,59 +122,52 @@ fn ask_make(tree: &Tree) -> Result<[String; 2]> {
          $(info $(strip $(PAHOLE_FLAGS)))\n$(info $(strip $(RESOLVE_BTFIDS_FLAGS)))\nall: ;\n",
         auto_conf::PATH
     );
-    let mut make = Command::new("make");
+    let sources = format!("srctree={sources}");
+    let argv = ["make", "-s", "-r", "-R", "--no-print-directory", &sources];
+    let argv = argv.into_iter().chain(["--eval", &makefile, "-f", "/dev/null"]);
     // Of make's own environment only this would be read.
-    for name in ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEFILES", "KBUILD_EXTMOD", "KBUILD_VERBOSE"]
-    {
-        make.env_remove(name);
-    }
-    make.args(["-s", "-r", "-R", "--no-print-directory"]);
-    make.arg(format!("srctree={sources}")).arg("--eval").arg(makefile).args(["-f", "/dev/null"]);
-    let text = output(tree, &mut make, RULE)?;
+    let names =
+        ["MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEFILES", "KBUILD_EXTMOD", "KBUILD_VERBOSE"];
+    let make = Helper::new(argv, &tree.folder);
+    let make = names.into_iter().fold(make, Helper::env_remove);
+    let text = output(tree, "make", &make, RULE)?;
     let mut lines = text.lines().map(|line| line.trim().to_owned());
     Ok([lines.next().unwrap_or_default(), lines.next().unwrap_or_default()])
 }
 
 fn ask_script(tree: &Tree) -> Result<String> {
-    let mut script = Command::new("sh");
-    script.arg(tree.source(OLD_RULE)).env("PAHOLE", &tree.pahole);
-    Ok(output(tree, &mut script, OLD_RULE)?.trim().to_owned())
+    let script = Helper::new(["sh", &tree.source(OLD_RULE)], &tree.folder);
+    let script = script.env("PAHOLE", &tree.pahole);
+    Ok(output(tree, "sh", &script, OLD_RULE)?.trim().to_owned())
 }
 
 /// As `scripts/pahole-version.sh` prints it: 124 for `v1.24`.
 fn pahole_version(tree: &Tree) -> Result<String> {
     let missing =
         |found: String| Error::ToolMissing { role: "PAHOLE", command: tree.pahole.clone(), found };
-    let mut words = tree.pahole.split_whitespace();
-    let mut pahole = Command::new(words.next().unwrap_or_default());
-    pahole.args(words).arg("--version").current_dir(&tree.folder).stdin(Stdio::null());
-    let asked = pahole.output().map_err(|e| missing(e.to_string()))?;
-    let text = String::from_utf8_lossy(&asked.stdout);
+    let argv = tree.pahole.split_whitespace().chain(["--version"]);
+    let asked = Helper::new(argv, &tree.folder).run();
+    let asked = asked.map_err(|failure| failure.into_error(|e| missing(e.to_string())))?;
+    let text = String::from_utf8_lossy(&asked.output);
     let first = text.lines().next().unwrap_or_default();
     let parsed = first.strip_prefix('v').map(|number| number.replacen('.', "", 1));
     parsed.ok_or_else(|| missing(format!("`--version` says `{first}`")))
 }
 
 /// Runs what tells the flags, in the tree; what it prints.
-fn output(tree: &Tree, command: &mut Command, rule: &str) -> Result<String> {
-    let fail = |found: String| {
+fn output(tree: &Tree, name: &str, program: &Helper, rule: &str) -> Result<String> {
+    let fail = |why: String| {
+        let found = format!("flags that `{name}` could not tell: {why}");
         let remedy = "link this kernel with `make vmlinux`";
-        Err(Error::bad_input(Path::new(&tree.source(rule)), found, remedy))
+        Error::bad_input(Path::new(&tree.source(rule)), found, remedy)
     };
-    let name = command.get_program().to_string_lossy().into_owned();
-    match command.current_dir(&tree.folder).stdin(Stdio::null()).output() {
-        Ok(asked) if asked.status.success() => {
-            Ok(String::from_utf8_lossy(&asked.stdout).into_owned())
-        }
-        Ok(asked) => {
-            let said = String::from_utf8_lossy(&asked.stderr).trim().replace('\n', "; ");
-            fail(format!(
-                "flags that `{name}` could not tell: it {}: {said}",
-                describe_status(asked.status)
-            ))
-        }
-        Err(error) => fail(format!("flags that `{name}` could not tell: {error}")),
+    let asked = program.run();
+    let asked = asked.map_err(|failure| failure.into_error(|error| fail(error.to_string())))?;
+    if asked.status.success() {
+        return Ok(String::from_utf8_lossy(&asked.output).into_owned());
     }
+    let said = String::from_utf8_lossy(&asked.errors).trim().replace('\n', "; ");
+    Err(fail(format!("it {}: {said}", describe_status(asked.status))))
 }
 
 #[cfg(test)]

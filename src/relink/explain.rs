@@ -1,10 +1,10 @@
 //! What the steps of a relink are made from and whether they would run: the walk of their keys,
 //! told to a person. Reads, and changes nothing; starts no program.
 
-use super::plan::{Plan, Step};
-use super::run::due;
-use super::steps::Planner;
+use super::planner::Planner;
+use super::recipe::{Recipe, Step};
 use super::tree::Tree;
+use super::work::due;
 use super::{SCRATCH, Settings, inputs};
 use crate::error::Result;
 use crate::inputs::{Compared, Kind, Recorded, compare};
@@ -38,8 +38,8 @@ pub fn explain(settings: &Settings, name: &str) -> Result<Vec<Explained>> {
     let identity = &settings.identity.of(&tree.read_source("init/Makefile")?);
     let scratch = &format!("{FOLDER}/{SCRATCH}X");
     let program = settings.program.as_deref();
-    let plan: Plan = Planner { tree, store, scratch, identity, program }.plan()?;
-    let steps = plan.until(name)?.steps;
+    let recipe: Recipe = Planner { tree, store, scratch, identity, program }.recipe()?;
+    let steps = recipe.until(name)?.steps;
     let explained = steps.iter().map(|step| {
         let found = inputs::of(store, step)?;
         let before: Vec<Recorded> =

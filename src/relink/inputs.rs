@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use super::plan::Step;
+use super::recipe::Step;
 use crate::archive::read::flatten;
 use crate::error::Result;
 use crate::format::Format;

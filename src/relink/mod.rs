@@ -3,31 +3,31 @@
 //! Knows the order; how a step is made is its file's.
 //!
 //! ```text
-//! tree ─► stage ─► plan (steps, link, version) ─► run
+//! tree ─► stage ─► planner ─► steps, final_link, btf, version ─► recipe ─► work
 //! ```
 
 mod btf;
 mod command;
 pub mod explain;
-pub mod initcalls;
+mod final_link;
 mod inputs;
-mod link;
-mod plan;
+mod planner;
 mod reads;
+mod recipe;
 mod records;
-mod run;
 mod steps;
 mod tree;
 mod version;
+mod work;
 
 use std::path::PathBuf;
 
 pub use self::version::Identity;
 
-use self::plan::Plan;
-use self::run::{Context, Run, sweep};
-use self::steps::Planner;
+use self::planner::Planner;
+use self::recipe::Recipe;
 use self::tree::Tree;
+use self::work::{Context, RelinkWork, sweep};
 use crate::error::{Error, Result};
 use crate::exec::executor::{Choice, Processes};
 use crate::exec::interrupt::Interrupts;
@@ -121,14 +121,15 @@ fn finish(
     let identity = &settings.identity.of(&tree.read_source("init/Makefile")?);
     store.files.find_again(VMLINUX)?; // it may have been written since it was looked at
     let program = settings.program.as_deref();
-    let plan: Plan = Planner { tree, store, scratch: &scratch, identity, program }.plan()?;
-    let plan = match &settings.until {
-        Some(name) => plan.until(name)?,
-        None => plan,
+    let recipe: Recipe = Planner { tree, store, scratch: &scratch, identity, program }.recipe()?;
+    let recipe = match &settings.until {
+        Some(name) => recipe.until(name)?,
+        None => recipe,
     };
     listener.on(&Event::Phase("link"));
-    let with = Context { tree, store, plan: &plan, scratch: &scratch, identity, slots, listener };
-    let mut run = Run::new(with);
+    let with =
+        Context { tree, store, recipe: &recipe, scratch: &scratch, identity, slots, listener };
+    let mut run = RelinkWork::new(with);
     if settings.dry_run {
         if btf::is_on(tree) {
             run.warn(

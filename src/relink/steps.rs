@@ -7,18 +7,16 @@
 use std::path::Path;
 
 use super::command::{programs, raw_words, replace_words, retarget};
-use super::link;
-use super::plan::{Action, Output, Plan, Prepare, Step};
+use super::final_link;
+use super::planner::Planner;
 use super::reads::{modules, named_by_options};
+use super::recipe::{Action, Output, Prepare, Recipe, Step};
 use super::tree::Tree;
-use super::version::Identity;
-use crate::backend::inputs::environment;
 use crate::error::Result;
 use crate::inputs::{Kind, Label};
 use crate::modpost::objects::VMLINUX_OBJS;
 use crate::stage::VMLINUX;
-use crate::store::{Digest, Store};
-use crate::toolchain::{self, Role};
+use crate::store::Digest;
 
 /// The initcalls' linker script.
 pub const INITCALLS: &str = ".tmp_initcalls.lds";
@@ -35,87 +33,20 @@ const EXPORT_C: &str = ".vmlinux.export.c";
 /// The same, compiled.
 const EXPORT_O: &str = ".vmlinux.export.o";
 
-/// Makes the plan.
-pub struct Planner<'a> {
-    /// The tree.
-    pub tree: &'a Tree,
-    /// The state of the tree.
-    pub store: &'a mut Store,
-    /// The folder that outputs are written to first, relative to the tree.
-    pub scratch: &'a str,
-    /// The build's number and date.
-    pub identity: &'a Identity,
-    /// The program that has `link-vmlinux`, if there is one.
-    pub program: Option<&'a Path>,
-}
-
 impl Planner<'_> {
     /// All steps of the tree's kernel.
-    pub fn plan(mut self) -> Result<Plan> {
+    pub fn recipe(mut self) -> Result<Recipe> {
         let mut steps = vec![self.initcalls()?, self.vmlinux_o()?];
         steps.extend(self.check_names()?);
         steps.extend(self.list_objects());
         steps.push(self.modpost()?);
         steps.extend(self.export_object()?);
-        steps.push(link::step(&mut self)?);
+        steps.push(final_link::step(&mut self)?);
         if self.tree.linked != "vmlinux" {
             steps.push(self.recorded("OBJCOPY", "vmlinux", &[self.tree.linked])?);
         }
         self.add_builtin_lists(&mut steps)?;
-        Ok(Plan { steps })
-    }
-
-    /// A step that writes `place` only.
-    fn output(&self, place: &str, may_be_empty: bool) -> Output {
-        Output { place: place.to_owned(), aside: self.aside(place), may_be_empty }
-    }
-
-    /// The name in the scratch folder of a file at any place.
-    pub fn aside(&self, place: &str) -> String {
-        let name = place.rsplit('/').next().unwrap_or(place);
-        format!("{}/{name}", self.scratch)
-    }
-
-    /// Words and content of the programs that a command runs.
-    pub fn tools(&mut self, commands: &[&str]) -> Result<Vec<(Label, Digest)>> {
-        let tool = |command: &&str| {
-            Ok((Label::new(Kind::Tool, command), toolchain::identify(command, self.store)?))
-        };
-        commands.iter().map(tool).collect()
-    }
-
-    /// Programs that the kernel built for itself, and the files that they are made of besides:
-    /// the libraries that they load are this machine's.
-    pub fn host_tools(&mut self, programs: Vec<String>) -> Result<Vec<String>> {
-        let mut files = programs.clone();
-        for program in &programs {
-            let command = format!("./{program}");
-            toolchain::identify(&command, self.store)?;
-            let itself = self.tree.folder.join(program);
-            let of_it = toolchain::files_on_record(&command, self.store).into_iter();
-            files.extend(of_it.filter(|file| !same_file(Path::new(file), &itself)));
-        }
-        Ok(files)
-    }
-
-    /// The compiler with the program that compiles in the end, and the variables that it reads. Where
-    /// nobody can tell which program that is, a step that it does is on no record.
-    pub fn compiler(&mut self) -> Result<Vec<(Label, Digest)>> {
-        let command = &self.tree.compiler;
-        let tool = match self.store.is_look() {
-            // A look starts nothing that the tree names.
-            true => toolchain::known(Role::Compiler, command, self.store)?
-                .unwrap_or_else(|| toolchain::unknown(command)),
-            false => toolchain::resolve(Role::Compiler, command, self.store)?,
-        };
-        let identity = match tool.opaque {
-            None => tool.identity,
-            Some(_) => Digest::of(format!("{:?}", std::time::SystemTime::now()).as_bytes()),
-        };
-        Ok(vec![
-            (Label::new(Kind::Tool, &self.tree.compiler), identity),
-            (Label::new(Kind::Environment, ""), environment()),
-        ])
+        Ok(Recipe { steps })
     }
 
     /// A step with the command that make recorded for its only output.
@@ -261,7 +192,7 @@ impl Planner<'_> {
     }
 
     fn export_object(&mut self) -> Result<Option<Step>> {
-        if !link::takes_exports(self.tree)? {
+        if !final_link::takes_exports(self.tree)? {
             return Ok(None);
         }
         let compiler = self.compiler()?;
@@ -324,18 +255,13 @@ pub fn check(tree: &Tree) -> Result<()> {
     let mut commands: Vec<String> =
         targets.iter().map(|target| tree.command(target)).collect::<Result<_>>()?;
     commands.push(modpost_command(tree)?.0);
-    if link::takes_exports(tree)? {
+    if final_link::takes_exports(tree)? {
         commands.push(tree.command(EXPORT_O)?);
     }
     for command in &commands {
         host_tools(tree, command)?;
     }
-    link::check(tree)
-}
-
-fn same_file(one: &Path, other: &Path) -> bool {
-    let real = |path: &Path| std::fs::canonicalize(path).ok();
-    real(one).is_some_and(|one| real(other) == Some(one))
+    final_link::check(tree)
 }
 
 /// The programs of the object tree that a command runs, which have to be there.

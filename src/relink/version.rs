@@ -5,9 +5,9 @@
 //! (`init/build-version` in 6.1), Linux 6.1 to 7.3.
 
 use std::path::Path;
-use std::process::Command;
 
 use crate::error::{Error, Result};
+use crate::exec::helper::Helper;
 use crate::kbuild::auto_conf::AutoConf;
 use crate::regular;
 use crate::store::{write_aside, write_if_changed};
@@ -82,9 +82,9 @@ fn count(tree: &Path) -> Result<String> {
 
 /// The date in the C locale, from the program that kbuild asks.
 fn now() -> Result<String> {
-    let asked = Command::new("date").env("LC_ALL", "C").output();
-    let asked = asked.map_err(|e| Error::io("run", "date", e))?;
-    Ok(String::from_utf8_lossy(&asked.stdout).trim().to_owned())
+    let asked = Helper::new(["date"], Path::new(".")).env("LC_ALL", "C").run();
+    let asked = asked.map_err(|failure| failure.into_error(|e| Error::io("run", "date", e)))?;
+    Ok(String::from_utf8_lossy(&asked.output).trim().to_owned())
 }
 
 /// `SMP`, `PREEMPT_DYNAMIC`, …: lines `NAME-flag-$(CONFIG_X) := WORD` of `init/Makefile`, of

@@ -6,11 +6,12 @@
 //! (clang/lib/Driver/Driver.cpp, `PrintVersion`) and the notes of a configuration file that is
 //! not found; LLVM 15 to 22.
 
+use std::io;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use super::Role;
 use crate::error::{Error, Result};
+use crate::exec::helper::{Failure, Helper};
 use crate::exec::process::find_program;
 use crate::exec::words::Words;
 
@@ -38,9 +39,12 @@ const BACKEND: [&str; 10] = [
 ];
 
 /// Asks a compiler what it would run; `None` where it does not tell.
-pub fn behind(argv: &[String], tree: &Path) -> Option<Behind> {
-    let (succeeded, said) = ask(argv, &BACKEND, tree).ok()?;
-    succeeded.then(|| read_behind(&said)).flatten()
+pub fn behind(argv: &[String], tree: &Path) -> Result<Option<Behind>, Failure> {
+    match ask(argv, &BACKEND, tree) {
+        Ok((succeeded, said)) => Ok(succeeded.then(|| read_behind(&said)).flatten()),
+        Err(Failure::System(_)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 fn read_behind(said: &str) -> Option<Behind> {
@@ -77,13 +81,16 @@ pub fn quoted_words(line: &str) -> Option<Words> {
 }
 
 /// The folders where a compiler looks for configuration files: it lists them where one is missing.
-pub fn configuration_folders(argv: &[String], tree: &Path) -> Vec<String> {
+pub fn configuration_folders(argv: &[String], tree: &Path) -> Result<Vec<String>, Failure> {
     const NO_FILE: &str = "--config=kthinlto-asks-where-it-is-looked-for.cfg";
-    let asked = ask(argv, &[&[NO_FILE], &BACKEND[..]].concat(), tree);
-    let (_, said) = asked.unwrap_or_default();
+    let said = match ask(argv, &[&[NO_FILE], &BACKEND[..]].concat(), tree) {
+        Ok((_, said)) => said,
+        Err(Failure::System(_)) => return Ok(Vec::new()),
+        Err(failure) => return Err(failure),
+    };
     let named =
         said.lines().filter_map(|line| line.split_once("was searched for in the directory: "));
-    named.map(|(_, folder)| folder.to_owned()).collect()
+    Ok(named.map(|(_, folder)| folder.to_owned()).collect())
 }
 
 /// Asks a tool for its release, and refuses what cannot do the work.
@@ -93,8 +100,9 @@ pub fn release(role: Role, command: &str, argv: &[String], tree: &Path) -> Resul
         command: command.to_owned(),
         found,
     };
+    let asked = ask(argv, &["--version"], tree);
     let (succeeded, said) =
-        ask(argv, &["--version"], tree).map_err(|error| missing(error.to_string()))?;
+        asked.map_err(|failure| failure.into_error(|error| missing(error.to_string())))?;
     if let Some(complaint) = said.lines().find(|line| !succeeded && line.contains("error: ")) {
         return Err(missing(complaint.trim().to_owned()));
     }
@@ -119,16 +127,14 @@ fn release_in(role: Role, version: &str) -> Option<u32> {
 }
 
 /// Whether a tool succeeded, and all that it said.
-fn ask(argv: &[String], more: &[&str], tree: &Path) -> std::io::Result<(bool, String)> {
-    let (program, arguments) = argv.split_first().ok_or(std::io::ErrorKind::InvalidInput)?;
+fn ask(argv: &[String], more: &[&str], tree: &Path) -> Result<(bool, String), Failure> {
+    let (program, arguments) =
+        argv.split_first().ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
     let program = find_program(program, tree).unwrap_or_else(|| program.into());
-    let asked = Command::new(program)
-        .args(arguments)
-        .args(more)
-        .current_dir(tree)
-        .stdin(Stdio::null())
-        .output()?;
-    let said = [asked.stdout, asked.stderr].concat();
+    let arguments = arguments.iter().map(String::as_str).chain(more.iter().copied());
+    let argv = std::iter::once(program.into_os_string()).chain(arguments.map(Into::into));
+    let asked = Helper::new(argv, tree).run()?;
+    let said = [asked.output, asked.errors].concat();
     Ok((asked.status.success(), String::from_utf8_lossy(&said).into_owned()))
 }
 

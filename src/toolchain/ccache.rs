@@ -5,13 +5,14 @@
 use std::path::Path;
 
 use super::programs;
+use crate::exec::helper::Failure;
 
 /// Caches that run the words behind them.
 const NAMES: [&str; 2] = ["ccache", "sccache"];
 
 /// The words to run instead of these: without a cache that stands before the compiler, and with
 /// the cache told to stand aside where it is reached by a link or a script.
-pub fn around(argv: &[String], tree: &Path) -> Vec<String> {
+pub fn around(argv: &[String], tree: &Path) -> Result<Vec<String>, Failure> {
     let mut words: Vec<String> = Vec::new();
     let mut rest = argv.iter().peekable();
     while let Some(word) = rest.next() {
@@ -24,10 +25,10 @@ pub fn around(argv: &[String], tree: &Path) -> Vec<String> {
         // Settings of its own may follow.
         while rest.next_if(|next| programs::of_word(next, tree).is_none()).is_some() {}
     }
-    match super::files_of(&words, tree).has_ccache {
+    Ok(match super::files_of(&words, tree)?.has_ccache {
         true => ["env", "CCACHE_DISABLE=1"].into_iter().map(str::to_owned).chain(words).collect(),
         false => words,
-    }
+    })
 }
 
 fn is_cache(word: &str, tree: &Path) -> bool {
@@ -59,7 +60,7 @@ mod tests {
         symlink(place("ccache"), place("links/clang")).unwrap();
         let around = |command: &str| {
             let command = command.replace('@', &format!("{}/", dir.path().display()));
-            let words = around(&shell_words::split(&command).unwrap(), dir.path());
+            let words = around(&shell_words::split(&command).unwrap(), dir.path()).unwrap();
             words.join(" ").replace(&format!("{}/", dir.path().display()), "@")
         };
         assert_eq!(around("@ccache @clang -O2"), "@clang -O2");

@@ -30,6 +30,7 @@ use std::path::Path;
 pub use self::ask::quoted_words;
 
 use crate::error::{Error, Result};
+use crate::exec::helper::Failure;
 use crate::store::{Digest, KeyBuilder, Store, ToolRecord};
 use ask::Behind;
 
@@ -146,14 +147,15 @@ pub fn resolve(role: Role, command: &str, store: &mut Store) -> Result<Tool> {
     let lookup = format!("{} {}", role.variable(), whereabouts(command, &tree));
     let loader = store.files.find(LOADER_CACHE)?.map(|facts| facts.digest);
     let known = store.tool(&lookup).filter(|known| known.rule == RULE).cloned();
+    let unanswered = |failure: Failure| failure.into_error(|error| missing(error.to_string()));
     if let Some(known) = &known
         && known.loader == loader
         && identity(store, &argv, known)? == known.identity
-        && (known.settled || leads_there_still(known, &tree))
+        && (known.settled || leads_there_still(known, &tree).map_err(unanswered)?)
     {
         return Ok(Tool::of(command, known));
     }
-    let mut record = look(role, &argv, &tree);
+    let mut record = look(role, &argv, &tree).map_err(unanswered)?;
     record.loader = loader;
     record.identity = identity(store, &argv, &record)?;
     record.release = match known.filter(|known| known.identity == record.identity) {
@@ -205,7 +207,9 @@ pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
         return identity(store, &argv, &known);
     }
     let mut record = empty_record(argv.clone());
-    record.files = text(&files_of(&argv, &tree).all);
+    let files = files_of(&argv, &tree);
+    let files = files.map_err(|failure| failure.into_error(|e| Error::io("run", command, e)))?;
+    record.files = text(&files.all);
     record.loader = loader;
     record.identity = identity(store, &argv, &record)?;
     let identity = record.identity;
@@ -250,12 +254,12 @@ pub fn whereabouts(command: &str, tree: &Path) -> Digest {
 /// changes it: the libraries of a tool are then looked up again, and count by content.
 const LOADER_CACHE: &str = "/etc/ld.so.cache";
 
-fn files_of(argv: &[String], tree: &Path) -> programs::Files {
+fn files_of(argv: &[String], tree: &Path) -> Result<programs::Files, Failure> {
     let mut files = programs::Files::default();
     for program in programs::of_words(argv, tree) {
-        files.add(&program, tree);
+        files.add(&program, tree)?;
     }
-    files
+    Ok(files)
 }
 
 fn text(paths: &[std::path::PathBuf]) -> Vec<String> {
@@ -284,38 +288,43 @@ fn empty_record(argv: Vec<String>) -> ToolRecord {
 }
 
 /// Finds out what a tool is made of. What is left open is its identity and its release.
-fn look(role: Role, argv: &[String], tree: &Path) -> ToolRecord {
-    let mut record = empty_record(ccache::around(argv, tree));
-    let mut files = files_of(&record.argv, tree);
+fn look(role: Role, argv: &[String], tree: &Path) -> Result<ToolRecord, Failure> {
+    let mut record = empty_record(ccache::around(argv, tree)?);
+    let mut files = files_of(&record.argv, tree)?;
     match role {
         Role::Linker if !files.has_lld => {
             record.opaque = Some("none of the programs that it names is LLD".to_owned());
         }
         Role::Linker => {}
-        Role::Compiler => look_behind(&mut record, &mut files, tree),
+        Role::Compiler => look_behind(&mut record, &mut files, tree)?,
     }
     if let Some(program) = &files.leads_away {
         record.opaque = Some(format!("{program} leads to files that are not seen from here"));
     }
     record.settled &= record.opaque.is_none();
     record.files = text(&files.all);
-    record
+    Ok(record)
 }
 
 /// Asks the compiler which program compiles and where it looks for configuration files.
-fn look_behind(record: &mut ToolRecord, files: &mut programs::Files, tree: &Path) {
-    let Some(Behind { program, configuration }) = ask::behind(&record.argv, tree) else {
+fn look_behind(
+    record: &mut ToolRecord,
+    files: &mut programs::Files,
+    tree: &Path,
+) -> Result<(), Failure> {
+    let Some(Behind { program, configuration }) = ask::behind(&record.argv, tree)? else {
         record.opaque = Some("it names no compiler when it is asked with -###".to_owned());
-        return;
+        return Ok(());
     };
     let named = Path::new(&program);
-    files.add(named, tree);
+    files.add(named, tree)?;
     record.settled = is_settled(&record.argv, named, tree);
-    record.folders = ask::configuration_folders(&record.argv, tree);
+    record.folders = ask::configuration_folders(&record.argv, tree)?;
     let used = configuration.iter().map(Into::into);
     let found = record.folders.iter().flat_map(|folder| configuration::files_in(Path::new(folder)));
     files.all.extend(configuration::with_included(used.chain(found)));
     record.behind = Some(program);
+    Ok(())
 }
 
 /// Programs that only run what stands behind them in the same words.
@@ -343,11 +352,12 @@ fn is_settled(argv: &[String], behind: &Path, tree: &Path) -> bool {
 }
 
 /// Whether a compiler behind a script is still the one that it was.
-fn leads_there_still(known: &ToolRecord, tree: &Path) -> bool {
-    let (Some(program), Some(behind)) = (&known.behind, ask::behind(&known.argv, tree)) else {
-        return known.opaque.is_some();
+fn leads_there_still(known: &ToolRecord, tree: &Path) -> Result<bool, Failure> {
+    let (Some(program), Some(behind)) = (&known.behind, ask::behind(&known.argv, tree)?) else {
+        return Ok(known.opaque.is_some());
     };
-    behind.program == *program && behind.configuration.iter().all(|used| known.files.contains(used))
+    let Behind { program: now, configuration } = behind;
+    Ok(now == *program && configuration.iter().all(|used| known.files.contains(used)))
 }
 
 /// Digest over the words of a tool and all its files. A file that is gone counts as such, and so

@@ -1,13 +1,15 @@
 //! The programs that the words of a command lead to, and the files that they are made of:
 //! what wrapper scripts name, and libraries. Must not know what a program is asked to do.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use memchr::memmem;
-use object::read::elf::{ElfFile64, ProgramHeader};
+use object::read::elf::ElfFile64;
 
+use crate::elf;
+use crate::exec::helper::{Failure, Helper};
 use crate::exec::process::find_program;
 
 /// The programs that the words of a command lead to now: `nice -n 19 clang` has two. None if it
@@ -73,14 +75,14 @@ const LEAD_AWAY: [&str; 10] = [
 ];
 
 impl Files {
-    /// Adds a program with all that belongs to it.
-    pub fn add(&mut self, program: &Path, tree: &Path) {
-        self.add_at(program, tree, 0);
+    /// Adds a program with all that belongs to it. Fails where a signal asks us to stop.
+    pub fn add(&mut self, program: &Path, tree: &Path) -> Result<(), Failure> {
+        self.add_at(program, tree, 0)
     }
 
-    fn add_at(&mut self, program: &Path, tree: &Path, depth: usize) {
+    fn add_at(&mut self, program: &Path, tree: &Path, depth: usize) -> Result<(), Failure> {
         if depth > MAX_DEPTH || self.all.iter().any(|file| file == program) {
-            return;
+            return Ok(());
         }
         self.all.push(program.to_path_buf());
         let name = real_name(program);
@@ -88,18 +90,19 @@ impl Files {
             self.leads_away.get_or_insert(name.clone());
         }
         let Ok(bytes) = fs::read(program) else {
-            return;
+            return Ok(());
         };
         let speaks_of = |text: &str| memmem::find(&bytes, text.as_bytes()).is_some();
         self.has_ccache |= name == "ccache" || speaks_of("CCACHE_DISABLE");
         if bytes.starts_with(b"#!") {
             for named in named_in_script(&bytes, tree) {
-                self.add_at(&named, tree, depth + 1);
+                self.add_at(&named, tree, depth + 1)?;
             }
-            return;
+            return Ok(());
         }
         self.has_lld |= speaks_of("thinlto-index-only");
-        self.all.extend(libraries(program, &bytes));
+        self.all.extend(libraries(program, &bytes)?);
+        Ok(())
     }
 }
 
@@ -122,31 +125,30 @@ fn named_in_script(script: &[u8], tree: &Path) -> Vec<PathBuf> {
 
 /// The libraries that a dynamic program loads, as its own loader finds them. A static
 /// program has none, and is not started.
-fn libraries(program: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+fn libraries(program: &Path, bytes: &[u8]) -> Result<Vec<PathBuf>, Failure> {
     let Some(loader) = interpreter(bytes) else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     // Folders of libraries are named from the program's own, which is the real one.
-    let listed =
-        Command::new(&loader).arg("--list").arg(real(program)).stdin(Stdio::null()).output();
-    let Ok(listed) = listed else {
-        return vec![loader];
+    let argv =
+        [loader.as_os_str(), OsStr::new("--list"), real(program).as_os_str()].map(OsStr::to_owned);
+    let listed = match Helper::new(argv, Path::new(".")).run() {
+        Ok(listed) => listed,
+        Err(failure @ Failure::Interrupted(_)) => return Err(failure),
+        Err(_) => return Ok(vec![loader]),
     };
-    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let text = String::from_utf8_lossy(&listed.output).into_owned();
     let paths = text.lines().filter_map(|line| {
         let path = line.split("=>").last()?.trim().split(" (").next()?.trim();
         path.starts_with('/').then(|| PathBuf::from(path))
     });
-    std::iter::once(loader.clone()).chain(paths).collect()
+    Ok(std::iter::once(loader.clone()).chain(paths).collect())
 }
 
 /// The dynamic loader that an ELF program names.
 fn interpreter(bytes: &[u8]) -> Option<PathBuf> {
     let file = ElfFile64::<object::Endianness>::parse(bytes).ok()?;
-    let endian = file.endian();
-    let mut headers = file.elf_program_headers().iter();
-    let name = headers.find_map(|header| header.interpreter(endian, bytes).ok().flatten())?;
-    Some(PathBuf::from(std::str::from_utf8(name).ok()?))
+    Some(PathBuf::from(std::str::from_utf8(elf::interpreter(&file)?).ok()?))
 }
 
 #[cfg(test)]
@@ -161,7 +163,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let mut files = Files::default();
-        files.add(&script, dir.path());
+        files.add(&script, dir.path()).unwrap();
         assert!(files.all.iter().any(|file| file.ends_with("ls")), "{files:?}");
         let library = |file: &PathBuf| file.to_string_lossy().contains("libc.so");
         assert!(files.all.iter().any(library), "{files:?}");

@@ -3,8 +3,8 @@
 //!
 //! Format: `scripts/kallsyms.c` and `kernel/kallsyms_internal.h`, Linux 6.12 and 7.3.
 
-use super::nm::Symbol;
 use super::tokens::compress;
+use crate::elf::nm::Symbol;
 
 /// Absolute symbols that are kept all the same.
 const ABSOLUTES: [&[u8]; 4] =

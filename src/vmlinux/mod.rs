@@ -9,35 +9,26 @@
 //! ```text
 //! script ─► link ─► nm ─► sysmap ─► kallsyms (tokens, object) ─► link ─► … ─► sorttable
 //! ```
-//!
-//! ```
-//! use kthinlto::vmlinux::nm;
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let program = std::fs::read(std::env::current_exe()?)?;
-//! let symbols = nm::defined(&program[..])?; // as `llvm-nm -n` lists them
-//! assert!(symbols.is_sorted_by_key(|symbol| (symbol.address, symbol.name)));
-//! assert!(symbols.iter().any(|symbol| (symbol.letter, symbol.name) == (b'T', b"_start")));
-//! # Ok(()) }
-//! ```
 
 mod kallsyms;
-pub mod nm;
 mod object;
 mod script;
 mod sysmap;
 mod tokens;
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use ::object::{FileKind, ReadCache};
+use ::object::ReadCache;
 
 use self::kallsyms::{Options, Tables};
 use self::object::Template;
 use self::script::Script;
 use self::sysmap::Filter;
+use crate::elf::{Class, nm};
 use crate::error::{Error, Result, describe_status};
+use crate::exec::helper::Helper;
 use crate::kbuild::auto_conf::AutoConf;
 use crate::store::write_aside;
 
@@ -87,21 +78,21 @@ pub fn link(link: &Link) -> Result<()> {
             .ok_or_else(|| unknown(name))?;
     let filter = Filter::read(&read_text(&link.sources.join(filter_name))?)
         .ok_or_else(|| unknown(filter_name))?;
-    let run = Run { link, filter };
-    let settled = match &script.kallsyms {
-        Some(words) => Some(run.kallsyms(words)?.ok_or_else(|| unknown("scripts/kallsyms.c"))?),
+    let linking = Linking { link, filter };
+    let fitting = match &script.kallsyms {
+        Some(words) => Some(linking.kallsyms(words)?.ok_or_else(|| unknown("scripts/kallsyms.c"))?),
         None => None,
     };
-    let tables = settled.as_ref().map(|settled| settled.object.as_path());
-    run.link(&link.output, tables, &[])?;
+    let tables = fitting.as_ref().map(|fitting| fitting.object.as_path());
+    linking.link(&link.output, tables, &[])?;
     let file = open(&link.output)?;
     let symbols = defined(&file, &link.output)?;
     if script.sorttable == Some(true) {
         write_aside(Path::new(SYMBOLS), &nm::with_sizes(symbols.clone()))?;
     }
-    let is_64 = FileKind::parse(&file) == Ok(FileKind::Elf64);
-    let map = sysmap::text(&run.filter.keep(symbols), is_64);
-    if settled.as_ref().is_some_and(|settled| settled.map != map) {
+    let is_64 = Class::of(&file) == Some(Class::Bits64);
+    let map = sysmap::text(&linking.filter.keep(symbols), is_64);
+    if fitting.as_ref().is_some_and(|fitting| fitting.map != map) {
         return Err(failed(
             "other addresses than those in its tables",
             "run scripts/link-vmlinux.sh",
@@ -109,10 +100,10 @@ pub fn link(link: &Link) -> Result<()> {
     }
     write_aside(&link.system_map, &map)?;
     if let Some(with_symbols) = script.sorttable {
-        run.sort_tables(with_symbols)?;
+        linking.sort_tables(with_symbols)?;
     }
-    if let Some(settled) = settled {
-        write_aside(&link.tables, &read(&settled.object)?)?;
+    if let Some(fitting) = fitting {
+        write_aside(&link.tables, &read(&fitting.object)?)?;
     }
     Ok(())
 }
@@ -130,20 +121,20 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 /// Tables that fit: linked in, they move nothing.
-struct Settled {
+struct FittingTables {
     object: PathBuf,
     map: Vec<u8>,
 }
 
-struct Run<'a> {
+struct Linking<'a> {
     link: &'a Link,
     filter: Filter,
 }
 
-impl Run<'_> {
+impl Linking<'_> {
     /// Links until the tables of a pass are as long as those that it was linked with. `None`
     /// where they have parts that are not known here.
-    fn kallsyms(&self, words: &[String]) -> Result<Option<Settled>> {
+    fn kallsyms(&self, words: &[String]) -> Result<Option<FittingTables>> {
         let first = self.template(words)?;
         let Some(template) = Template::read(&read(&first)?) else {
             return Ok(None);
@@ -172,7 +163,7 @@ impl Run<'_> {
             if fits {
                 write_aside(&object, &now)?;
                 let map = sysmap::text(&symbols, template.is_64());
-                return Ok(Some(Settled { object, map }));
+                return Ok(Some(FittingTables { object, map }));
             }
             before = now;
         }
@@ -188,32 +179,39 @@ impl Run<'_> {
             fs::write(path, text).map_err(|e| Error::io("write", path, e))
         };
         write(&map, format!("{:016x} T {}\n", 0x1000, object::TEXT).as_bytes())?;
-        let mut program = Command::new("scripts/kallsyms");
-        program.args(words).args(["--all-symbols"]).arg(&map);
-        write(&text, &output(&mut program, "scripts/kallsyms")?)?;
+        let mut program: Vec<&OsStr> = vec![OsStr::new("scripts/kallsyms")];
+        program.extend(words.iter().map(OsStr::new));
+        program.extend([OsStr::new("--all-symbols"), map.as_os_str()]);
+        write(&text, &output(&program, "scripts/kallsyms")?)?;
         // As the script has it: words without quotes.
-        let mut assembler = command(&self.link.assembler);
-        assembler.arg("-c").arg("-o").arg(&object).arg(&text);
-        output(&mut assembler, "the compiler")?;
+        let mut assembler: Vec<&OsStr> = words_of(&self.link.assembler).collect();
+        assembler.extend(["-c", "-o"].map(OsStr::new));
+        assembler.extend([object.as_os_str(), text.as_os_str()]);
+        output(&assembler, "the compiler")?;
         Ok(object)
     }
 
     fn link(&self, to: &str, tables: Option<&Path>, more: &[&str]) -> Result<()> {
         let link = self.link;
-        let mut linker = command(&link.linker);
-        linker.args(link.flags.iter().flat_map(|flags| flags.split_whitespace()));
-        linker.arg(format!("--script={}", link.linker_script)).args(more).args(["-o", to]);
-        linker.arg("--whole-archive").args(&link.objects).arg("--no-whole-archive");
-        linker.args(["--start-group", "--end-group"]).args(tables);
-        output(&mut linker, "the linker").map(drop)
+        let script = format!("--script={}", link.linker_script);
+        let mut linker: Vec<&OsStr> = words_of(&link.linker).collect();
+        linker.extend(link.flags.iter().flat_map(|flags| words_of(flags)));
+        linker.push(OsStr::new(&script));
+        linker.extend(more.iter().copied().chain(["-o", to, "--whole-archive"]).map(OsStr::new));
+        linker.extend(link.objects.iter().map(OsStr::new));
+        linker.extend(["--no-whole-archive", "--start-group", "--end-group"].map(OsStr::new));
+        linker.extend(tables.map(Path::as_os_str));
+        output(&linker, "the linker").map(drop)
     }
 
     fn sort_tables(&self, with_symbols: bool) -> Result<()> {
-        let mut program = Command::new("scripts/sorttable");
+        let mut program = vec!["scripts/sorttable"];
         if with_symbols {
-            program.args(["-s", SYMBOLS]);
+            program.extend(["-s", SYMBOLS]);
         }
-        output(program.arg(&self.link.output), "scripts/sorttable").map(drop)
+        program.push(&self.link.output);
+        let program: Vec<&OsStr> = program.into_iter().map(OsStr::new).collect();
+        output(&program, "scripts/sorttable").map(drop)
     }
 }
 
@@ -226,21 +224,18 @@ fn defined<'data>(file: &'data ReadCache<File>, name: &str) -> Result<Vec<nm::Sy
     nm::defined(file).map_err(|found| Error::bad_input(name, found, "run again"))
 }
 
-/// A program given as words.
-fn command(words: &str) -> Command {
-    let mut words = words.split_whitespace();
-    let mut command = Command::new(words.next().unwrap_or_default());
-    command.args(words);
-    command
+/// A program or flags, given as words.
+fn words_of(text: &str) -> impl Iterator<Item = &OsStr> {
+    text.split_whitespace().map(OsStr::new)
 }
 
 /// Runs a program to its end; what it prints.
-fn output(command: &mut Command, name: &str) -> Result<Vec<u8>> {
-    let ended = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let ended =
-        ended.map_err(|e| failed(format!("{name} cannot be run: {e}"), "build it with make"))?;
+fn output(argv: &[&OsStr], name: &str) -> Result<Vec<u8>> {
+    let ended = Helper::new(argv, Path::new(".")).as_work().run();
+    let cannot = |e| failed(format!("{name} cannot be run: {e}"), "build it with make");
+    let ended = ended.map_err(|failure| failure.into_error(cannot))?;
     if ended.status.success() {
-        return Ok(ended.stdout);
+        return Ok(ended.output);
     }
     let how = describe_status(ended.status);
     Err(failed(format!("{name} {how}"), "its messages are above"))

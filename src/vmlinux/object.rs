@@ -2,7 +2,7 @@
 //! one symbol, and this puts other tables into the same shape. So what depends on the
 //! architecture and on the kernel's age is theirs: labels, their order, relocations, flags.
 
-use object::read::elf::{ElfFile32, ElfFile64};
+use object::read::elf::{ElfFile, FileHeader};
 use object::write::{self, StandardSection, SymbolSection};
 use object::{
     Architecture, BinaryFormat, Endianness, FileFlags, Object, ObjectSection, ObjectSymbol,
@@ -10,6 +10,7 @@ use object::{
 };
 
 use super::kallsyms::{Table, Tables};
+use crate::elf::by_class;
 
 /// The one symbol of the map that a template is made from.
 pub const TEXT: &str = "_text";
@@ -45,10 +46,11 @@ type Flags = SymbolFlags<write::SectionId, write::SymbolId>;
 impl Template {
     /// Takes the shape of an object. `None` where it holds what this does not know.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        if let Ok(file) = ElfFile64::<Endianness>::parse(bytes) {
-            return Self::of(&file, 8);
-        }
-        Self::of(&ElfFile32::<Endianness>::parse(bytes).ok()?, 4)
+        by_class!(bytes, Self::read_class(bytes)).flatten()
+    }
+
+    fn read_class<E: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Option<Self> {
+        Self::of(&ElfFile::<E>::parse(bytes).ok()?, size_of::<E::Word>() as u8)
     }
 
     fn of<'data>(file: &impl Object<'data>, pointer: u8) -> Option<Self> {
@@ -184,13 +186,11 @@ impl Label {
 /// Names, values and sizes of an object's symbols, and the size of its tables: what moves other
 /// things when it is linked. `None` if it cannot be read.
 pub fn shape(bytes: &[u8]) -> Option<Vec<(String, u64, u64)>> {
-    if let Ok(file) = ElfFile64::<Endianness>::parse(bytes) {
-        return shape_of(&file);
-    }
-    shape_of(&ElfFile32::<Endianness>::parse(bytes).ok()?)
+    by_class!(bytes, shape_of(bytes)).flatten()
 }
 
-fn shape_of<'data>(file: &impl Object<'data>) -> Option<Vec<(String, u64, u64)>> {
+fn shape_of<E: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Option<Vec<(String, u64, u64)>> {
+    let file = ElfFile::<E>::parse(bytes).ok()?;
     let tables = file.section_by_name(SECTION)?;
     let mut shape = vec![(SECTION.to_owned(), tables.align(), tables.size())];
     for symbol in file.symbols() {

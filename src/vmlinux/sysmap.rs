@@ -5,7 +5,7 @@
 
 use regex::bytes::{RegexSet, RegexSetBuilder};
 
-use super::nm::Symbol;
+use crate::elf::nm::Symbol;
 
 /// The rules of one kernel.
 #[derive(Debug)]

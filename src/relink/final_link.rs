@@ -13,9 +13,9 @@ use std::path::Path;
 
 use super::btf;
 use super::command::{program, raw_words, retarget};
-use super::plan::{Action, Output, Prepare, Proof, Step};
+use super::planner::Planner;
 use super::reads::{for_another_folder, named_by_flags, named_by_options, post_link};
-use super::steps::Planner;
+use super::recipe::{Action, Output, Prepare, Proof, Step};
 use super::tree::Tree;
 use super::version::{self, HEADER, OBJECT};
 use crate::error::{Error, Result};
@@ -91,9 +91,9 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     if btf::is_on(tree) {
         made_by.extend(planner.tools(&[&tree.pahole])?);
     }
-    let grounds = grounds(planner, &made_by, &environment)?;
-    let way = Way::choose(planner, grounds);
-    tracing::debug!("the final link is made by {}", way.text());
+    let proof_key = proof_key(planner, &made_by, &environment)?;
+    let linked_by = LinkedBy::choose(planner, proof_key);
+    tracing::debug!("the final link is made by {}", linked_by.text());
     let texts = [("identity", &fixed), ("environment", &environment), ("compile", &compile)];
     made_by.extend(
         texts.map(|(name, text)| (Label::new(Kind::Flags, name), Digest::of(text.as_bytes()))),
@@ -105,15 +105,15 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
         made_by,
         outputs: outputs(planner),
         action: Action::Shell {
-            text: text(planner, &compile, &environment, way)?,
+            text: text(planner, &compile, &environment, linked_by)?,
             linker: Some(link.linker.clone()),
         },
         shown: tree.command(tree.linked)?,
         prepare: Prepare::FinalLink,
-        proof: grounds.filter(|_| way == Way::Compare).map(|grounds| Proof {
-            sign: format!("{}/{FOLDER}/{PROVEN}", planner.scratch),
+        proof: proof_key.filter(|_| linked_by == LinkedBy::Compare).map(|proof_key| Proof {
+            marker: format!("{}/{FOLDER}/{PROVEN}", planner.scratch),
             record: RECORD,
-            grounds,
+            key: proof_key,
         }),
     })
 }
@@ -208,7 +208,7 @@ fn absolute(folder: &Path) -> Result<String> {
 
 /// Who links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum LinkedBy {
     Script,
     /// The script, and then ours, to see whether it makes the same.
     Compare,
@@ -216,27 +216,27 @@ enum Way {
     Ours,
 }
 
-impl Way {
+impl LinkedBy {
     fn text(self) -> &'static str {
         match self {
-            Way::Script => "the kernel's script",
-            Way::Compare => "the kernel's script, and compared with our own passes",
-            Way::Ours => "our own passes",
+            LinkedBy::Script => "the kernel's script",
+            LinkedBy::Compare => "the kernel's script, and compared with our own passes",
+            LinkedBy::Ours => "our own passes",
         }
     }
 
-    fn choose(planner: &Planner<'_>, grounds: Option<Digest>) -> Self {
-        match grounds {
-            None => Way::Script,
-            Some(_) if planner.store.output(RECORD) == grounds => Way::Ours,
-            Some(_) => Way::Compare,
+    fn choose(planner: &Planner<'_>, proof_key: Option<Digest>) -> Self {
+        match proof_key {
+            None => LinkedBy::Script,
+            Some(_) if planner.store.output(RECORD) == proof_key => LinkedBy::Ours,
+            Some(_) => LinkedBy::Compare,
         }
     }
 }
 
 /// All that decides whether our own passes make what the script makes, but for the objects.
 /// `None` if there is no program for them.
-fn grounds(
+fn proof_key(
     planner: &mut Planner<'_>,
     tools: &[(Label, Digest)],
     environment: &str,
@@ -278,7 +278,12 @@ fn objects(tree: &Tree) -> Result<Vec<&'static str>> {
 }
 
 /// What the shell is given.
-fn text(planner: &Planner<'_>, compile: &str, environment: &str, way: Way) -> Result<String> {
+fn text(
+    planner: &Planner<'_>,
+    compile: &str,
+    environment: &str,
+    linked_by: LinkedBy,
+) -> Result<String> {
     let (tree, scratch) = (planner.tree, planner.scratch);
     let folder = format!("{scratch}/{FOLDER}");
     let object = retarget(compile, OBJECT, &format!("{folder}/{OBJECT}"));
@@ -301,10 +306,10 @@ fn text(planner: &Planner<'_>, compile: &str, environment: &str, way: Way) -> Re
             "{program} link-vmlinux --tables ../../{TABLES} --system-map {map} {flags} {output} {objects}"
         )
     };
-    let linking = match way {
-        Way::Script => script,
-        Way::Ours => format!("{} || {script}", ours(target, "System.map")),
-        Way::Compare => format!(
+    let linking = match linked_by {
+        LinkedBy::Script => script,
+        LinkedBy::Ours => format!("{} || {script}", ours(target, "System.map")),
+        LinkedBy::Compare => format!(
             "{script}; if {} >/dev/null 2>&1 && cmp -s ours {target} && cmp -s ours.map System.map; \
              then : >{PROVEN}; fi; rm -f ours",
             ours("ours", "ours.map")

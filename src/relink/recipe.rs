@@ -77,21 +77,21 @@ pub struct Step {
 #[derive(Debug, Clone)]
 pub struct Proof {
     /// The file that it leaves where it found it so, relative to the tree.
-    pub sign: String,
+    pub marker: String,
     /// Under which name it goes on record.
     pub record: &'static str,
     /// What goes on record: all that it depends on.
-    pub grounds: Digest,
+    pub key: Digest,
 }
 
 /// All steps, in an order in which they could be run one after the other.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct Recipe {
     /// The steps.
     pub steps: Vec<Step>,
 }
 
-impl Plan {
+impl Recipe {
     /// The steps that a step comes after.
     pub fn before(&self, step: usize) -> Vec<usize> {
         let reads = |other: &Step| {
@@ -148,25 +148,25 @@ mod tests {
         }
     }
 
-    fn plan() -> Plan {
+    fn recipe() -> Recipe {
         let check = Step { outputs: Vec::new(), ..step("check", &["b"]) };
         let link = Step { prepare: Prepare::FinalLink, ..step("d", &["b", "c"]) };
-        Plan { steps: vec![step("b", &["a"]), check, step("c", &["b"]), step("x", &["a"]), link] }
+        Recipe { steps: vec![step("b", &["a"]), check, step("c", &["b"]), step("x", &["a"]), link] }
     }
 
     #[test]
     fn steps_wait_for_what_they_read_and_the_link_for_all_checks() {
-        let plan = plan();
-        let before: Vec<_> = (0..5).map(|step| plan.before(step)).collect();
+        let recipe = recipe();
+        let before: Vec<_> = (0..5).map(|step| recipe.before(step)).collect();
         assert_eq!(before, [vec![], vec![0], vec![0], vec![], vec![0, 1, 2]]);
     }
 
     #[test]
     fn until_keeps_what_leads_there() {
-        let names = |plan: Plan| plan.steps.into_iter().map(|s| s.name).collect::<Vec<_>>();
-        assert_eq!(names(plan().until("c").unwrap()), ["b", "c"]);
-        assert_eq!(names(plan().until("d").unwrap()), ["b", "check", "c", "d"]);
-        let error = plan().until("z").unwrap_err().to_string();
+        let names = |recipe: Recipe| recipe.steps.into_iter().map(|s| s.name).collect::<Vec<_>>();
+        assert_eq!(names(recipe().until("c").unwrap()), ["b", "c"]);
+        assert_eq!(names(recipe().until("d").unwrap()), ["b", "check", "c", "d"]);
+        let error = recipe().until("z").unwrap_err().to_string();
         assert!(error.contains("`z`; there are vmlinux.a, b, check, c, x, d"), "{error}");
     }
 }

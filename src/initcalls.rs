@@ -13,21 +13,18 @@ use std::path::{Path, PathBuf};
 use object::elf;
 use object::read::archive::ArchiveFile;
 use object::read::elf::{FileHeader, SectionTable, Sym};
-use object::{Endianness, FileKind, SectionIndex};
+use object::{Endianness, SectionIndex};
 
 use crate::archive::read::flatten;
 use crate::bitcode;
+use crate::elf::{by_class, nm};
 use crate::error::{Error, Result};
-use crate::format::Format;
+use crate::format::{Format, REGULAR_ARCHIVE, THIN_ARCHIVE};
 use crate::parallel;
 use crate::regular;
-use crate::vmlinux::nm;
 
 /// Beginning of the symbol that marks an initcall.
 const PREFIX: &[u8] = b"__initcall__";
-/// Magics of a thin archive and of a regular one.
-const THIN: &[u8; 8] = b"!<thin>\n";
-const REGULAR: &[u8; 8] = b"!<arch>\n";
 /// What to do about a damaged file.
 const REBUILD: &str = "remove it and build it again with make";
 /// What to do about an initcall that perl would lose.
@@ -199,7 +196,7 @@ impl Source {
             Err(error) => return Err(unreadable(tree, file, None, error)),
         }
         match &magic {
-            THIN => {
+            THIN_ARCHIVE => {
                 let archive = Some(file.to_path_buf());
                 let members = flatten(tree, &[file.to_path_buf()])?.into_iter();
                 let object = |name: String| (name.into(), archive.clone());
@@ -208,7 +205,7 @@ impl Source {
                     .map(|(name, archive)| Source::Object { name, archive })
                     .collect())
             }
-            REGULAR => Ok(vec![Source::Regular(file.to_path_buf())]),
+            REGULAR_ARCHIVE => Ok(vec![Source::Regular(file.to_path_buf())]),
             _ => Ok(vec![Source::Object { name: file.to_path_buf(), archive: None }]),
         }
     }
@@ -249,7 +246,7 @@ fn unreadable(tree: &Path, file: &Path, archive: Option<&Path>, error: io::Error
 
 fn in_regular_archive(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
     // `ar` makes an empty archive of the magic alone.
-    if bytes == REGULAR {
+    if bytes == REGULAR_ARCHIVE {
         return Ok(Vec::new());
     }
     let corrupt = |error| Unfit::damaged(format!("a corrupt or truncated archive: {error}"));
@@ -301,11 +298,8 @@ fn local_symbols(bytes: &[u8]) -> Result<Vec<&[u8]>, String> {
             .map_err(damaged)?
             .ok_or_else(|| "bitcode with no symbol table".to_owned());
     }
-    let symbols = match FileKind::parse(bytes) {
-        Ok(FileKind::Elf64) => elf_locals::<elf::FileHeader64<Endianness>>(bytes),
-        Ok(FileKind::Elf32) => elf_locals::<elf::FileHeader32<Endianness>>(bytes),
-        _ => return Err("neither an ELF object nor bitcode".to_owned()),
-    };
+    let symbols = by_class!(bytes, elf_locals(bytes));
+    let symbols = symbols.ok_or("neither an ELF object nor bitcode")?;
     symbols.map_err(|error| format!("a truncated or corrupt ELF file: {error}"))
 }
 

@@ -1,4 +1,4 @@
-//! Runs a plan: steps whose inputs are ready side by side, each only if something that it reads
+//! Runs a recipe: steps whose inputs are ready side by side, each only if something that it reads
 //! changed or its outputs are not what it left. A result is taken when the command succeeded and
 //! its inputs are still the same. Must not know what the steps are for.
 
@@ -9,15 +9,16 @@ use std::path::{Path, PathBuf};
 
 use super::btf::THREADS;
 use super::command::add_to_program;
-use super::plan::{Action, Output, Plan, Prepare, Step};
+use super::recipe::{Action, Output, Prepare, Recipe, Step};
 use super::tree::Tree;
 use super::version::Identity;
-use super::{initcalls, inputs, link};
+use super::{final_link, inputs};
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::refused::Refused;
 use crate::exec::run::Work;
 use crate::exec::slots::{Slot, Slots};
+use crate::initcalls;
 use crate::inputs::{Change, Inputs, Kind, Label};
 use crate::modpost::objects;
 use crate::plan::Due;
@@ -40,7 +41,7 @@ pub struct Context<'a> {
     /// Its state.
     pub store: &'a mut Store,
     /// The steps.
-    pub plan: &'a Plan,
+    pub recipe: &'a Recipe,
     /// The folder that outputs are written to first, relative to the tree.
     pub scratch: &'a str,
     /// The build's number and date.
@@ -51,8 +52,8 @@ pub struct Context<'a> {
     pub listener: &'a mut dyn Listener,
 }
 
-/// A plan that is being run.
-pub struct Run<'a> {
+/// A recipe that is being run.
+pub struct RelinkWork<'a> {
     with: Context<'a>,
     states: Vec<State>,
     before: Vec<Vec<usize>>,
@@ -65,13 +66,13 @@ pub struct Run<'a> {
     failure: Option<Error>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> RelinkWork<'a> {
     /// Nothing is run yet.
     pub fn new(with: Context<'a>) -> Self {
-        let count = with.plan.steps.len();
-        Run {
+        let count = with.recipe.steps.len();
+        RelinkWork {
             states: vec![State::Waiting; count],
-            before: (0..count).map(|step| with.plan.before(step)).collect(),
+            before: (0..count).map(|step| with.recipe.before(step)).collect(),
             started: (0..count).map(|_| None).collect(),
             threads: BTreeMap::new(),
             lines: Vec::new(),
@@ -82,12 +83,12 @@ impl<'a> Run<'a> {
 
     /// Tells the listener what would be run. `changed` says that `vmlinux.a` would be new.
     pub fn announce_all(&mut self, changed: bool) -> Result<()> {
-        let mut would_run = vec![false; self.with.plan.steps.len()];
-        for number in 0..self.with.plan.steps.len() {
-            let step = &self.with.plan.steps[number];
+        let mut would_run = vec![false; self.with.recipe.steps.len()];
+        for number in 0..self.with.recipe.steps.len() {
+            let step = &self.with.recipe.steps[number];
             let of = changed && step.inputs.iter().any(|input| input == VMLINUX);
             let earlier = self.before[number].iter().find(|before| would_run[**before]);
-            let follows = earlier.map(|before| self.with.plan.steps[*before].name.as_str());
+            let follows = earlier.map(|before| self.with.recipe.steps[*before].name.as_str());
             let due = match follows.or(of.then_some(VMLINUX)) {
                 Some(first) => Some(Due::Input(Change::Changed(Label::new(Kind::File, first)))),
                 None => due(self.with.store, step, &inputs::of(self.with.store, step)?)?,
@@ -126,8 +127,8 @@ impl<'a> Run<'a> {
 
     /// Starts a step, or does it right here. `None`: it is done.
     fn start(&mut self, number: usize) -> Result<Option<Invocation>> {
-        let plan = self.with.plan;
-        let step = &plan.steps[number];
+        let recipe = self.with.recipe;
+        let step = &recipe.steps[number];
         let inputs = inputs::of(self.with.store, step)?;
         let Some(due) = due(self.with.store, step, &inputs)? else {
             self.states[number] = State::Done;
@@ -136,7 +137,7 @@ impl<'a> Run<'a> {
         self.started[number] = Some(inputs);
         self.announce(step, &due);
         if step.prepare == Prepare::FinalLink {
-            link::prepare(self.with.tree, self.with.scratch, self.with.identity)?;
+            final_link::prepare(self.with.tree, self.with.scratch, self.with.identity)?;
         }
         match &step.action {
             Action::Shell { text, linker } => {
@@ -163,7 +164,7 @@ impl<'a> Run<'a> {
             Some(line) => self.lines[line] = Some(number),
             None => self.lines.push(Some(number)),
         }
-        let step = &self.with.plan.steps[number];
+        let step = &self.with.recipe.steps[number];
         let job = Job { slot, kind: JobKind::Step, verb: step.verb, object: &step.name };
         self.with.listener.on(&Event::Started(job));
     }
@@ -207,8 +208,8 @@ impl<'a> Run<'a> {
 
     /// Puts what a step made into its places, and on record.
     fn accept(&mut self, number: usize) -> Result<()> {
-        let plan = self.with.plan;
-        let step = &plan.steps[number];
+        let recipe = self.with.recipe;
+        let step = &recipe.steps[number];
         for output in &step.outputs {
             self.check(step, output)?;
         }
@@ -234,9 +235,9 @@ impl<'a> Run<'a> {
             self.with.store.set_step(&step.name, record)?;
         }
         if let Some(proof) = &step.proof
-            && self.with.tree.folder.join(&proof.sign).exists()
+            && self.with.tree.folder.join(&proof.marker).exists()
         {
-            self.with.store.set_output(proof.record, proof.grounds)?;
+            self.with.store.set_output(proof.record, proof.key)?;
         }
         self.states[number] = State::Done;
         Ok(())
@@ -262,7 +263,7 @@ impl<'a> Run<'a> {
     }
 
     fn judge(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<()> {
-        let step = &self.with.plan.steps[number];
+        let step = &self.with.recipe.steps[number];
         let fail = |found: String, advice| Error::Step { step: step.name.clone(), found, advice };
         let outcome = outcome.map_err(|e| match Refused::is(&e) {
             true => Error::io("run", "sh", e),
@@ -279,7 +280,7 @@ impl<'a> Run<'a> {
     }
 }
 
-impl Work for Run<'_> {
+impl Work for RelinkWork<'_> {
     fn next(&mut self) -> Option<(usize, Invocation)> {
         while let Some(number) = self.ready().filter(|_| self.failure.is_none()) {
             match self.start(number) {

@@ -1,10 +1,12 @@
-//! The symbols of a linked kernel, with the letters and in the order of `llvm-nm -n`. Must not
-//! know which of them anyone wants.
+//! The symbols of a program, with the letters and in the order of `llvm-nm -n`. Must not know
+//! which of them anyone wants.
 //!
 //! Rule: `llvm-nm` of LLVM 15 to 22, for ELF files.
 
 use object::read::elf::{FileHeader, SectionHeader, SectionTable, Sym};
-use object::{Endianness, FileKind, ReadRef, SectionIndex, StringTable, elf};
+use object::{Endianness, ReadRef, SectionIndex, StringTable, elf};
+
+use super::by_class;
 
 /// One line of nm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,19 +44,13 @@ pub fn with_sizes(mut symbols: Vec<Symbol<'_>>) -> Vec<u8> {
 /// The defined symbols, by address and then by name. `Err`: what is wrong with the file, of
 /// which only the symbols are read.
 pub fn defined<'data>(file: impl ReadRef<'data>) -> Result<Vec<Symbol<'data>>, String> {
-    let symbols = match FileKind::parse(file) {
-        Ok(FileKind::Elf64) => of_elf::<elf::FileHeader64<Endianness>, _>(file),
-        Ok(FileKind::Elf32) => of_elf::<elf::FileHeader32<Endianness>, _>(file),
-        _ => return Err("not an ELF file".to_owned()),
-    };
+    let symbols = by_class!(file, of_elf(file)).ok_or("not an ELF file")?;
     symbols.map_err(|error| format!("a truncated or corrupt ELF file: {error}"))
 }
 
-fn of_elf<'data, E, R>(file: R) -> object::Result<Vec<Symbol<'data>>>
-where
-    E: FileHeader<Endian = Endianness>,
-    R: ReadRef<'data>,
-{
+fn of_elf<'data, E: FileHeader<Endian = Endianness>>(
+    file: impl ReadRef<'data>,
+) -> object::Result<Vec<Symbol<'data>>> {
     let header = E::parse(file)?;
     let endian = header.endian()?;
     let sections = header.sections(endian, file)?;
