@@ -191,7 +191,10 @@ impl Hostile {
 
     fn plant_in_cache(&mut self) {
         let inner = self.cache.join("v2");
-        self.link(&inner.join("ff"), "home/docs");
+        // In the place of a folder of entries that no key has made yet.
+        let mut folders = (0..=255).map(|number| inner.join(format!("{number:02x}")));
+        let free = folders.find(|folder| folder.symlink_metadata().is_err()).unwrap();
+        self.link(&free, "home/docs");
         self.link(&inner.join("zy"), "home");
         let entry = "0".repeat(62);
         self.pipe(&inner.join("0a").join(&entry));
