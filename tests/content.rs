@@ -459,3 +459,19 @@ fn explain_says_what_changed() {
     assert!(link.contains("linker's files ") && link.contains("ld.lld"), "{link}");
     common::bad(tree.bare(&["explain", "no/such.o"]), 3, "no module that the thin link indexed");
 }
+
+#[test]
+fn an_object_of_the_cache_that_has_no_place_leaves_none_of_the_others_aside() {
+    let tree = Tree::new();
+    let build = || {
+        let mut command = tree.kthinlto();
+        command.env("KTHINLTO_CACHE_DIR", tree.dir().join("cache"));
+        command
+    };
+    good(build());
+    tree.shell("rm -rf .kthinlto; find . -name '*.thinlto-native.o' -delete");
+    tree.shell("mkdir kernel/a.thinlto-native.o lib/w1.thinlto-native.o");
+    common::bad(build(), 5, "thinlto-native.o");
+    let out = Command::new("find").arg(&tree.objects).args(["-name", ".tmp_*"]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "");
+}

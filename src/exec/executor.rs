@@ -6,9 +6,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal};
 
+use super::poll::poll;
 use super::process::{Invocation, Outcome, Running};
 
 /// A job that runs somewhere. Dropping one that has not ended cancels it.
@@ -60,7 +60,7 @@ pub fn finish(mut job: Box<dyn Job>) -> io::Result<Outcome> {
             return Ok(outcome);
         }
         // A signal ends the wait too: the loop looks again.
-        let _ = poll(&mut [PollFd::new(&job, PollFlags::IN)], None);
+        poll(std::iter::once(job.as_fd()), None);
     }
 }
 

@@ -7,13 +7,12 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -22,6 +21,7 @@ use rustix::process::{Pid, Signal};
 use super::end::End;
 use super::interrupt::Interrupts;
 use super::pause::Pauses;
+use super::poll::poll;
 use super::refused::is_refused;
 use super::spawn::die_with;
 use crate::error::Error;
@@ -300,15 +300,6 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
-}
-
-/// Waits until one of the descriptors is readable or closed. A signal ends the wait too.
-fn poll<'a>(descriptors: impl Iterator<Item = BorrowedFd<'a>>, timeout: Option<Duration>) {
-    let mut set: Vec<PollFd<'_>> =
-        descriptors.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-    let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
-    // Interrupted, or short of memory: the caller's loop looks again in either case.
-    let _ = rustix::event::poll(&mut set, timeout.as_ref());
 }
 
 #[cfg(test)]

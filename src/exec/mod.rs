@@ -43,6 +43,7 @@ pub mod jobserver;
 pub mod load;
 pub mod memory;
 mod pause;
+mod poll;
 pub mod process;
 pub mod refused;
 pub mod run;

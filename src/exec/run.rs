@@ -3,16 +3,16 @@
 //! slot back. Must not know what a backend is.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
 use super::executor::{Capacity, Executor, Job};
 use super::interrupt::Interrupts;
 use super::memory::Memory;
 use super::pause::Pauses;
+use super::poll::poll;
 use super::process::{Invocation, Outcome};
 use super::slots::{Slot, Slots};
 use crate::error::{Error, Result};
@@ -304,17 +304,9 @@ fn is_shortage(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory)
 }
 
-/// Waits until one of the descriptors is readable. A signal ends the wait too.
-fn poll<'a>(descriptors: impl Iterator<Item = BorrowedFd<'a>>, timeout: Option<Duration>) {
-    let mut set: Vec<PollFd<'_>> =
-        descriptors.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-    let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
-    // Interrupted, or short of memory: the caller's loop looks again in either case.
-    let _ = rustix::event::poll(&mut set, timeout.as_ref());
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::BorrowedFd;
     use std::path::Path;
 
     use super::*;

@@ -284,10 +284,15 @@ impl Backends<'_> {
                 parallel::map(held.len(), &wanted, |(key, aside)| fetch(&cache, *key, aside));
             drop(held);
             for (number, found) in some.iter().zip(found) {
-                if let Some((native, wall)) = found {
-                    self.accept_cached(*number, native, wall)?;
-                    taken.insert(*number);
+                let Some((native, wall)) = found else {
+                    continue;
+                };
+                if let Err(error) = self.accept_cached(*number, native, wall) {
+                    // Those after it were put aside already.
+                    some.iter().for_each(|number| self.remove_aside(*number));
+                    return Err(error);
                 }
+                taken.insert(*number);
             }
         }
         self.cache = Some(cache);
