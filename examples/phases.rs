@@ -7,22 +7,23 @@
 //!     cargo run --example phases -- OBJTREE built-in.a lib/lib.a
 //! ```
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
 use kthinlto::archive::{order, read, write};
-use kthinlto::backend::command::{aside_name, check_native, invocation, native_name};
+use kthinlto::backend::command::{aside_name, check_native, invocation};
 use kthinlto::backend::{flags, inputs};
 use kthinlto::exec::process::Invocation;
 use kthinlto::format::Format;
 use kthinlto::plan::{self, Planned};
 use kthinlto::report::words;
 use kthinlto::store::{Facts, Indexed, Store};
-use kthinlto::thinlink::{LIST, ORDER, Scratch, ThinLink, list_text, response_file};
+use kthinlto::thinlink::{Scratch, ThinLink, list_text, response_file};
 use kthinlto::toolchain::{self, Role, Tool};
+use kthinlto::unit::{INDEXED, ORDER, Part};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -76,9 +77,9 @@ fn thin_link(store: &Store, linker: &Tool, members: &[(String, Facts)]) -> Resul
         setting("KBUILD_LDFLAGS")?.split_whitespace().map(str::to_owned).collect();
     let scratch = Scratch::new(store, false)?;
     let link = ThinLink { linker, flags: &words, members };
-    run(&link.invocation(tree, &scratch.name, ORDER, 1))?;
-    let indexed = scratch.take(store, members)?;
-    fs::write(tree.join(LIST), list_text(&indexed))?;
+    run(&link.invocation(tree, &scratch.folder("0")?, ORDER, 1))?;
+    let indexed = scratch.take("0", None, store, members)?;
+    fs::write(tree.join(INDEXED), list_text(&indexed))?;
     let bitcode = members.iter().filter(|(_, facts)| facts.format == Format::Bitcode).count();
     println!("thin link: {} of {bitcode} bitcode members are indexed", indexed.len());
     Ok(indexed)
@@ -86,12 +87,12 @@ fn thin_link(store: &Store, linker: &Tool, members: &[(String, Facts)]) -> Resul
 
 /// Backend: one native object, written aside, looked at, and renamed.
 fn compile(tree: &Path, compiler: &Tool, planned: &Planned) -> Result<()> {
-    let object = &planned.object;
-    let native = native_name(object);
+    let Part { object, .. } = &planned.part;
+    let native = planned.part.native();
     let aside = aside_name(&native);
     let flags = flags::recorded(tree, object)?;
     // A whole program would move the .dwo too that -gsplit-dwarf leaves.
-    run(&invocation(&compiler.argv, &flags, object, &aside, tree, false))?;
+    run(&invocation(&compiler.argv, &flags, &planned.part, &aside, tree, false))?;
     check_native(&tree.join(&aside)).map_err(|found| format!("{native}: {found}"))?;
     fs::rename(tree.join(&aside), tree.join(&native))?;
     println!("backend: {native}, due to {}", words::due(&planned.due));
@@ -100,10 +101,10 @@ fn compile(tree: &Path, compiler: &Tool, planned: &Planned) -> Result<()> {
 
 /// Archive: `vmlinux.a`, native objects in the places of their bitcode.
 fn archive(store: &Store, members: &[(String, Facts)], indexed: &[Indexed]) -> Result<()> {
-    let compiled: HashSet<&str> = indexed.iter().map(|module| module.object.as_str()).collect();
+    let compiled: HashMap<&str, String> =
+        indexed.iter().map(|module| (module.part.object.as_str(), module.part.native())).collect();
     let entry = |(name, _): &(String, Facts)| -> Result<write::Entry> {
-        let is_compiled = compiled.contains(name.as_str());
-        let name = if is_compiled { native_name(name) } else { name.clone() };
+        let name = compiled.get(name.as_str()).unwrap_or(name).clone();
         let size = store.files.facts(&name)?.size;
         Ok(write::Entry::new(name, size))
     };

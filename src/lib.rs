@@ -51,6 +51,7 @@ pub mod flag_files;
 pub mod inputs;
 pub mod store;
 pub mod toolchain;
+pub mod unit;
 
 pub mod thinlink;
 

@@ -5,24 +5,27 @@
 //! use kthinlto::backend::inputs::Common;
 //! use kthinlto::store::{Digest, Indexed, Store};
 //! use kthinlto::toolchain::Tool;
+//! use kthinlto::unit::Part;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tree = tempfile::tempdir()?;
 //! let store = Store::open(tree.path())?;
 //! let compiler = Tool::new("clang", Digest::of(b"what it is made of"), 22);
 //! let common = Common::new(&compiler, tree.path());
 //! let index = Digest::of(b"the bytes of panic.o.thinlto.bc");
-//! let module = Indexed { object: "panic.o".into(), index, imports: vec!["printk.o".into()] };
+//! let part = Part::of_vmlinux("panic.o");
+//! let module = Indexed { part, index, imports: vec!["printk.o".into()] };
 //! let due = kthinlto::plan::due(&store, &common, &module)?;
 //! assert_eq!(due, Some(kthinlto::plan::Due::NeverRun));
 //! # Ok(()) }
 //! ```
 
-use crate::backend::command::{dwo_name, native_name};
+use crate::backend::command::dwo_name;
 use crate::backend::inputs::{self, Common};
 use crate::error::Result;
 use crate::inputs::{Change, Inputs, Recorded};
 use crate::parallel;
 use crate::store::{BackendRecord, Indexed, Store};
+use crate::unit::Part;
 
 /// Why a backend has to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +49,8 @@ pub enum Due {
 /// A backend that has to run.
 #[derive(Debug)]
 pub struct Planned {
-    /// The bitcode object that it compiles.
-    pub object: String,
+    /// What it compiles.
+    pub part: Part,
     /// All that its output is made from.
     pub inputs: Inputs,
     /// Size of its bitcode in bytes: the longest go first.
@@ -71,14 +74,14 @@ fn plan_one(store: &Store, common: &Common, module: &Indexed) -> Result<Option<P
     let Some((due, inputs)) = look(store, common, module)? else {
         return Ok(None);
     };
-    let size = store.files.facts(&module.object)?.size;
-    Ok(Some(Planned { object: module.object.clone(), inputs, size, due }))
+    let size = store.files.facts(&module.part.object)?.size;
+    Ok(Some(Planned { part: module.part.clone(), inputs, size, due }))
 }
 
 /// Why a module's backend has to run; `None` if its native object is right.
 pub fn due(store: &Store, common: &Common, module: &Indexed) -> Result<Option<Due>> {
     // Without an index there are no inputs to list, and no record can hold.
-    match store.backend(&module.object) {
+    match store.backend(&module.part) {
         Some(_) => Ok(look(store, common, module)?.map(|(due, _)| due)),
         None => Ok(Some(Due::NeverRun)),
     }
@@ -87,7 +90,7 @@ pub fn due(store: &Store, common: &Common, module: &Indexed) -> Result<Option<Du
 /// The same with all inputs, which are listed only where there is something to do.
 fn look(store: &Store, common: &Common, module: &Indexed) -> Result<Option<(Due, Inputs)>> {
     let list = || inputs::inputs(store, common, module);
-    let Some(record) = store.backend(&module.object) else {
+    let Some(record) = store.backend(&module.part) else {
         return Ok(Some((Due::NeverRun, list()?)));
     };
     let key = inputs::key(store, common, module)?;
@@ -110,7 +113,7 @@ fn unknown(store: &Store, common: &Common, module: &Indexed) -> Result<Due> {
     if common.is_opaque() {
         return Ok(Due::OpaqueCompiler);
     }
-    let set = inputs::flag_set(store, common, &module.object)?;
+    let set = inputs::flag_set(store, common, &module.part.object)?;
     Ok(if set.other_assembler { Due::OtherAssembler } else { Due::Unnamed })
 }
 
@@ -121,7 +124,7 @@ fn output(
     module: &Indexed,
     record: &BackendRecord,
 ) -> Result<Option<Due>> {
-    let native = native_name(&module.object);
+    let native = module.part.native();
     match store.files.find(&native)? {
         None => return Ok(Some(Due::OutputGone(native))),
         Some(found) if found.digest != record.output => {
@@ -129,7 +132,7 @@ fn output(
         }
         Some(_) => {}
     }
-    let splits = inputs::flag_set(store, common, &module.object)?.splits_dwarf;
+    let splits = inputs::flag_set(store, common, &module.part.object)?.splits_dwarf;
     let beside = splits.then(|| dwo_name(&native));
     Ok(beside.filter(|name| !store.files.is_file(name)).map(Due::OutputGone))
 }

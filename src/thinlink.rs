@@ -37,15 +37,8 @@ use crate::parallel;
 use crate::store::{Digest, Facts, Indexed, KeyBuilder, LinkRecord, Store};
 use crate::toolchain::Tool;
 
-/// Name of the index beside a bitcode object (lld's, LLVM 7 and later).
-pub fn index_name(object: &str) -> String {
-    format!("{object}.thinlto.bc")
-}
-
-/// The list of indexed objects, under mainline's name.
-pub const LIST: &str = "vmlinux.thinlto-index";
-/// The members in link order, under mainline's name.
-pub const ORDER: &str = "builtin.order";
+/// Where the linker writes its list of indexed objects, below the scratch folder.
+const LIST: &str = "vmlinux.thinlto-index";
 
 /// What the keys of thin links are for. It changes with the walk.
 const PURPOSE: &str = "kthinlto thin link 3";
@@ -136,23 +129,28 @@ fn escape(name: &str) -> String {
     out
 }
 
-/// The last thin link, if it still holds: the same key, and each index as it was. Looks at
-/// the indexes on up to `threads` threads.
-pub fn is_current(store: &Store, key: Digest, threads: usize) -> Result<Option<&LinkRecord>> {
-    let Some(record) = store.link().filter(|record| record.key == key) else {
+/// The last thin link of a unit, if it still holds: the same key, and each index as it was. Looks
+/// at the indexes on up to `threads` threads.
+pub fn is_current<'a>(
+    store: &'a Store,
+    unit: &str,
+    key: Digest,
+    threads: usize,
+) -> Result<Option<&'a LinkRecord>> {
+    let Some(record) = store.link(unit).filter(|record| record.key == key) else {
         return Ok(None);
     };
     let holds = parallel::map(threads, &record.modules, |module| {
-        let found = store.files.find(&index_name(&module.object))?;
+        let found = store.files.find(&module.part.index())?;
         Ok(found.is_some_and(|found| found.digest == module.index))
     });
     let holds: Vec<bool> = holds.into_iter().collect::<Result<_>>()?;
     Ok(holds.into_iter().all(|holds| holds).then_some(record))
 }
 
-/// The text of `vmlinux.thinlto-index`: one indexed object a line.
+/// The text of the list of indexed objects (`vmlinux.thinlto-index`): one a line.
 pub fn list_text(modules: &[Indexed]) -> String {
-    modules.iter().map(|module| format!("{}\n", module.object)).collect()
+    modules.iter().map(|module| format!("{}\n", module.part.object)).collect()
 }
 
 #[cfg(test)]

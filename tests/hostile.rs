@@ -53,7 +53,12 @@ fn a_state_that_names_files_outside_of_the_tree_cleans_none_of_them() {
     let mut store = Store::open(&tree.objects).unwrap();
     for object in ["../out/x.o", &absolute, "linked/z.o", "lib/w1.o", "kernel/../../out/x.o"] {
         let digest = Digest::of(b"");
-        store.set_backend(object, BackendRecord::new(digest, digest, None, &[0_u8; 0])).unwrap();
+        store
+            .set_backend(
+                &kthinlto::unit::Part::of_vmlinux(object),
+                BackendRecord::new(digest, digest, None, &[0_u8; 0]),
+            )
+            .unwrap();
     }
     drop(store);
     let files = ["x", "y", "z"].map(|stem| outside.join(format!("{stem}.thinlto-native.o")));
@@ -348,6 +353,7 @@ fn names_of_files_do_not_act_on_a_terminal() {
 #[test]
 fn a_state_that_names_a_module_outside_of_the_tree_has_nothing_compiled_there() {
     use kthinlto::store::{Digest, Indexed, Store};
+    use kthinlto::unit::Part;
     let tree = Tree::new();
     let cc = tree.compiler("cc", COPY);
     let build = || {
@@ -363,9 +369,9 @@ fn a_state_that_names_a_module_outside_of_the_tree_has_nothing_compiled_there() 
         fs::copy(tree.objects.join("kernel").join(own), outside.join(name)).unwrap();
     }
     let mut store = Store::open(&tree.objects).unwrap();
-    let mut link = store.link().unwrap().clone();
+    let mut link = store.link("vmlinux").unwrap().clone();
     let index = Digest::of(&fs::read(outside.join("x.o.thinlto.bc")).unwrap());
-    link.modules.push(Indexed { object: "../out/x.o".into(), index, imports: Vec::new() });
+    link.modules.push(Indexed { part: Part::of_vmlinux("../out/x.o"), index, imports: Vec::new() });
     store.set_link(link).unwrap();
     drop(store);
     fs::remove_file(tree.objects.join("vmlinux.a")).unwrap();

@@ -342,10 +342,10 @@ fn odd_names_are_text_on_the_page() {
         return;
     };
     let odd = "lib/</script><img src=x onerror=console.error(1)>&amp;'.o";
-    let module =
-        Indexed { object: odd.to_owned(), index: Digest::of(b""), imports: vec![odd.into()] };
+    let part = kthinlto::unit::Part::of_vmlinux(odd);
+    let module = Indexed { part: part.clone(), index: Digest::of(b""), imports: vec![odd.into()] };
     let backend = Backend {
-        object: odd,
+        part: &part,
         size: 1,
         due: &kthinlto::plan::Due::OutputGone("<b>".to_owned()),
         expected: None,

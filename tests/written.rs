@@ -162,12 +162,16 @@ impl Hostile {
     /// In the state, and in what is on record of the scratch folder.
     fn name_what_is_outside(&self) {
         use kthinlto::store::{BackendRecord, Digest, Store};
+        use kthinlto::unit::Part;
         let absolute = self.outside.join("x.o").to_string_lossy().into_owned();
         let mut store = Store::open(self.tree()).unwrap();
         for object in ["../outside/x.o", &absolute, "linked/x.o", "kernel/../../outside/x.o"] {
             let digest = Digest::of(b"");
             store
-                .set_backend(object, BackendRecord::new(digest, digest, None, &[0_u8; 0]))
+                .set_backend(
+                    &Part::of_vmlinux(object),
+                    BackendRecord::new(digest, digest, None, &[0_u8; 0]),
+                )
                 .unwrap();
         }
     }

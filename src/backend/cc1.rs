@@ -7,10 +7,10 @@
 
 use std::borrow::Cow;
 
-use super::command::{aside_name, native_name};
+use super::command::aside_name;
 use crate::exec::words::Words;
-use crate::thinlink::index_name;
 use crate::toolchain::quoted_words;
+use crate::unit::Part;
 
 /// Asks the driver what it would run, and to run nothing.
 pub const ASK: &str = "-###";
@@ -36,20 +36,20 @@ enum Word {
 }
 
 impl Word {
-    /// The gap that a word of the command for `object` is, or itself.
-    fn of(text: &str, object: &str) -> Self {
+    /// The gap that a word of the command for `part` is, or itself.
+    fn of(text: &str, part: &Part) -> Self {
         let gaps = [Word::Object, Word::Output, Word::Index, Word::File];
-        let found = gaps.into_iter().find(|gap| gap.fill(object) == text);
+        let found = gaps.into_iter().find(|gap| gap.fill(part) == text);
         found.unwrap_or_else(|| Word::Text(text.to_owned()))
     }
 
-    fn fill<'a>(&'a self, object: &'a str) -> Cow<'a, str> {
+    fn fill<'a>(&'a self, part: &'a Part) -> Cow<'a, str> {
         match self {
             Word::Text(text) => text.into(),
-            Word::Object => object.into(),
-            Word::Output => aside_name(&native_name(object)).into(),
-            Word::Index => format!("-fthinlto-index={}", index_name(object)).into(),
-            Word::File => object.rsplit('/').next().unwrap_or(object).into(),
+            Word::Object => part.object.as_str().into(),
+            Word::Output => aside_name(&part.native()).into(),
+            Word::Index => format!("-fthinlto-index={}", part.index()).into(),
+            Word::File => part.object.rsplit('/').next().unwrap_or(&part.object).into(),
         }
     }
 }
@@ -58,7 +58,7 @@ impl Template {
     /// Learns from what the driver printed for the backends of two objects with equal flags. `None`
     /// where it would run something else than one cc1 inside itself, has a warning to give, or
     /// where the first answer does not foretell the second.
-    pub fn learn(first: (&str, &[u8]), second: (&str, &[u8])) -> Option<Self> {
+    pub fn learn(first: (&Part, &[u8]), second: (&Part, &[u8])) -> Option<Self> {
         let words = command(std::str::from_utf8(first.1).ok()?)?;
         let words = words.iter().map(|text| Word::of(text, first.0)).collect();
         let template = Template { words };
@@ -66,9 +66,9 @@ impl Template {
         (template.fill(second.0) == other).then_some(template)
     }
 
-    /// The command for one object's backend.
-    pub fn fill(&self, object: &str) -> Words {
-        self.words.iter().map(|word| word.fill(object)).collect()
+    /// The command for one backend.
+    pub fn fill(&self, part: &Part) -> Words {
+        self.words.iter().map(|word| word.fill(part)).collect()
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
     }
 
     fn answer(object: &str, more: &[&str]) -> Vec<u8> {
-        let output = aside_name(&native_name(object));
+        let output = aside_name(&Part::of_vmlinux(object).native());
         let index = format!("-fthinlto-index={object}.thinlto.bc");
         let file = object.rsplit('/').next().unwrap();
         let names = ["clang", "-cc1", &index, "-main-file-name", file, "-O2"];
@@ -108,8 +108,12 @@ mod tests {
         printed(&[&names, more, &end].concat()).into_bytes()
     }
 
+    fn part(object: &str) -> Part {
+        Part::of_vmlinux(object)
+    }
+
     fn learn(first: &[u8], second: &[u8]) -> Option<Template> {
-        Template::learn(("a/b.o", first), ("c/d/e.o", second))
+        Template::learn((&part("a/b.o"), first), (&part("c/d/e.o"), second))
     }
 
     #[test]
@@ -117,8 +121,8 @@ mod tests {
         let flags = ["-DX=\"$y\\ z\"", "-fdebug-compilation-dir=/obj dir"];
         let template = learn(&answer("a/b.o", &flags), &answer("c/d/e.o", &flags)).unwrap();
         let third = String::from_utf8(answer("f.o", &flags)).unwrap();
-        assert_eq!(template.fill("f.o"), command(&third).unwrap());
-        assert!(template.fill("f.o").iter().any(|word| word == flags[0]));
+        assert_eq!(template.fill(&part("f.o")), command(&third).unwrap());
+        assert!(template.fill(&part("f.o")).iter().any(|word| word == flags[0]));
     }
 
     #[test]

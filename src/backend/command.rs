@@ -11,13 +11,7 @@ use crate::exec::process::Invocation;
 use crate::format::Format;
 use crate::room::ASIDE;
 use crate::store::{Facts, Stamped, stamp};
-use crate::thinlink::index_name;
-
-/// Name of the native object of a bitcode object: `a/b.o` → `a/b.thinlto-native.o`.
-pub fn native_name(object: &str) -> String {
-    let stem = object.strip_suffix(".o").unwrap_or(object);
-    format!("{stem}.thinlto-native.o")
-}
+use crate::unit::Part;
 
 /// Where a native object is written until it is known to be good.
 pub fn aside_name(native: &str) -> String {
@@ -77,7 +71,7 @@ const FIXED: [&str; 4] = ["-x", "ir", "-fno-lto", "-Wno-unused-command-line-argu
 pub fn invocation(
     compiler: &[String],
     flags: &Flags,
-    object: &str,
+    part: &Part,
     output: &str,
     tree: &Path,
     splits_dwarf: bool,
@@ -86,20 +80,20 @@ pub fn invocation(
     let mut what = Invocation::new(words.chain(FIXED), tree);
     if splits_dwarf {
         // The object names its .dwo: not the one beside the temporary output.
-        let name = dwo_name(&native_name(object));
+        let name = dwo_name(&part.native());
         what.argv.extend(["-Xclang", "-split-dwarf-file", "-Xclang", &name]);
     }
-    let index = format!("-fthinlto-index={}", index_name(object));
-    what.argv.extend([&index, "-c", "-o", output, object]);
+    let index = format!("-fthinlto-index={}", part.index());
+    what.argv.extend([&index, "-c", "-o", output, &part.object]);
     what
 }
 
 /// The same command as shell text with the final output, as mainline's makefile records it.
-pub fn recorded_text(compiler: &str, flags: &Flags, object: &str) -> String {
+pub fn recorded_text(compiler: &str, flags: &Flags, part: &Part) -> String {
     let quote = |word: &str| shell_words::quote(word).into_owned();
     let (fixed, flags) = (FIXED.join(" "), &flags.text);
-    let (native, index) = (quote(&native_name(object)), quote(&index_name(object)));
-    let object = quote(object);
+    let (native, index) = (quote(&part.native()), quote(&part.index()));
+    let object = quote(&part.object);
     format!("{compiler} {flags} {fixed} -fthinlto-index={index} -c -o {native} {object}")
 }
 
@@ -130,14 +124,14 @@ pub fn check_native(path: &Path) -> Result<Stamped, String> {
 }
 
 /// The files that one backend leaves beside its object, and its temporary one.
-pub fn outputs(object: &str) -> Vec<PathBuf> {
-    let native = native_name(object);
+pub fn outputs(part: &Part) -> Vec<PathBuf> {
+    let native = part.native();
     let record = crate::kbuild::cmd_file::path_for(Path::new(&native));
     let aside = aside_name(&native);
     let (dwo, dwo_aside) = (dwo_name(&native), dwo_name(&aside));
     let stem = native.strip_suffix(".o").unwrap_or(&native).to_owned();
     let side = ["su", "json", "opt.yaml"].map(|end| PathBuf::from(format!("{stem}.{end}")));
-    let own = [index_name(object).into(), record, native.into(), aside.into()];
+    let own = [part.index().into(), record, native.into(), aside.into()];
     own.into_iter().chain([dwo.into(), dwo_aside.into()]).chain(side).collect()
 }
 
@@ -149,10 +143,8 @@ mod tests {
 
     #[test]
     fn names_are_mainlines() {
-        assert_eq!(native_name("a/b.o"), "a/b.thinlto-native.o");
-        assert_eq!(native_name("a/b.pi.o"), "a/b.pi.thinlto-native.o");
         assert_eq!(aside_name("a/b.thinlto-native.o"), "a/.tmp_b.thinlto-native.o");
-        assert_eq!(outputs("a/b.o")[1], Path::new("a/.b.thinlto-native.o.cmd"));
+        assert_eq!(outputs(&Part::of_vmlinux("a/b.o"))[1], Path::new("a/.b.thinlto-native.o.cmd"));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::inputs::{Inputs, Key, Kind, Sink};
 use crate::store::{AsmRecord, Digest, Facts, Indexed, KeyBuilder, Store};
-use crate::thinlink::index_name;
 use crate::toolchain::Tool;
 
 use super::flags::Flags;
@@ -105,7 +104,7 @@ pub fn inputs(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs
 
 /// Walks all inputs of one backend: what the key is made of, and what `explain` prints.
 fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -> Result<()> {
-    let object = &module.object;
+    let object = &module.part.object;
     let bitcode = store.files.facts(object)?;
     if bitcode.format != Format::Bitcode {
         let found = "no bitcode, though the thin link indexed it";
@@ -124,7 +123,7 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
         Ok(())
     };
     file(Kind::Bitcode, object)?;
-    file(Kind::Index, &index_name(object))?;
+    file(Kind::Index, &module.part.index())?;
     module.imports.iter().try_for_each(|import| file(Kind::Import, import))?;
     flags.named.iter().try_for_each(|name| file(Kind::FlagFile, name))?;
     sink.file(&flagset::record_of(object));

@@ -2,8 +2,9 @@
 //! what makes its output good. Must not know about scheduling.
 //!
 //! ```
-//! use kthinlto::backend::command::{invocation, native_name};
+//! use kthinlto::backend::command::invocation;
 //! use kthinlto::backend::flags;
+//! use kthinlto::unit::Part;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tree = tempfile::tempdir()?;
 //! let record = "savedcmd_panic.o := clang -Iinclude -DMODULE -O2 -Wall -c -o panic.o panic.c\n";
@@ -12,10 +13,11 @@
 //! assert!(flags.words.iter().eq(["-O2", "-Wall"]));
 //! assert!(flags::recorded(tree.path(), "other.o").is_err(), "never with guessed flags");
 //!
-//! let what = invocation(&["clang".into()], &flags, "panic.o", "out.o", tree.path(), false);
+//! let part = Part::of_vmlinux("panic.o");
+//! let what = invocation(&["clang".into()], &flags, &part, "out.o", tree.path(), false);
 //! let end = ["-fthinlto-index=panic.o.thinlto.bc", "-c", "-o", "out.o", "panic.o"];
 //! assert!(what.argv.iter().collect::<Vec<_>>().ends_with(&end));
-//! assert_eq!(native_name("panic.o"), "panic.thinlto-native.o");
+//! assert_eq!(part.native(), "panic.thinlto-native.o");
 //! # Ok(()) }
 //! ```
 

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use super::{say, warn};
 use crate::backend::command::outputs;
 use crate::error::{Error, Result};
+use crate::kbuild::cmd_file;
 use crate::room::Room;
 use crate::store::{FOLDER, Store};
-use crate::thinlink::{self, LIST, ORDER};
-
-/// Files at the top of the tree.
-const TOP: [&str; 5] = ["built-in-fixup.a", ORDER, LIST, "vmlinux.a", ".vmlinux.a.cmd"];
+use crate::thinlink;
+use crate::unit::{Outputs, Part, Unit};
 
 /// Removes everything, or with `dry_run` lists it.
 pub fn clean(tree: &Path, dry_run: bool) -> anyhow::Result<()> {
@@ -28,9 +27,15 @@ pub fn clean(tree: &Path, dry_run: bool) -> anyhow::Result<()> {
     }
     // Held until the end, so that no build starts in between; a look writes nothing.
     let store = if dry_run { Store::peek(tree)? } else { Store::open(tree)? };
-    let objects: BTreeSet<String> = store.objects().map(str::to_owned).collect();
-    let made = objects.iter().flat_map(|object| outputs(object));
-    for name in made.chain(TOP.map(PathBuf::from)) {
+    let parts: BTreeSet<&Part> = store.parts().collect();
+    let made = parts.into_iter().flat_map(outputs);
+    let mut units = vec![Outputs::vmlinux()];
+    units.extend(store.links().map(|link| Unit::new(&link.unit, Vec::new()).outputs));
+    let of_units = units.iter().flat_map(|outputs| {
+        let record = cmd_file::path_for(Path::new(&outputs.archive));
+        outputs.all().map(PathBuf::from).chain([record])
+    });
+    for name in made.chain(of_units) {
         remove(&root, &name, dry_run)?;
     }
     if !dry_run {

@@ -14,7 +14,7 @@ use crate::stage::explain::{
     Answer, Explanation, ThinLinkExplanation, explain, explain_thin_link, last_settings,
 };
 use crate::store::Store;
-use crate::thinlink::LIST;
+use crate::unit::INDEXED;
 
 /// Explains one object of the tree.
 pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
@@ -25,7 +25,7 @@ pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
         return Err(Error::bad_input(tree, found, remedy).into());
     };
     settings.compiler = given(&arguments.cc).or(settings.compiler);
-    if arguments.object == LIST {
+    if arguments.object == INDEXED {
         say(render_thin_link(&explain_thin_link(&settings, store)?).trim_end());
         return Ok(());
     }
@@ -53,7 +53,7 @@ fn render_step(step: &Explained) -> String {
 }
 
 fn render_thin_link(found: &ThinLinkExplanation) -> String {
-    let mut out = format!("{LIST}\n");
+    let mut out = format!("{INDEXED}\n");
     out += &match &found.due {
         Answer::Yes(why) => format!("  would run      yes: {why}\n"),
         Answer::No => "  would run      no\n".to_owned(),

@@ -119,6 +119,7 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
         tree: start.tree.clone(),
         srctree: build.srctree.clone(),
         archives: build.archives.clone(),
+        units: Vec::new(),
         compiler: given(&build.cc),
         linker: given(&build.ld),
         linker_flags: build.ldflags.clone(),
@@ -131,7 +132,7 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);
-    Ok(start.finish(result, stage::VMLINUX)?)
+    Ok(start.finish(result, crate::unit::ARCHIVE)?)
 }
 
 /// The cache; an empty name is none.

@@ -26,7 +26,10 @@ const TICK: Duration = Duration::from_millis(100);
 pub trait Work {
     /// The next job, when a slot is there for it: a number for it, and what to run. After a
     /// `None` it is asked again when a job has ended: that may be what another waited for.
-    fn next(&mut self) -> Option<(usize, Invocation)>;
+    ///
+    /// # Errors
+    /// What ends the run.
+    fn next(&mut self) -> Result<Option<(usize, Invocation)>>;
     /// KiB of memory that the job which `next` would give may need; 0 if nobody knows.
     fn next_memory(&self) -> u64 {
         0
@@ -186,15 +189,24 @@ impl Progress<'_> {
                 },
                 Capacity::Jobs(_) => None,
             };
-            let work = &mut self.work;
-            let next = || work.next().map(|(number, what)| Pending { number, what, memory: need });
-            match self.pending.take().or_else(next) {
-                Some(job) => {
+            let job = match self.pending.take() {
+                Some(job) => Ok(Some(job)),
+                None => self
+                    .work
+                    .next()
+                    .map(|next| next.map(|(number, what)| Pending { number, what, memory: need })),
+            };
+            match job {
+                Ok(Some(job)) => {
                     if !self.start(job, slot) {
                         return Lacks::Room;
                     }
                 }
-                None => self.exhausted = true,
+                Ok(None) => self.exhausted = true,
+                Err(error) => {
+                    self.fatal.get_or_insert(error);
+                    self.failed += 1;
+                }
             }
         }
         Lacks::Job
@@ -379,11 +391,15 @@ mod tests {
     }
 
     impl Work for Jobs {
-        fn next(&mut self) -> Option<(usize, Invocation)> {
-            self.left = self.left.checked_sub(1)?;
+        fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
+            let Some(left) = self.left.checked_sub(1) else {
+                return Ok(None);
+            };
+            self.left = left;
             self.running += 1;
             self.most = self.most.max(self.running);
-            Some((self.left, Invocation::new(["sh", "-c", self.script], Path::new("."))))
+            let what = Invocation::new(["sh", "-c", self.script], Path::new("."));
+            Ok(Some((self.left, what)))
         }
 
         fn done(&mut self, _: usize, outcome: io::Result<Outcome>) -> Result<bool> {

@@ -24,7 +24,7 @@ use crate::kbuild::auto_conf;
 use crate::kbuild::cmd_file::{self, CmdFile};
 use crate::regular;
 use crate::store::{Digest, KeyBuilder};
-use crate::thinlink::{LIST, ORDER};
+use crate::unit::{INDEXED, ORDER};
 
 /// The script.
 const SCRIPT: &str = "scripts/link-vmlinux.sh";
@@ -326,7 +326,7 @@ fn text(
 /// assembly files of vmlinux are given, as most of their records have it.
 fn assembler_flags(tree: &Tree) -> String {
     let read = |name: &str| regular::read_to_string(&tree.folder.join(name)).unwrap_or_default();
-    let (order, bitcode) = (read(ORDER), read(LIST));
+    let (order, bitcode) = (read(ORDER), read(INDEXED));
     let bitcode: HashSet<&str> = bitcode.lines().collect();
     let mut counts: HashMap<String, usize> = HashMap::new();
     for object in order.lines().filter(|object| !bitcode.contains(object)) {

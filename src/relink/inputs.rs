@@ -8,8 +8,8 @@ use crate::archive::read::flatten;
 use crate::error::Result;
 use crate::format::Format;
 use crate::inputs::{Inputs, Kind, Sink};
-use crate::stage::VMLINUX;
 use crate::store::{Digest, Facts, KeyBuilder, Store};
+use crate::unit::ARCHIVE;
 
 /// What the keys of steps are for. It changes with the walk.
 const PURPOSE: &str = "kthinlto relink 2";
@@ -41,9 +41,9 @@ fn walk(store: &Store, step: &Step, sink: &mut dyn Sink) -> Result<()> {
 fn archive(store: &Store, name: &str, facts: Facts, sink: &mut dyn Sink) -> Result<()> {
     let mut key = KeyBuilder::new("members");
     key.digest(&facts.digest);
-    if name == VMLINUX {
+    if name == ARCHIVE {
         // What it was made from covers its members, and their records.
-        key.field(format!("{:?}", store.output(VMLINUX)).as_bytes());
+        key.field(format!("{:?}", store.output(ARCHIVE)).as_bytes());
     } else if let Ok(members) = flatten(store.tree(), &[PathBuf::from(name)]) {
         for member in members {
             sink.file(&member);

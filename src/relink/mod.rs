@@ -34,9 +34,10 @@ use crate::exec::interrupt::Interrupts;
 use crate::exec::run::Runner;
 use crate::exec::slots::Slots;
 use crate::report::{Event, Listener, Summary};
-use crate::stage::{self, VMLINUX};
+use crate::stage;
 use crate::store::cache::Place;
 use crate::store::{FOLDER, Store};
+use crate::unit::ARCHIVE;
 
 /// Beginning of the names of folders that outputs are written to first.
 const SCRATCH: &str = "relink.";
@@ -87,7 +88,7 @@ pub fn relink(
     if !settings.dry_run {
         records::check_members(&tree, &mut store)?;
     }
-    if settings.until.as_deref() == Some(VMLINUX) {
+    if settings.until.as_deref() == Some(ARCHIVE) {
         return Ok(());
     }
     let result = finish(settings, &tree, &mut store, &summary, slots, interrupts, listener);
@@ -119,7 +120,7 @@ fn finish(
         None => format!("{FOLDER}/{SCRATCH}X"),
     };
     let identity = &settings.identity.of(&tree.read_source("init/Makefile")?);
-    store.files.find_again(VMLINUX)?; // it may have been written since it was looked at
+    store.files.find_again(ARCHIVE)?; // it may have been written since it was looked at
     let program = settings.program.as_deref();
     let recipe: Recipe = Planner { tree, store, scratch: &scratch, identity, program }.recipe()?;
     let recipe = match &settings.until {
@@ -152,6 +153,7 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
         tree: tree.folder.clone(),
         srctree: tree.sources.clone(),
         archives: tree.archives.clone(),
+        units: Vec::new(),
         compiler: Some(tree.compiler.clone()),
         linker: Some(tree.link.linker.clone()),
         linker_flags: tree.link.flags.clone(),

@@ -112,7 +112,7 @@ impl Recipe {
         let makes = |step: &Step| step.outputs.iter().any(|output| output.place == name);
         let Some(last) = self.steps.iter().position(|step| step.name == name || makes(step)) else {
             let mut names: Vec<&str> = self.steps.iter().map(|step| step.name.as_str()).collect();
-            names.insert(0, crate::stage::VMLINUX);
+            names.insert(0, crate::unit::ARCHIVE);
             let text = format!("there is no step `{name}`; there are {}", names.join(", "));
             return Err(Error::Usage(text));
         };

@@ -9,9 +9,9 @@ use std::path::Path;
 use super::tree::Tree;
 use crate::error::{Error, Result};
 use crate::kbuild::cmd_file;
-use crate::stage::VMLINUX;
 use crate::store::{Digest, FOLDER, KeyBuilder, Store, write_if_changed};
-use crate::thinlink::ORDER;
+use crate::unit::ARCHIVE;
+use crate::unit::ORDER;
 
 /// The name under which the members of `vmlinux.a` go on record whose own records were checked.
 const CHECKED: &str = "relink checked";
@@ -21,7 +21,7 @@ const FOUND_RIGHT: &str = "relink-checked";
 
 /// Checks the records of these members once; as long as one is wrong, each time.
 pub fn check_members(tree: &Tree, store: &mut Store) -> Result<()> {
-    match store.output(VMLINUX) {
+    match store.output(ARCHIVE) {
         Some(members) if store.output(CHECKED) != Some(members) => {
             check_all(tree, store)?;
             store.set_output(CHECKED, members)

@@ -15,8 +15,8 @@ use super::tree::Tree;
 use crate::error::Result;
 use crate::inputs::{Kind, Label};
 use crate::modpost::objects::VMLINUX_OBJS;
-use crate::stage::VMLINUX;
 use crate::store::Digest;
+use crate::unit::ARCHIVE;
 
 /// The initcalls' linker script.
 pub const INITCALLS: &str = ".tmp_initcalls.lds";
@@ -89,7 +89,7 @@ impl Planner<'_> {
 
     fn vmlinux_o(&mut self) -> Result<Step> {
         let shown = self.tree.command("vmlinux.o")?;
-        let mut inputs = vec![VMLINUX.to_owned(), INITCALLS.to_owned()];
+        let mut inputs = vec![ARCHIVE.to_owned(), INITCALLS.to_owned()];
         inputs.extend(libraries(&shown));
         inputs.extend(self.host_tools(host_tools(self.tree, &shown)?)?);
         let named = named_by_options(&self.store.files, &shown)?;
@@ -145,13 +145,13 @@ impl Planner<'_> {
         Some(Step {
             name: VMLINUX_OBJS.to_owned(),
             verb: "GEN",
-            inputs: vec![VMLINUX.to_owned()],
+            inputs: vec![ARCHIVE.to_owned()],
             made_by: vec![(
                 Label::new(Kind::Flags, "names"),
                 Digest::of(&[u8::from(front_end_names)]),
             )],
             outputs: vec![self.output(VMLINUX_OBJS, false)],
-            shown: format!("llvm-ar t {VMLINUX} > {VMLINUX_OBJS}"),
+            shown: format!("llvm-ar t {ARCHIVE} > {VMLINUX_OBJS}"),
             action: Action::ListObjects { front_end_names },
             prepare: Prepare::Nothing,
             proof: None,
@@ -165,7 +165,7 @@ impl Planner<'_> {
         if self.tree.conf.is_on("CONFIG_MODVERSIONS") {
             inputs.push(VMLINUX_OBJS.to_owned());
             // Versions stand in the objects' records, which its own record covers.
-            inputs.push(VMLINUX.to_owned());
+            inputs.push(ARCHIVE.to_owned());
         }
         inputs.extend(self.host_tools(host_tools(self.tree, &shown)?)?);
         inputs.extend(modpost_files(&shown));

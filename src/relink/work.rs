@@ -23,8 +23,9 @@ use crate::inputs::{Change, Inputs, Kind, Label};
 use crate::modpost::objects;
 use crate::plan::Due;
 use crate::report::{Ending, Event, Job, JobKind, Listener, words};
-use crate::stage::{VMLINUX, cores};
+use crate::stage::cores;
 use crate::store::{BackendRecord, Digest, KeyBuilder, Store, write_aside};
+use crate::unit::ARCHIVE;
 
 /// How far a step is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,10 +87,10 @@ impl<'a> RelinkWork<'a> {
         let mut would_run = vec![false; self.with.recipe.steps.len()];
         for number in 0..self.with.recipe.steps.len() {
             let step = &self.with.recipe.steps[number];
-            let of = changed && step.inputs.iter().any(|input| input == VMLINUX);
+            let of = changed && step.inputs.iter().any(|input| input == ARCHIVE);
             let earlier = self.before[number].iter().find(|before| would_run[**before]);
             let follows = earlier.map(|before| self.with.recipe.steps[*before].name.as_str());
-            let due = match follows.or(of.then_some(VMLINUX)) {
+            let due = match follows.or(of.then_some(ARCHIVE)) {
                 Some(first) => Some(Due::Input(Change::Changed(Label::new(Kind::File, first)))),
                 None => due(self.with.store, step, &inputs::of(self.with.store, step)?)?,
             };
@@ -188,7 +189,7 @@ impl<'a> RelinkWork<'a> {
     }
 
     fn list_objects(&self, step: &Step, front_end_names: bool) -> Result<()> {
-        let archives = [VMLINUX.into()];
+        let archives = [ARCHIVE.into()];
         let mut text = objects::list_archives(&self.with.tree.folder, &archives)?.into_bytes();
         if front_end_names {
             text = objects::for_any_modpost(&objects::parse_list(&text));
@@ -281,15 +282,15 @@ impl<'a> RelinkWork<'a> {
 }
 
 impl Work for RelinkWork<'_> {
-    fn next(&mut self) -> Option<(usize, Invocation)> {
+    fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
         while let Some(number) = self.ready().filter(|_| self.failure.is_none()) {
             match self.start(number) {
-                Ok(Some(what)) => return Some((number, what)),
+                Ok(Some(what)) => return Ok(Some((number, what))),
                 Ok(None) => {}
                 Err(error) => self.failure = Some(error),
             }
         }
-        None
+        Ok(None)
     }
 
     fn warn(&mut self, text: &str) {

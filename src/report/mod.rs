@@ -37,6 +37,7 @@ use std::time::Duration;
 use crate::exec::process::Usage;
 use crate::plan::Due;
 use crate::store::Indexed;
+use crate::unit::Part;
 
 /// Something that happened, or is about to.
 #[derive(Debug)]
@@ -54,7 +55,8 @@ pub enum Event<'a> {
         /// Why it is made (`V=2`).
         why: &'a str,
     },
-    /// What the thin link found, and which backends have to run: all others are up to date.
+    /// What thin links found, and which backends have to run: all others are up to date. Of many units
+    /// some may come later.
     Planned {
         /// The indexed modules in link order, with their imports.
         modules: &'a [Indexed],
@@ -94,8 +96,8 @@ pub enum Event<'a> {
 /// A backend that has to run.
 #[derive(Debug, Clone, Copy)]
 pub struct Backend<'a> {
-    /// The bitcode object.
-    pub object: &'a str,
+    /// What it compiles.
+    pub part: &'a Part,
     /// Size of its bitcode in bytes.
     pub size: u64,
     /// Why it has to run.
@@ -164,5 +166,15 @@ pub trait Listener {
     /// Whether it has to hear of all modules, also where nothing is to be done.
     fn wants_modules(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use crate::unit::Part;
+
+    /// A part that events can name in tests.
+    pub fn part(object: &str) -> &'static Part {
+        Box::leak(Box::new(Part::of_vmlinux(object)))
     }
 }

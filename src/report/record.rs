@@ -14,6 +14,7 @@ use crate::exec::process::Usage;
 use crate::inputs::{Change, Kind};
 use crate::plan::Due;
 use crate::store::Indexed;
+use crate::unit;
 
 /// Version of the layout. It grows when a field changes its meaning or goes; new fields alone
 /// do not count.
@@ -271,25 +272,30 @@ impl Recorder {
     }
 
     fn planned(&mut self, modules: &[Indexed], backends: &[Backend<'_>]) {
-        let number = |(number, module): (usize, &Indexed)| (module.object.clone(), number);
-        self.places = modules.iter().enumerate().map(number).collect();
-        let place = |name: &str| self.places.get(name).copied();
+        let before = self.run.modules.len();
+        let label = |part: &unit::Part| part.label().into_owned();
+        let number = |(number, one): (usize, &Indexed)| (label(&one.part), before + number);
+        self.places.extend(modules.iter().enumerate().map(number));
+        let place = |module: &Indexed, name: &str| {
+            self.places.get(&*module.part.beside(name).label()).copied()
+        };
         let module = |module: &Indexed| Module {
-            object: module.object.clone(),
+            object: label(&module.part),
             state: State::UpToDate,
             why: None,
             changed_import: None,
             size: None,
             expected_us: None,
             cache_us: None,
-            imports: module.imports.iter().filter_map(|name| place(name)).collect(),
+            imports: module.imports.iter().filter_map(|name| place(module, name)).collect(),
         };
-        self.run.modules = modules.iter().map(module).collect();
+        self.run.modules.extend(modules.iter().map(module));
         for backend in backends {
-            if let Some(module) = self.module(backend.object) {
+            if let Some(module) = self.module(&backend.part.label()) {
                 module.state = State::NotRun;
                 module.why = Some(words::due(backend.due));
-                module.changed_import = changed_import(backend.due);
+                let import = changed_import(backend.due);
+                module.changed_import = import.map(|name| label(&backend.part.beside(&name)));
                 module.size = Some(backend.size);
                 module.expected_us = backend.expected.map(micros);
             }
@@ -445,6 +451,7 @@ fn not_imported(module: &Module) -> CostlyImport {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::tests::part;
     use super::*;
     use crate::inputs::Label;
     use crate::store::Digest;
@@ -452,7 +459,7 @@ pub(super) mod tests {
     /// A run of two backends out of four modules; one imports from another.
     pub fn run() -> Run {
         let indexed = |object: &str, imports: &[&str]| Indexed {
-            object: object.to_owned(),
+            part: part(object).clone(),
             index: Digest::of(b""),
             imports: imports.iter().map(|name| (*name).into()).collect(),
         };
@@ -464,7 +471,7 @@ pub(super) mod tests {
         ];
         let due = |kind| Due::Input(Change::Changed(Label::new(kind, "a.o")));
         let (own, import) = (due(Kind::Bitcode), due(Kind::Import));
-        let backend = |object, due| Backend { object, size: 7, due, expected: None };
+        let backend = |object, due| Backend { part: part(object), size: 7, due, expected: None };
         let backends = [backend("a.o", &own), backend("b.o", &import), backend("c.o", &import)];
         let mut recorder = Recorder::new("build", Path::new("/obj"), false);
         let usage = |ms| Usage {

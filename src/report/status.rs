@@ -66,9 +66,9 @@ impl Status {
         match event {
             Event::Phase(name) => self.phase = (name, now),
             Event::Planned { modules, backends } => {
-                self.total = backends.len();
-                self.up_to_date = modules.len().saturating_sub(backends.len());
-                self.estimate = Estimate::new(backends);
+                self.total += backends.len();
+                self.up_to_date += modules.len().saturating_sub(backends.len());
+                self.estimate.add(backends);
             }
             Event::FromCache { object, .. } => {
                 self.done += 1;
@@ -148,15 +148,12 @@ impl Status {
         text
     }
 
-    fn backends(&self) -> impl Iterator<Item = &Running> {
-        self.running.values().filter(|one| one.kind == JobKind::Backend)
-    }
-
-    fn left(&self, now: Instant) -> Option<Duration> {
+    fn left(&mut self, now: Instant) -> Option<Duration> {
         let elapsed = now.saturating_duration_since(self.first_backend?);
         let age = |one: &Running| now.saturating_duration_since(one.since);
+        let backends = self.running.values().filter(|one| one.kind == JobKind::Backend);
         let running: Vec<(&str, Duration)> =
-            self.backends().map(|one| (one.object.as_str(), age(one))).collect();
+            backends.map(|one| (one.object.as_str(), age(one))).collect();
         self.estimate.left(elapsed, &running)
     }
 
@@ -244,6 +241,7 @@ fn clock(time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::part;
     use super::super::{Backend, Job};
     use super::*;
 
@@ -262,7 +260,7 @@ mod tests {
         let mut status = Status::new(start);
         let ten = Some(Duration::from_secs(10));
         let backends = OBJECTS.map(|object| Backend {
-            object,
+            part: part(object),
             size: 1,
             due: &crate::plan::Due::NeverRun,
             expected: ten,
@@ -353,7 +351,7 @@ mod tests {
         let start = Instant::now();
         let mut status = Status::new(start);
         let due = &crate::plan::Due::NeverRun;
-        let backends = [Backend { object: "mm/slub.o", size: 1, due, expected: None }];
+        let backends = [Backend { part: part("mm/slub.o"), size: 1, due, expected: None }];
         status.on(&Event::Planned { modules: &[], backends: &backends }, start);
         status.on(&Event::Phase("backends"), start);
         started(&mut status, 0, "mm/slub.o", start);

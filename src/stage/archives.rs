@@ -1,34 +1,30 @@
-//! The archives of the stage: members in, `built-in-fixup.a`, `builtin.order` and
-//! `vmlinux.a` out. Decides when they are written; how is the archive phase's.
+//! The archives of the stage: the kernel's members in, and for each unit an archive of its members
+//! before LTO, their order, and an archive of them after it out. Decides when they are written; how is
+//! the archive phase's.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 
+use super::Settings;
 use super::members::{self, Member, Symbols};
-use super::{Settings, Stage};
+use super::session::Session;
 use crate::archive::order::head_objects_first;
 use crate::archive::read::flatten_seen;
 use crate::archive::symbols::defined_globals;
 use crate::archive::write::{Entry, thin_archive, thin_archive_with_symbols};
-use crate::backend::command::native_name;
 use crate::error::{Error, Result};
 use crate::kbuild::cmd_file;
 use crate::parallel;
 use crate::regular;
-use crate::report::Event;
 use crate::store::snapshot::Watch;
-use crate::store::{Digest, Indexed, KeyBuilder, write_aside, write_if_changed};
-use crate::thinlink::ORDER;
+use crate::store::{Digest, Indexed, KeyBuilder, Store, write_aside, write_if_changed};
+use crate::unit::{Unit, VMLINUX};
 
-/// All members before LTO, under mainline's name.
-const FIXUP: &str = "built-in-fixup.a";
-/// All members after LTO: what the kernel is linked from.
-pub const VMLINUX: &str = "vmlinux.a";
 /// Kbuild's list of objects that go first.
 const HEAD_LIST: &str = "scripts/head-object-list.txt";
 
-/// Names of all members, head objects first.
-pub fn member_names(settings: &Settings, watch: &mut Watch) -> Result<Vec<String>> {
+/// Names of all members of the kernel, head objects first.
+pub(super) fn member_names(settings: &Settings, watch: &mut Watch) -> Result<Vec<String>> {
     if settings.archives.is_empty() {
         let text = "no archive was given; kbuild calls `kthinlto build $(KBUILD_VMLINUX_OBJS)`";
         return Err(Error::Usage(text.to_owned()));
@@ -45,138 +41,154 @@ pub fn member_names(settings: &Settings, watch: &mut Watch) -> Result<Vec<String
     Ok(head_objects_first(members, &text))
 }
 
-impl Stage<'_> {
-    /// Writes `built-in-fixup.a` and `builtin.order` where they are not right already. `known`
-    /// are the symbols of members that were read before.
-    pub(super) fn write_order(&mut self, members: &[Member], known: Symbols) -> Result<()> {
-        let sources: Vec<String> = self
-            .settings
-            .archives
-            .iter()
-            .map(|archive| archive.to_string_lossy().into_owned())
-            .collect();
-        let sources = shell_words::join(&sources);
-        let made_from = made_from(FIXUP, members);
-        if !self.is_output_current(FIXUP, made_from)? {
-            self.step("AR", FIXUP, &format!("llvm-ar cDPrST {FIXUP} {sources}"), "its members");
-            if !self.settings.dry_run {
-                let bytes = thin_archive_with_symbols(&self.entries_with_symbols(members, &known)?);
-                self.write_output(FIXUP, made_from, &bytes)?;
-            }
-        }
-        let order: String = members.iter().map(|(name, _)| format!("{name}\n")).collect();
-        let path = self.settings.tree.join(ORDER);
-        if regular::read(&path).is_ok_and(|old| old == order.as_bytes()) {
-            return Ok(());
-        }
-        self.step("GEN", ORDER, &format!("llvm-ar t {FIXUP} > {ORDER}"), FIXUP);
-        match self.settings.dry_run {
-            true => Ok(()),
-            false => write_aside(&path, order.as_bytes()),
-        }
+/// Writes a unit's archive of members before LTO, and their order, where they are not right already.
+/// `known` are the symbols of members that were read before.
+pub(super) fn write_order(
+    session: &mut Session<'_>,
+    unit: &Unit,
+    members: &[Member],
+    known: &Symbols,
+    threads: usize,
+) -> Result<()> {
+    if let Some(fixup) = &unit.outputs.fixup {
+        write_fixup(session, fixup, members, known, threads)?;
     }
+    let order: String = members.iter().map(|(name, _)| format!("{name}\n")).collect();
+    let (target, tree) = (&unit.outputs.order, &session.settings.tree);
+    let path = tree.join(target);
+    if regular::read(&path).is_ok_and(|old| old == order.as_bytes()) {
+        return Ok(());
+    }
+    let from = unit.outputs.fixup.as_deref().unwrap_or(&unit.name);
+    session.step("GEN", target, &format!("llvm-ar t {from} > {target}"), from);
+    match session.settings.dry_run {
+        true => Ok(()),
+        false => write_aside(&path, order.as_bytes()),
+    }
+}
 
-    fn entries_with_symbols(&self, members: &[Member], known: &Symbols) -> Result<Vec<Entry>> {
-        let tree = &self.settings.tree;
-        let read = |name: &str| {
-            let bytes = regular::read(&tree.join(name)).map_err(|e| Error::io("read", name, e))?;
-            Ok(defined_globals(&bytes))
+fn write_fixup(
+    session: &mut Session<'_>,
+    fixup: &str,
+    members: &[Member],
+    known: &Symbols,
+    threads: usize,
+) -> Result<()> {
+    let made_from = made_from(fixup, members);
+    if is_output_current(&session.store, fixup, made_from)? {
+        return Ok(());
+    }
+    let sources = session.settings.archives.iter();
+    let sources = shell_words::join(sources.map(|archive| archive.to_string_lossy()));
+    session.step("AR", fixup, &format!("llvm-ar cDPrST {fixup} {sources}"), "its members");
+    if session.settings.dry_run {
+        return Ok(());
+    }
+    let entries = entries_with_symbols(&session.settings.tree, members, known, threads)?;
+    write_output(&mut session.store, fixup, made_from, &thin_archive_with_symbols(&entries))
+}
+
+fn entries_with_symbols(
+    tree: &Path,
+    members: &[Member],
+    known: &Symbols,
+    threads: usize,
+) -> Result<Vec<Entry>> {
+    let read = |name: &str| {
+        let bytes = regular::read(&tree.join(name)).map_err(|e| Error::io("read", name, e))?;
+        Ok(defined_globals(&bytes))
+    };
+    let entry = |(name, facts): &Member| {
+        let symbols = known.get(name).map_or_else(|| read(name), |known| Ok(known.clone()))?;
+        Ok(Entry {
+            name: name.clone(),
+            size: facts.size,
+            is_object: symbols.is_some(),
+            symbols: symbols.unwrap_or_default(),
+        })
+    };
+    parallel::map(threads, members, entry).into_iter().collect()
+}
+
+/// Writes a unit's archive of members after LTO, native objects in the places of their bitcode. It is
+/// written anew whenever a member's bytes changed, though its own may not: make decides by its time
+/// what to build next. `changed` says that in a dry run native objects would be made before.
+pub(super) fn write_archive(
+    session: &mut Session<'_>,
+    unit: &Unit,
+    members: &[Member],
+    indexed: &[Indexed],
+    (changed, threads): (bool, usize),
+) -> Result<()> {
+    let compiled: HashMap<&str, String> =
+        indexed.iter().map(|module| (module.part.object.as_str(), module.part.native())).collect();
+    let names = members.iter().map(|(name, _)| compiled.get(name.as_str()).unwrap_or(name).clone());
+    let names: Vec<String> = names.collect();
+    let archive = &unit.outputs.archive;
+    let command = format!("llvm-ar cDPrS --thin {archive} …");
+    if session.settings.dry_run && changed {
+        session.step("AR", archive, &command, "its members");
+        return Ok(());
+    }
+    let records = records_digest(&session.store, members)?;
+    let (members, _) = members::look(&session.store, session.settings, names, threads)?;
+    let made_from =
+        KeyBuilder::new(archive).digest(&made_from(archive, &members)).digest(&records).finish();
+    if !session.settings.dry_run {
+        write_record(session.settings, unit)?;
+    }
+    if is_output_current(&session.store, archive, made_from)? {
+        return Ok(());
+    }
+    session.step("AR", archive, &command, "its members");
+    if session.settings.dry_run {
+        return Ok(());
+    }
+    let entry = |(name, facts): &Member| Entry::new(name.clone(), facts.size);
+    let entries: Vec<Entry> = members.iter().map(entry).collect();
+    write_output(&mut session.store, archive, made_from, &thin_archive(&entries))
+}
+
+/// Digest of all members' `.cmd` files. Symbol versions stand there (`#SYMVER`), and may
+/// change where no object does: modpost has to run then, and it runs when the archive is new.
+fn records_digest(store: &Store, members: &[Member]) -> Result<Digest> {
+    let mut key = KeyBuilder::new("records");
+    for (name, _) in members {
+        let record = cmd_file::path_for(Path::new(name));
+        match store.files.find(&record.to_string_lossy())? {
+            Some(facts) => key.digest(&facts.digest),
+            None => key.field(b""),
         };
-        let entry = |(name, facts): &Member| {
-            let symbols = known.get(name).map_or_else(|| read(name), |known| Ok(known.clone()))?;
-            Ok(Entry {
-                name: name.clone(),
-                size: facts.size,
-                is_object: symbols.is_some(),
-                symbols: symbols.unwrap_or_default(),
-            })
-        };
-        parallel::map(self.threads, members, entry).into_iter().collect()
     }
+    Ok(key.finish())
+}
 
-    /// Writes `vmlinux.a`, native objects in the places of their bitcode. It is written anew
-    /// whenever a member's bytes changed, though its own may not: what make builds next goes
-    /// by its time. `changed` says that in a dry run native objects would be made before.
-    pub(super) fn write_vmlinux(
-        &mut self,
-        members: &[Member],
-        indexed: &[Indexed],
-        changed: bool,
-    ) -> Result<()> {
-        let compiled: HashSet<&str> = indexed.iter().map(|m| m.object.as_str()).collect();
-        let names = members.iter().map(|(name, _)| match compiled.contains(name.as_str()) {
-            true => native_name(name),
-            false => name.clone(),
-        });
-        let names: Vec<String> = names.collect();
-        let command = format!("llvm-ar cDPrS --thin {VMLINUX} …");
-        if self.settings.dry_run && changed {
-            self.step("AR", VMLINUX, &command, "its members");
-            return Ok(());
-        }
-        let records = self.records_digest(members)?;
-        let (members, _) = members::look(&self.store, self.settings, names, self.threads)?;
-        let made_from = KeyBuilder::new(VMLINUX)
-            .digest(&made_from(VMLINUX, &members))
-            .digest(&records)
-            .finish();
-        if !self.settings.dry_run {
-            self.write_record()?;
-        }
-        if self.is_output_current(VMLINUX, made_from)? {
-            return Ok(());
-        }
-        self.step("AR", VMLINUX, &command, "its members");
-        if self.settings.dry_run {
-            return Ok(());
-        }
-        let entry = |(name, facts): &Member| Entry::new(name.clone(), facts.size);
-        let entries: Vec<Entry> = members.iter().map(entry).collect();
-        self.write_output(VMLINUX, made_from, &thin_archive(&entries))
-    }
+/// Kbuild compares commands to see that a target was made in another way: with this
+/// record a later build without THIN_DIST makes its own `vmlinux.a`.
+fn write_record(settings: &Settings, unit: &Unit) -> Result<()> {
+    let archive = &unit.outputs.archive;
+    let path = settings.tree.join(cmd_file::path_for(Path::new(archive)));
+    let from = match unit.name == VMLINUX {
+        true => settings.archives.iter().map(|from| from.to_string_lossy().into_owned()).collect(),
+        false => vec![unit.name.clone()],
+    };
+    let from = shell_words::join(from);
+    let command = format!("kthinlto build {from} # {archive} of native objects");
+    write_if_changed(&path, cmd_file::render(archive, &command).as_bytes())?;
+    Ok(())
+}
 
-    /// Digest of all members' `.cmd` files. Symbol versions stand there (`#SYMVER`), and may
-    /// change where no object does: modpost has to run then, and it runs when `vmlinux.a` is new.
-    fn records_digest(&self, members: &[Member]) -> Result<Digest> {
-        let mut key = KeyBuilder::new("records");
-        for (name, _) in members {
-            let record = cmd_file::path_for(Path::new(name));
-            match self.store.files.find(&record.to_string_lossy())? {
-                Some(facts) => key.digest(&facts.digest),
-                None => key.field(b""),
-            };
-        }
-        Ok(key.finish())
-    }
+/// Whether an output is the one that was last made, and from the same.
+fn is_output_current(store: &Store, name: &str, made_from: Digest) -> Result<bool> {
+    let Some(found) = store.files.find(name)? else {
+        return Ok(false);
+    };
+    Ok(store.output(name) == Some(made_into(made_from, found.digest)))
+}
 
-    /// Kbuild compares commands to see that a target was made in another way: with this
-    /// record a later build without THIN_DIST makes its own `vmlinux.a`.
-    fn write_record(&self) -> Result<()> {
-        let path = self.settings.tree.join(cmd_file::path_for(Path::new(VMLINUX)));
-        let archives = self.settings.archives.iter().map(|archive| archive.to_string_lossy());
-        let archives = shell_words::join(archives);
-        let command = format!("kthinlto build {archives} # {VMLINUX} of native objects");
-        write_if_changed(&path, cmd_file::render(VMLINUX, &command).as_bytes())?;
-        Ok(())
-    }
-
-    /// Whether an output is the one that was last made, and from the same.
-    fn is_output_current(&self, name: &str, made_from: Digest) -> Result<bool> {
-        let Some(found) = self.store.files.find(name)? else {
-            return Ok(false);
-        };
-        Ok(self.store.output(name) == Some(made_into(made_from, found.digest)))
-    }
-
-    fn write_output(&mut self, name: &str, made_from: Digest, bytes: &[u8]) -> Result<()> {
-        write_aside(&self.settings.tree.join(name), bytes)?;
-        self.store.set_output(name, made_into(made_from, Digest::of(bytes)))
-    }
-
-    /// Tells the listener that a file is made.
-    pub(super) fn step(&mut self, verb: &'static str, target: &str, command: &str, why: &str) {
-        self.listener.on(&Event::Step { verb, target, command, why });
-    }
+fn write_output(store: &mut Store, name: &str, made_from: Digest, bytes: &[u8]) -> Result<()> {
+    write_aside(&store.tree().join(name), bytes)?;
+    store.set_output(name, made_into(made_from, Digest::of(bytes)))
 }
 
 /// Key of the content of all members.

@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use super::{Settings, archives, compiler, members};
-use crate::backend::command::native_name;
 use crate::backend::inputs::{self, Common};
 use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
@@ -14,6 +13,7 @@ use crate::store::snapshot::Watch;
 use crate::store::{BackendRecord, Indexed, Store};
 use crate::thinlink::{self, ThinLink};
 use crate::toolchain::{self, Role};
+use crate::unit::{INDEXED, VMLINUX};
 
 /// Whether something would run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,7 @@ pub fn last_settings(store: &Store) -> Option<Settings> {
         tree: store.tree().to_path_buf(),
         srctree: record.srctree.clone().into(),
         archives: record.archives.iter().map(Into::into).collect(),
+        units: Vec::new(),
         compiler: record.compiler.clone(),
         linker: record.linker.clone(),
         linker_flags: record.linker_flags.clone(),
@@ -83,30 +84,27 @@ pub fn last_settings(store: &Store) -> Option<Settings> {
 
 /// Explains one object of the tree; `name` is the object, its native object or its stem.
 pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Explanation> {
-    let Some(link) = store.link().cloned() else {
-        let found = "no record of a thin link";
-        let remedy = "run `kthinlto build` there first, through make or by hand";
-        return Err(Error::bad_input(&settings.tree, found, remedy));
-    };
-    let module = find(&link.modules, name, &settings.tree)?;
+    let modules = linked(&store)?;
+    let module = find(&modules, name, &settings.tree)?;
+    let object = &module.part.object;
     let relink = why_relink(settings, &mut store)?;
-    let command = compiler(settings, &module.object)?;
+    let command = compiler(settings, object)?;
     let known = toolchain::known(Role::Compiler, &command, &store)?;
     let is_known = known.is_some();
     let compiler = known.unwrap_or_else(|| toolchain::unknown(&command));
     let common = Common::new(&compiler, &settings.tree);
     let inputs = inputs::inputs(&store, &common, module)?;
-    let importers = link
-        .modules
-        .iter()
-        .filter(|other| other.imports.iter().any(|name| **name == module.object));
+    let importers = modules.iter().filter(|other| {
+        let is_beside = other.part.unit == module.part.unit;
+        is_beside && other.imports.iter().any(|name| **name == **object)
+    });
     Ok(Explanation {
-        object: module.object.clone(),
-        native: native_name(&module.object),
-        inputs: compared(&inputs, store.backend(&module.object), is_known),
+        object: module.part.label().into_owned(),
+        native: module.part.native(),
+        inputs: compared(&inputs, store.backend(&module.part), is_known),
         tool: compiler.files.clone(),
         imports: module.imports.iter().map(|name| name.to_string()).collect(),
-        importers: importers.map(|other| other.object.clone()).collect(),
+        importers: importers.map(|other| other.part.label().into_owned()).collect(),
         key: is_known.then(|| inputs.key.digest().to_string()),
         due: match is_known {
             true => Answer::of(plan::due(&store, &common, module)?),
@@ -114,6 +112,17 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
         },
         relink,
     })
+}
+
+/// What the last thin links of all units indexed.
+pub(super) fn linked(store: &Store) -> Result<Vec<Indexed>> {
+    let mut links = store.links().peekable();
+    if links.peek().is_none() {
+        let found = "no record of a thin link";
+        let remedy = "run `kthinlto build` there first, through make or by hand";
+        return Err(Error::bad_input(store.tree(), found, remedy));
+    }
+    Ok(links.flat_map(|link| link.modules.iter().cloned()).collect())
 }
 
 /// All that can be said about the thin link.
@@ -135,7 +144,7 @@ pub fn explain_thin_link(settings: &Settings, mut store: Store) -> Result<ThinLi
     let command = settings.linker.as_deref().unwrap_or_default();
     let known = toolchain::known(Role::Linker, command, &store)?;
     let linker = known.clone().unwrap_or_else(|| toolchain::unknown(command));
-    let flags = super::link::flags(settings, &members)?;
+    let flags = super::links::flags(settings, &members)?;
     let link = ThinLink { linker: &linker, flags: &flags, members: &members };
     let mut inputs = link.inputs(&store)?.recorded();
     let linker_of = |input: &&mut Recorded| input.0.kind == Kind::Tool && known.is_none();
@@ -147,12 +156,15 @@ pub fn explain_thin_link(settings: &Settings, mut store: Store) -> Result<ThinLi
 pub(super) fn find<'a>(modules: &'a [Indexed], name: &str, tree: &Path) -> Result<&'a Indexed> {
     let plain = name.strip_prefix("./").unwrap_or(name);
     let names = [plain.to_owned(), format!("{plain}.o")];
-    let is_it =
-        |module: &&Indexed| names.contains(&module.object) || native_name(&module.object) == plain;
+    let is_it = |module: &&Indexed| {
+        names.contains(&module.part.object)
+            || module.part.native() == plain
+            || module.part.label() == plain
+    };
     modules.iter().find(is_it).ok_or_else(|| {
-        let objects = modules.iter().map(|module| module.object.as_str());
+        let objects = modules.iter().map(|module| module.part.object.as_str());
         let hint = match alike(plain, objects).as_slice() {
-            [] => format!("{} lists those that there are", thinlink::LIST),
+            [] => format!("{} lists those that there are", INDEXED),
             [one] => format!("did you mean {one}?"),
             [others @ .., last] => format!("did you mean {} or {last}?", others.join(", ")),
         };
@@ -195,10 +207,10 @@ fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer<String>> 
     let Some(linker) = toolchain::known(Role::Linker, command, store)? else {
         return Ok(Answer::unknown(Role::Linker, command));
     };
-    let flags = super::link::flags(settings, &members)?;
+    let flags = super::links::flags(settings, &members)?;
     let link = ThinLink { linker: &linker, flags: &flags, members: &members };
     let key = link.key(store)?;
-    if thinlink::is_current(store, key, 1)?.is_some() {
+    if thinlink::is_current(store, VMLINUX, key, 1)?.is_some() {
         return Ok(Answer::No);
     }
     let why = "members, the linker, its flags or an index changed since the last one";

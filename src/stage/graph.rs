@@ -10,37 +10,34 @@ use crate::parallel;
 use crate::regular;
 use crate::report::graph::{Cost, Graph, Import, Node};
 use crate::store::{Indexed, Store};
-use crate::thinlink::index_name;
+use crate::unit::Part;
 
 /// The graph of the tree's last thin link, or the part around some objects: an object's, its
 /// native object's name or its stem. Reads the indexes on up to `threads` threads.
 pub fn graph(store: &Store, objects: &[String], threads: usize) -> Result<Graph> {
-    let Some(link) = store.link() else {
-        let found = "no record of a thin link";
-        let remedy = "run `kthinlto build` there first, through make or by hand";
-        return Err(Error::bad_input(store.tree(), found, remedy));
-    };
-    let chosen = objects.iter().map(|name| explain::find(&link.modules, name, store.tree()));
+    let linked = explain::linked(store)?;
+    let chosen = objects.iter().map(|name| explain::find(&linked, name, store.tree()));
     let chosen: Vec<&Indexed> = chosen.collect::<Result<_>>()?;
-    let number = |(number, module): (usize, &Indexed)| (module.object.clone(), number);
-    let places: HashMap<String, usize> = link.modules.iter().enumerate().map(number).collect();
-    let nodes = parallel::map(threads, &link.modules, |module| node(store, &places, module));
+    let number = |(number, module): (usize, &Indexed)| (module.part.clone(), number);
+    let places: HashMap<Part, usize> = linked.iter().enumerate().map(number).collect();
+    let nodes = parallel::map(threads, &linked, |module| node(store, &places, module));
     let mut modules: Vec<Node> = nodes.into_iter().collect::<Result<_>>()?;
     add_edits(&mut modules);
     let graph = Graph { tree: store.tree().to_string_lossy().into_owned(), modules };
-    let chosen: Vec<String> = chosen.into_iter().map(|module| module.object.clone()).collect();
+    let chosen: Vec<String> =
+        chosen.into_iter().map(|module| module.part.label().into_owned()).collect();
     Ok(if chosen.is_empty() { graph } else { graph.around(&chosen) })
 }
 
-fn node(store: &Store, places: &HashMap<String, usize>, module: &Indexed) -> Result<Node> {
+fn node(store: &Store, places: &HashMap<Part, usize>, module: &Indexed) -> Result<Node> {
     let weights = weights(store, module)?;
     let import = |name: &str| {
         let weight = weights.get(name).copied().unwrap_or_default();
-        Some(Import { module: *places.get(name)?, weight: weight.into() })
+        Some(Import { module: *places.get(&module.part.beside(name))?, weight: weight.into() })
     };
-    let record = store.backend(&module.object).and_then(|record| record.cost);
+    let record = store.backend(&module.part).and_then(|record| record.cost);
     Ok(Node {
-        object: module.object.clone(),
+        object: module.part.label().into_owned(),
         own: Cost::of(record.map(|cost| (cost.wall.into(), cost.cpu.into()))),
         edit: Cost::default(),
         imports: module.imports.iter().filter_map(|name| import(name)).collect(),
@@ -49,7 +46,7 @@ fn node(store: &Store, places: &HashMap<String, usize>, module: &Indexed) -> Res
 
 /// What an index says, if it is the one that the last thin link made.
 fn weights(store: &Store, module: &Indexed) -> Result<BTreeMap<String, Weight>> {
-    let name = index_name(&module.object);
+    let name = module.part.index();
     let remedy = "run `kthinlto build` again, through make or by hand";
     let found = store.files.find(&name)?;
     if found.is_none_or(|found| found.digest != module.index) {

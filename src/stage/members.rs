@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 
 use super::Settings;
+use super::queue::UnitRun;
 use crate::archive::symbols::defined_globals;
 use crate::backend::inputs;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::parallel;
 use crate::store::{Facts, Store};
+use crate::unit::Unit;
 
 /// Name and facts of a member.
 pub type Member = (String, Facts);
@@ -21,6 +23,24 @@ struct Looked {
     facts: Facts,
     /// Of a member that was read.
     symbols: Option<Option<Vec<String>>>,
+}
+
+/// Looks at the members of all units, on up to `threads` threads.
+pub fn look_at_units(
+    store: &Store,
+    settings: &Settings,
+    mut units: Vec<Unit>,
+    threads: usize,
+) -> Result<(Vec<UnitRun>, Symbols)> {
+    let counts: Vec<usize> = units.iter().map(|unit| unit.members.len()).collect();
+    let names = units.iter_mut().flat_map(|unit| std::mem::take(&mut unit.members)).collect();
+    let (members, symbols) = look(store, settings, names, threads)?;
+    let mut members = members.into_iter();
+    let units = units.into_iter().zip(counts);
+    let units =
+        units.map(|(unit, count)| UnitRun::new(unit, members.by_ref().take(count).collect()));
+    let units = units.collect();
+    Ok((units, symbols))
 }
 
 /// Looks at all members, on up to `threads` threads.

@@ -1,4 +1,4 @@
-//! The stage from archives to `vmlinux.a`: calls each phase in pipeline order and hands
+//! The stage from archives to `vmlinux.a`, and the same for other units: calls each phase in pipeline order and hands
 //! plain data from one to the next. Knows the phases; holds no rule of theirs.
 //!
 //! ```
@@ -11,6 +11,7 @@
 //!     tree: "/nowhere/obj".into(),
 //!     srctree: "/nowhere/linux".into(),
 //!     archives: vec!["built-in.a".into(), "lib/lib.a".into()],
+//!     units: Vec::new(),
 //!     compiler: Some("clang".into()),
 //!     linker: Some("ld.lld".into()),
 //!     linker_flags: "-m elf_x86_64".into(),
@@ -32,36 +33,36 @@
 
 mod archives;
 mod backends;
-mod cc1;
-mod executor;
+mod cached;
+mod choose_executor;
 pub mod explain;
 pub mod graph;
-mod link;
+mod links;
 mod members;
+mod queue;
 mod repeat;
 mod schedule;
+mod session;
+mod spare_driver;
 pub mod verify;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::backend::flags;
-use crate::backend::inputs::Common;
 use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
 use crate::exec::interrupt::Interrupts;
-use crate::exec::run::Runner;
-use crate::exec::slots::Slots;
-use crate::format::Format;
-use crate::plan::{self, Planned};
-use crate::report::{Backend, Event, Listener, Summary};
+use crate::exec::slots::{Slot, Slots};
+use crate::report::{Event, Listener, Summary};
 use crate::store::cache::Place;
 use crate::store::{Indexed, SettingsRecord, Store};
-use crate::toolchain::{self, Role, Tool};
-use backends::Ran;
+use crate::unit::{ARCHIVE, Unit, VMLINUX};
+use backends::Backends;
+use queue::{Ended, Ran, UnitRun};
 use repeat::Repeat;
-
-pub use archives::VMLINUX;
+use session::Session;
 
 /// What a stage is to do, all of it resolved.
 #[derive(Debug, Clone)]
@@ -70,8 +71,10 @@ pub struct Settings {
     pub tree: PathBuf,
     /// The source tree (`srctree`), relative to the object tree or absolute.
     pub srctree: PathBuf,
-    /// `built-in.a`, `lib/lib.a`, …
+    /// `built-in.a`, `lib/lib.a`, …: what the kernel is linked from.
     pub archives: Vec<PathBuf>,
+    /// Units besides the kernel; without archives, in its place.
+    pub units: Vec<Unit>,
     /// `CC`; `None` takes the compiler from the front end's records.
     pub compiler: Option<String>,
     /// `LD`.
@@ -104,18 +107,6 @@ impl Settings {
             linker_flags: self.linker_flags.clone(),
         }
     }
-}
-
-/// One run of the stage.
-pub struct Stage<'a> {
-    settings: &'a Settings,
-    slots: &'a Slots,
-    interrupts: &'a Interrupts,
-    listener: &'a mut dyn Listener,
-    store: Store,
-    threads: usize,
-    /// What was looked at decides which programs run.
-    settled: bool,
 }
 
 /// Runs the stage.
@@ -175,23 +166,44 @@ fn run(
         return Ok((None, summary));
     }
     listener.on(&Event::Phase("members"));
-    repeat.look(&settings.tree);
-    let names = archives::member_names(settings, &mut repeat.watch)?;
+    let units = units(settings, &mut repeat)?;
     let store = open(settings)?;
     store.warnings().iter().for_each(|text| listener.on(&Event::Warning(text)));
-    let mut stage = Stage { settings, slots, interrupts, listener, store, threads, settled: true };
-    let result = stage.run(names, held);
-    let flushed = stage.store.flush();
+    let mut session = Session { settings, slots, interrupts, listener, store, settled: true };
+    let result = run_units(&mut session, units, held);
+    let flushed = session.store.flush();
     let mut summary = result?;
     flushed?;
     summary.time = started.elapsed();
-    if !settings.dry_run && stage.settled {
-        repeat.leave(&stage.store, &summary);
+    if !settings.dry_run && session.settled {
+        repeat.leave(settings, &session.store, &summary);
     }
     if !settings.dry_run {
-        stage.listener.on(&Event::Done(&summary));
+        session.listener.on(&Event::Done(&summary));
     }
-    Ok((Some(stage.store), summary))
+    Ok((Some(session.store), summary))
+}
+
+/// All units of the run: the kernel, if archives are given, and those that are named.
+fn units(settings: &Settings, repeat: &mut Repeat) -> Result<Vec<Unit>> {
+    let mut units = Vec::new();
+    if !settings.archives.is_empty() || settings.units.is_empty() {
+        units.push(Unit::vmlinux(Vec::new()));
+    }
+    units.extend(settings.units.iter().cloned());
+    let mut known = HashSet::new();
+    for unit in &units {
+        // The last part of its name is in the names of files.
+        if !known.insert(unit.qualifier()) {
+            let found = "a second unit of that name, which would have the same files";
+            return Err(Error::bad_input(&unit.name, found, "name each unit once"));
+        }
+        repeat.look(&settings.tree, unit);
+    }
+    if let Some(kernel) = units.first_mut().filter(|unit| unit.name == VMLINUX) {
+        kernel.members = archives::member_names(settings, &mut repeat.watch)?;
+    }
+    Ok(units)
 }
 
 /// Cores that this process may use.
@@ -199,134 +211,72 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-impl Stage<'_> {
-    fn run(&mut self, names: Vec<String>, held: Vec<crate::exec::slots::Slot>) -> Result<Summary> {
-        let (members, symbols) = members::look(&self.store, self.settings, names, self.threads)?;
-        self.store.set_settings(self.settings.record())?;
-        self.check_interrupt()?;
-        self.phase("archive");
-        self.write_order(&members, symbols)?;
-        drop(held);
-        let bitcode = members.iter().any(|(_, facts)| facts.format == Format::Bitcode);
-        self.phase("thin link");
-        let (indexed, linked) = match bitcode {
-            true => self.thin_link(&members)?,
-            false => {
-                let text = "no member of the archives is bitcode; was the kernel built with \
-                            CONFIG_LTO_CLANG_THIN_DIST and clang?";
-                self.listener.on(&Event::Warning(text));
-                (Some(Vec::new()), false)
-            }
-        };
-        let Some(indexed) = indexed else {
-            return Ok(Summary::default()); // a dry run that ends at the thin link
-        };
-        let mut summary = Summary { modules: indexed.len(), linked, ..Summary::default() };
-        let Ran { rebuilt, from_cache } = self.compile(&indexed)?;
-        (summary.rebuilt, summary.from_cache) = (rebuilt.len(), from_cache);
-        summary.up_to_date = summary.modules - rebuilt.len() - from_cache;
-        self.phase(VMLINUX);
-        self.write_vmlinux(&members, &indexed, summary.rebuilt > 0)?;
-        Ok(summary)
+fn run_units(session: &mut Session<'_>, units: Vec<Unit>, held: Vec<Slot>) -> Result<Summary> {
+    let threads = held.len().max(1);
+    let settings = session.settings;
+    let (units, symbols) = members::look_at_units(&session.store, settings, units, threads)?;
+    if !settings.archives.is_empty() {
+        session.store.set_settings(settings.record())?;
     }
-
-    /// Tells the listener that a phase begins.
-    fn phase(&mut self, name: &'static str) {
-        self.listener.on(&Event::Phase(name));
+    session.check_interrupt()?;
+    session.phase("archive");
+    for one in &units {
+        archives::write_order(session, &one.unit, &one.members, &symbols, threads)?;
     }
-
-    /// Tells the listener what has to be made.
-    fn announce_plan(&mut self, modules: &[Indexed], planned: &[Planned]) {
-        let cost = |object| self.store.backend(object).and_then(|record| record.cost);
-        let backends = planned.iter().map(|one| Backend {
-            object: &one.object,
-            size: one.size,
-            due: &one.due,
-            expected: cost(&one.object).map(|cost| Duration::from_millis(cost.wall.into())),
-        });
-        let backends: Vec<Backend<'_>> = backends.collect();
-        self.listener.on(&Event::Planned { modules, backends: &backends });
+    drop(held);
+    let Ended { units, modules, ran, backends, error } = queue::run(session, units)?;
+    let mut summary = Summary { modules: modules.len(), linked: ran.linked, ..Summary::default() };
+    (summary.rebuilt, summary.from_cache) = (ran.rebuilt.len(), ran.from_cache);
+    summary.up_to_date = (summary.modules - summary.from_cache).saturating_sub(summary.rebuilt);
+    if settings.verify > 0.0 && !settings.dry_run && error.is_none() {
+        let left = modules.iter().filter(|module| !ran.rebuilt.contains(&module.part));
+        let left = left.collect();
+        backends.map_or(Ok(()), |backends| verify_share(session, &backends, left))?;
     }
+    write_archives(session, &units, &modules, &ran)?;
+    error.map_or(Ok(summary), Err)
+}
 
-    /// Plans and runs the backends.
-    fn compile(&mut self, indexed: &[Indexed]) -> Result<Ran> {
-        let Some(first) = indexed.first() else {
-            return Ok(Ran::default());
+/// Writes the archives of the units that have all their native objects.
+fn write_archives(
+    session: &mut Session<'_>,
+    units: &[UnitRun],
+    modules: &[Indexed],
+    ran: &Ran,
+) -> Result<()> {
+    let mut is_first = true;
+    for one in units {
+        let Some(indexed) = one.finished(modules) else {
+            continue;
         };
-        self.phase("plan");
-        let command = compiler(self.settings, &first.object)?;
-        let Some(compiler) = tool(self.settings, Role::Compiler, &command, &mut self.store)? else {
-            let text = format!(
-                "a dry run starts no compiler, and no build here has met `{command}`: it cannot \
-                 tell which backends would run"
-            );
-            self.listener.on(&Event::Warning(&text));
-            let rebuilt = indexed.iter().map(|module| module.object.clone()).collect();
-            return Ok(Ran { rebuilt, from_cache: 0 });
-        };
-        self.note_tool(Role::Compiler, &compiler);
-        let common = Common::new(&compiler, &self.settings.tree);
-        let held = self.slots.try_acquire_up_to(cores());
-        self.threads = held.len().max(1);
-        let planned = plan::plan(&self.store, &common, indexed, self.threads)?;
-        drop(held);
-        self.check_interrupt()?;
-        self.announce_plan(indexed, &planned);
-        let ran = self.run_backends(&compiler, &common, planned)?;
-        if self.settings.verify > 0.0 && !self.settings.dry_run {
-            let left = indexed.iter().filter(|module| !ran.rebuilt.contains(&module.object));
-            self.verify(&compiler, &common, left.collect())?;
+        if std::mem::take(&mut is_first) {
+            session.phase(ARCHIVE);
         }
-        Ok(ran)
+        let held = session.slots.try_acquire_up_to(cores());
+        let changed = indexed.iter().any(|module| ran.rebuilt.contains(&module.part));
+        let how = (changed, held.len().max(1));
+        archives::write_archive(session, &one.unit, &one.members, indexed, how)?;
     }
+    Ok(())
+}
 
-    /// Makes a share of these again, aside, and fails where one is not what it should be.
-    fn verify(&mut self, compiler: &Tool, common: &Common, modules: Vec<&Indexed>) -> Result<()> {
-        self.phase("verify");
-        let count = (modules.len() as f64 * self.settings.verify / 100.0).ceil();
-        let chosen = verify::sample(modules, count as usize);
-        let subject = verify::Subject { tree: &self.settings.tree, store: &self.store, compiler };
-        let with = (self.slots, self.interrupts);
-        let found = verify::compare(&subject, common, &chosen, None, with, self.listener)?;
-        let text = format!("{} objects were made again and compared", found.compared);
-        self.listener.on(&Event::Note(&text));
-        let verify::Verified { differing, compared, .. } = found;
-        if differing > 0 { Err(Error::Verify { differing, compared }) } else { Ok(()) }
-    }
-
-    /// Takes down whether a tool's answer can be kept, and says what follows where it cannot be
-    /// told which program runs.
-    fn note_tool(&mut self, role: Role, tool: &Tool) {
-        self.settled &= tool.settled;
-        let Some(why) = &tool.opaque else {
-            return;
-        };
-        let (name, text, product) = (role.variable(), &tool.text, role.product());
-        let so = match role {
-            Role::Compiler => {
-                "every module is compiled each time, and none is taken from or given to the \
-                 shared cache"
-            }
-            Role::Linker => "the thin link is made each time",
-        };
-        let text = format!(
-            "cannot tell which program {name} `{text}` runs: {why}; {so}; name {product} itself \
-             with {name}="
-        );
-        self.listener.on(&Event::Warning(&text));
-    }
-
-    fn runner(&self) -> Runner<'_> {
-        Runner {
-            slots: self.slots,
-            interrupts: self.interrupts,
-            keep_going: self.settings.keep_going,
-        }
-    }
-
-    fn check_interrupt(&self) -> Result<()> {
-        self.interrupts.signal().map_or(Ok(()), |signal| Err(Error::Interrupted(signal)))
-    }
+/// Makes a share of these again, aside, and fails where one is not what it should be.
+fn verify_share(
+    session: &mut Session<'_>,
+    backends: &Backends,
+    modules: Vec<&Indexed>,
+) -> Result<()> {
+    session.phase("verify");
+    let count = (modules.len() as f64 * session.settings.verify / 100.0).ceil();
+    let chosen = verify::sample(modules, count as usize);
+    let (tree, compiler) = (&session.settings.tree, &backends.compiler);
+    let subject = verify::Subject { tree, store: &session.store, compiler };
+    let with = (session.slots, session.interrupts);
+    let found = verify::compare(&subject, &backends.common, &chosen, None, with, session.listener)?;
+    let text = format!("{} objects were made again and compared", found.compared);
+    session.listener.on(&Event::Note(&text));
+    let verify::Verified { differing, compared, .. } = found;
+    if differing > 0 { Err(Error::Verify { differing, compared }) } else { Ok(()) }
 }
 
 /// The compiler that was asked for, or the one that made the first object.
@@ -334,13 +284,5 @@ fn compiler(settings: &Settings, first: &str) -> Result<String> {
     match &settings.compiler {
         Some(command) => Ok(command.clone()),
         None => flags::recorded_compiler(&settings.tree, first),
-    }
-}
-
-/// A tool of the build. A dry run starts none, and knows only those that a build met.
-fn tool(settings: &Settings, role: Role, command: &str, store: &mut Store) -> Result<Option<Tool>> {
-    match settings.dry_run {
-        true => toolchain::known(role, command, store),
-        false => toolchain::resolve(role, command, store).map(Some),
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::{Settings, compiler, explain};
-use crate::backend::command::{check_native, invocation, native_name};
+use crate::backend::command::{check_native, invocation};
 use crate::backend::flags::Flags;
 use crate::backend::inputs::{self, Common};
 use crate::error::{Error, Result, describe_status};
@@ -24,6 +24,7 @@ use crate::report::{Event, Listener, words};
 use crate::store::cache::Cache;
 use crate::store::{Digest, FOLDER, Indexed, Store};
 use crate::toolchain::{self, Role, Tool};
+use crate::unit::Part;
 
 /// What is to be verified.
 #[derive(Debug, Default)]
@@ -56,21 +57,17 @@ pub fn verify(
     with: (&Slots, &Interrupts),
     listener: &mut dyn Listener,
 ) -> Result<Verified> {
-    let Some(link) = store.link().cloned() else {
-        let found = "no record of a thin link";
-        let remedy = "run `kthinlto build` there first, through make or by hand";
-        return Err(Error::bad_input(&settings.tree, found, remedy));
-    };
+    let linked = explain::linked(&store)?;
     let named = wanted.objects.iter();
-    let named = named.map(|name| explain::find(&link.modules, name, &settings.tree));
+    let named = named.map(|name| explain::find(&linked, name, &settings.tree));
     let mut modules: Vec<&Indexed> = named.collect::<Result<_>>()?;
     if modules.is_empty() {
-        modules = link.modules.iter().collect();
+        modules = linked.iter().collect();
     }
     let Some(first) = modules.first() else {
         return Ok(Verified::default());
     };
-    let command = compiler(settings, &first.object)?;
+    let command = compiler(settings, &first.part.object)?;
     let compiler = toolchain::resolve(Role::Compiler, &command, &mut store)?;
     let common = Common::new(&compiler, &settings.tree);
     let chosen = match wanted.sample {
@@ -92,7 +89,9 @@ pub(super) struct Subject<'a> {
 pub(super) fn sample(modules: Vec<&Indexed>, count: usize) -> Vec<&Indexed> {
     let seed = format!("{:?} {}", std::time::SystemTime::now(), std::process::id());
     let mut all = modules;
-    all.sort_by_cached_key(|module| Digest::of(format!("{seed} {}", module.object).as_bytes()));
+    all.sort_by_cached_key(|module| {
+        Digest::of(format!("{seed} {}", module.part.native()).as_bytes())
+    });
     all.truncate(count);
     all
 }
@@ -126,7 +125,7 @@ pub(super) fn compare(
 
 /// An object to make again.
 struct Check {
-    object: String,
+    part: Part,
     flags: Flags,
     splits_dwarf: bool,
     inputs: Inputs,
@@ -141,7 +140,7 @@ fn check(
     module: &Indexed,
     with_cache: bool,
 ) -> Result<Option<Check>> {
-    let (store, object) = (subject.store, &module.object);
+    let (store, object) = (subject.store, &module.part.object);
     let in_tree = plan::due(store, common, module)?.is_none();
     if !in_tree && !with_cache {
         return Ok(None);
@@ -149,7 +148,7 @@ fn check(
     let inputs = inputs::inputs(store, common, module)?;
     let flags = inputs::take_flags(store, common, object)?;
     let splits_dwarf = inputs::flag_set(store, common, object)?.splits_dwarf;
-    Ok(Some(Check { object: object.clone(), flags, splits_dwarf, inputs, in_tree }))
+    Ok(Some(Check { part: module.part.clone(), flags, splits_dwarf, inputs, in_tree }))
 }
 
 struct Run<'a> {
@@ -172,7 +171,7 @@ impl Run<'_> {
         let aside = self.aside(number);
         // Below the tree, where the compiler runs.
         let aside = aside.strip_prefix(tree).unwrap_or(&aside).to_string_lossy();
-        invocation(&compiler.argv, &check.flags, &check.object, &aside, tree, check.splits_dwarf)
+        invocation(&compiler.argv, &check.flags, &check.part, &aside, tree, check.splits_dwarf)
     }
 
     /// Digest of what a backend has made, or a clause that says why there is none.
@@ -188,7 +187,7 @@ impl Run<'_> {
     /// Says what is not what it should be.
     fn judge(&mut self, number: usize, made: Digest) -> Result<()> {
         let check = &self.checks[number];
-        let native = native_name(&check.object);
+        let native = check.part.native();
         let mut wrong = Vec::new();
         if check.in_tree && digest_of(&self.subject.tree.join(&native))? != Some(made) {
             wrong.push(format!(
@@ -202,7 +201,7 @@ impl Run<'_> {
                 wrong.push(format!(
                     "the shared cache has another object for {} than its backend makes; empty it \
                      with `kthinlto cache clear`",
-                    check.object
+                    check.part.label()
                 ));
             }
         }
@@ -254,11 +253,13 @@ impl Run<'_> {
 }
 
 impl Work for Run<'_> {
-    fn next(&mut self) -> Option<(usize, Invocation)> {
+    fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
         let number = self.next;
-        self.checks.get(number)?;
+        if number == self.checks.len() {
+            return Ok(None);
+        }
         self.next += 1;
-        Some((number, self.invocation(number)))
+        Ok(Some((number, self.invocation(number))))
     }
 
     fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
@@ -267,7 +268,7 @@ impl Work for Run<'_> {
         match made {
             Ok(made) => self.judge(number, made)?,
             Err(found) => {
-                let object = &self.checks[number].object;
+                let object = self.checks[number].part.label();
                 let text = format!("the backend of {object} failed when it was run again: {found}");
                 self.found.differing += 1;
                 self.listener.on(&Event::Failure(&text));

@@ -5,6 +5,7 @@
 //! Format: a magic line with the version; then records, each a length (u32, little-endian),
 //! the CRC-32 of its payload, and the payload (postcard).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,9 +22,10 @@ use super::records::{
 use super::stamp::Stamp;
 use crate::error::{Error, Result};
 use crate::room::Room;
+use crate::unit::Part;
 
 /// First line of the file. It changes with the records below: another's file is not read.
-const MAGIC: &[u8] = b"kthinlto state 5\n";
+const MAGIC: &[u8] = b"kthinlto state 6\n";
 
 #[derive(Serialize, Deserialize)]
 enum Line {
@@ -31,7 +33,8 @@ enum Line {
     Asm(Digest, AsmRecord),
     Tool(String, ToolRecord),
     Link(LinkRecord),
-    Backend(String, BackendRecord),
+    Backend(String, Option<String>, BackendRecord),
+    Step(String, BackendRecord),
     Output(String, Digest),
     FlagSet(Digest, Vec<String>),
     Flags(String, FlagsRecord),
@@ -47,10 +50,12 @@ pub struct Records {
     pub asm: HashMap<Digest, AsmRecord>,
     /// Tools by their command and environment.
     pub tools: HashMap<String, ToolRecord>,
-    /// The last thin link.
-    pub link: Option<LinkRecord>,
-    /// Backends by object.
-    pub backends: HashMap<String, BackendRecord>,
+    /// The last thin links, by unit.
+    pub links: BTreeMap<String, LinkRecord>,
+    /// Backends by what they compiled.
+    pub backends: HashMap<Part, BackendRecord>,
+    /// Steps of a relink by name.
+    pub steps: HashMap<String, BackendRecord>,
     /// What other outputs were made from.
     pub outputs: HashMap<String, Digest>,
     /// Sets of flags.
@@ -61,14 +66,22 @@ pub struct Records {
     pub settings: Option<SettingsRecord>,
 }
 
+fn backend_line(part: &Part, record: &BackendRecord) -> Line {
+    Line::Backend(part.object.clone(), part.unit.as_deref().map(str::to_owned), record.clone())
+}
+
 impl Records {
     fn take(&mut self, line: Line) {
         match line {
             Line::File(path, stamp, facts) => drop(self.files.insert(path, (stamp, facts))),
             Line::Asm(digest, record) => drop(self.asm.insert(digest, record)),
             Line::Tool(name, record) => drop(self.tools.insert(name, record)),
-            Line::Link(record) => self.link = Some(record),
-            Line::Backend(object, record) => drop(self.backends.insert(object, record)),
+            Line::Link(record) => drop(self.links.insert(record.unit.clone(), record)),
+            Line::Backend(object, unit, record) => {
+                let part = Part { object, unit: unit.map(Into::into) };
+                self.backends.insert(part, record);
+            }
+            Line::Step(name, record) => drop(self.steps.insert(name, record)),
             Line::Output(name, digest) => drop(self.outputs.insert(name, digest)),
             Line::FlagSet(digest, words) => drop(self.flag_sets.insert(digest, words)),
             Line::Flags(object, record) => drop(self.flags.insert(object, record)),
@@ -79,21 +92,22 @@ impl Records {
     fn count(&self) -> usize {
         let maps = self.files.len() + self.asm.len() + self.tools.len();
         let maps = maps + self.flag_sets.len() + self.flags.len();
-        maps + self.backends.len() + self.outputs.len() + usize::from(self.link.is_some())
+        maps + self.backends.len() + self.steps.len() + self.outputs.len() + self.links.len()
     }
 
     fn lines(&self) -> impl Iterator<Item = Line> + '_ {
         let files = self.files.iter().map(|(p, (s, f))| Line::File(p.clone(), *s, *f));
         let asm = self.asm.iter().map(|(d, r)| Line::Asm(*d, r.clone()));
         let tools = self.tools.iter().map(|(n, r)| Line::Tool(n.clone(), r.clone()));
-        let link = self.link.iter().map(|r| Line::Link(r.clone()));
-        let backends = self.backends.iter().map(|(o, r)| Line::Backend(o.clone(), r.clone()));
+        let links = self.links.values().map(|r| Line::Link(r.clone()));
+        let backends = self.backends.iter().map(|(part, r)| backend_line(part, r));
+        let steps = self.steps.iter().map(|(n, r)| Line::Step(n.clone(), r.clone()));
         let outputs = self.outputs.iter().map(|(n, d)| Line::Output(n.clone(), *d));
         let sets = self.flag_sets.iter().map(|(d, w)| Line::FlagSet(*d, w.clone()));
         let flags = self.flags.iter().map(|(o, r)| Line::Flags(o.clone(), *r));
         let settings = self.settings.iter().map(|r| Line::Settings(r.clone()));
         let files = files.chain(sets).chain(flags).chain(settings);
-        files.chain(asm).chain(tools).chain(link).chain(backends).chain(outputs)
+        files.chain(asm).chain(tools).chain(links).chain(backends).chain(steps).chain(outputs)
     }
 }
 
@@ -188,8 +202,13 @@ impl Log {
     }
 
     /// Appends a backend.
-    pub fn backend(&mut self, object: &str, record: &BackendRecord) -> Result<()> {
-        self.append(&Line::Backend(object.to_owned(), record.clone()))
+    pub fn backend(&mut self, part: &Part, record: &BackendRecord) -> Result<()> {
+        self.append(&backend_line(part, record))
+    }
+
+    /// Appends a step of a relink.
+    pub fn step(&mut self, name: &str, record: &BackendRecord) -> Result<()> {
+        self.append(&Line::Step(name.to_owned(), record.clone()))
     }
 
     /// Appends what a build is asked to do.
@@ -323,6 +342,10 @@ mod tests {
     use std::fs;
     use std::sync::Arc;
 
+    fn part(object: &str) -> Part {
+        Part::of_vmlinux(object)
+    }
+
     fn backend(n: u8) -> BackendRecord {
         let inputs = [("bitcode a.o".to_owned(), "00".to_owned())];
         let cost = Cost { wall: n.into(), cpu: 2, peak: 3 };
@@ -337,22 +360,22 @@ mod tests {
         let path = dir.join("state");
         let (mut log, records) = open(&path).unwrap();
         assert_eq!(records.count(), 0);
-        log.backend("a.o", &backend(1)).unwrap();
-        log.backend("b.o", &backend(2)).unwrap();
-        log.backend("a.o", &backend(3)).unwrap();
+        log.backend(&part("a.o"), &backend(1)).unwrap();
+        log.backend(&part("b.o"), &backend(2)).unwrap();
+        log.backend(&part("a.o"), &backend(3)).unwrap();
         path
     }
 
     #[test]
     fn a_thin_link_reads_back() {
         let module = |object: &str, imports: &[&str]| Indexed {
-            object: object.to_owned(),
+            part: Part { object: object.to_owned(), unit: Some("xfs".into()) },
             index: Digest::of(object.as_bytes()),
             imports: imports.iter().map(|name| Arc::from(*name)).collect(),
         };
         let modules =
             vec![module("a.o", &["b.o", "c.o"]), module("b.o", &[]), module("c.o", &["b.o"])];
-        let link = LinkRecord { key: Digest::of(b"link"), modules };
+        let link = LinkRecord { unit: "fs/xfs/xfs".to_owned(), key: Digest::of(b"link"), modules };
         let bytes = postcard::to_stdvec(&link).unwrap();
         assert_eq!(postcard::from_bytes::<LinkRecord>(&bytes).unwrap(), link);
     }
@@ -362,8 +385,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (log, records) = open(&filled(dir.path())).unwrap();
         assert_eq!(log.warning, None);
-        assert_eq!(records.backends["a.o"], backend(3));
-        assert_eq!(records.backends["b.o"], backend(2));
+        assert_eq!(records.backends[&part("a.o")], backend(3));
+        assert_eq!(records.backends[&part("b.o")], backend(2));
     }
 
     #[test]
@@ -374,13 +397,13 @@ mod tests {
             let path = dir.path().join("state");
             fs::write(&path, &whole[..cut]).unwrap();
             let (mut log, records) = open(&path).unwrap();
-            if let Some(found) = records.backends.get("b.o") {
+            if let Some(found) = records.backends.get(&part("b.o")) {
                 assert_eq!(*found, backend(2));
             }
-            log.backend("c.o", &backend(9)).unwrap();
+            log.backend(&part("c.o"), &backend(9)).unwrap();
             let (log, records) = open(&path).unwrap();
             assert_eq!(log.warning, None, "cut at {cut}: one warning only");
-            assert_eq!(records.backends["c.o"], backend(9), "cut at {cut}");
+            assert_eq!(records.backends[&part("c.o")], backend(9), "cut at {cut}");
         }
     }
 
@@ -394,9 +417,9 @@ mod tests {
         let nothing = AsmRecord { rule: 1, files: Vec::new(), unknown: false };
         log.asm(Digest::of(b"1"), &nothing).unwrap();
         assert_eq!(size(), before, "it waits");
-        log.backend("c.o", &backend(5)).unwrap();
+        log.backend(&part("c.o"), &backend(5)).unwrap();
         let (_, records) = open(&path).unwrap();
-        assert_eq!(records.backends["c.o"], backend(5));
+        assert_eq!(records.backends[&part("c.o")], backend(5));
         assert!(records.asm.contains_key(&Digest::of(b"1")));
         log.asm(Digest::of(b"2"), &nothing).unwrap();
         drop(log);
@@ -417,7 +440,7 @@ mod tests {
         let (log, records) = open(&path).unwrap();
         assert!(log.warning.as_deref().unwrap().contains("was damaged"));
         assert_eq!(records.backends.len(), 1);
-        assert_eq!(records.backends["a.o"], backend(1));
+        assert_eq!(records.backends[&part("a.o")], backend(1));
         assert_eq!(open(&path).unwrap().0.warning, None, "one warning only");
     }
 
@@ -447,11 +470,11 @@ mod tests {
         let path = filled(dir.path());
         let (mut log, _) = open(&path).unwrap();
         for _ in 0..1100 {
-            log.backend("a.o", &backend(4)).unwrap();
+            log.backend(&part("a.o"), &backend(4)).unwrap();
         }
         let long = fs::metadata(&path).unwrap().len();
         let (_, records) = open(&path).unwrap();
-        assert_eq!(records.backends["a.o"], backend(4));
+        assert_eq!(records.backends[&part("a.o")], backend(4));
         assert!(fs::metadata(&path).unwrap().len() < long / 100);
     }
 }

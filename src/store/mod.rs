@@ -51,6 +51,7 @@ use self::stamp::{Grain, Stamp};
 use crate::error::{Error, Result};
 use crate::regular;
 use crate::room::{self, Room};
+use crate::unit::Part;
 
 /// The folder, at the top of an object tree, that holds everything but the outputs.
 pub const FOLDER: &str = ".kthinlto";
@@ -63,9 +64,6 @@ struct Flags {
     sets: HashMap<Digest, Vec<String>>,
     objects: HashMap<String, FlagsRecord>,
 }
-
-/// What stands before the name of a step among the backends: no object's name begins so.
-const STEP: &str = "relink: ";
 
 /// The open state of one object tree. While it lives no other process can open it.
 #[derive(Debug)]
@@ -143,46 +141,51 @@ impl Store {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last thin link that succeeded.
-    pub fn link(&self) -> Option<&LinkRecord> {
-        self.records.link.as_ref()
+    /// The last thin link of a unit that succeeded.
+    pub fn link(&self, unit: &str) -> Option<&LinkRecord> {
+        self.records.links.get(unit)
+    }
+
+    /// The last thin links of all units, by name.
+    pub fn links(&self) -> impl Iterator<Item = &LinkRecord> {
+        self.records.links.values()
     }
 
     /// Records a thin link.
     pub fn set_link(&mut self, record: LinkRecord) -> Result<()> {
         self.log().link(&record)?;
-        self.records.link = Some(record);
+        self.records.links.insert(record.unit.clone(), record);
         Ok(())
     }
 
-    /// The last backend that succeeded for an object.
-    pub fn backend(&self, object: &str) -> Option<&BackendRecord> {
-        self.records.backends.get(object)
+    /// The last backend that succeeded for a part of a unit.
+    pub fn backend(&self, part: &Part) -> Option<&BackendRecord> {
+        self.records.backends.get(part)
     }
 
     /// Records a backend.
-    pub fn set_backend(&mut self, object: &str, record: BackendRecord) -> Result<()> {
-        self.log().backend(object, &record)?;
-        self.records.backends.insert(object.to_owned(), record);
+    pub fn set_backend(&mut self, part: &Part, record: BackendRecord) -> Result<()> {
+        self.log().backend(part, &record)?;
+        self.records.backends.insert(part.clone(), record);
         Ok(())
     }
 
     /// The record of the last run of a step of a relink, which is one as a backend's is.
     pub fn step(&self, name: &str) -> Option<&BackendRecord> {
-        self.records.backends.get(&format!("{STEP}{name}"))
+        self.records.steps.get(name)
     }
 
     /// Records the run of a step.
     pub fn set_step(&mut self, name: &str, record: BackendRecord) -> Result<()> {
-        self.set_backend(&format!("{STEP}{name}"), record)
+        self.log().step(name, &record)?;
+        self.records.steps.insert(name.to_owned(), record);
+        Ok(())
     }
 
-    /// All objects that a thin link indexed or a backend compiled.
-    pub fn objects(&self) -> impl Iterator<Item = &str> {
-        let linked = self.records.link.iter().flat_map(|link| &link.modules);
-        let compiled = self.records.backends.keys().map(String::as_str);
-        let compiled = compiled.filter(|name| !name.starts_with(STEP));
-        linked.map(|module| module.object.as_str()).chain(compiled)
+    /// All that a thin link indexed or a backend compiled.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        let linked = self.links().flat_map(|link| &link.modules);
+        linked.map(|module| &module.part).chain(self.records.backends.keys())
     }
 
     /// What the last build was asked to do.

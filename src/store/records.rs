@@ -8,13 +8,14 @@ use rustc_hash::FxHashMap as HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
+use crate::unit::Part;
 
 /// What was learnt from a thin link about one module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Indexed {
-    /// The bitcode object, as the archive and the linker name it.
-    pub object: String,
-    /// Digest of its index (`X.o.thinlto.bc`).
+    /// The bitcode object, and the unit whose thin link it was.
+    pub part: Part,
+    /// Digest of its index.
     pub index: Digest,
     /// Objects that it imports from.
     pub imports: Vec<Arc<str>>,
@@ -24,6 +25,8 @@ pub struct Indexed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "PackedLink", try_from = "PackedLink")]
 pub struct LinkRecord {
+    /// The unit that was linked.
+    pub unit: String,
     /// Key of all that went into it.
     pub key: Digest,
     /// The indexed modules, in link order.
@@ -33,6 +36,8 @@ pub struct LinkRecord {
 /// A thin link on disk: each name once, imports as numbers of names.
 #[derive(Serialize, Deserialize)]
 struct PackedLink {
+    unit: String,
+    qualifier: Option<String>,
     key: Digest,
     names: Vec<String>,
     modules: Vec<(u32, Digest, Vec<u32>)>,
@@ -49,11 +54,13 @@ impl From<LinkRecord> for PackedLink {
             })
         };
         let modules = link.modules.iter().map(|module| {
-            let object = number(&module.object);
+            let object = number(&module.part.object);
             (object, module.index, module.imports.iter().map(|name| number(name)).collect())
         });
         let modules = modules.collect();
-        PackedLink { key: link.key, names, modules }
+        let first = link.modules.first().and_then(|module| module.part.unit.as_deref());
+        let qualifier = first.map(str::to_owned);
+        PackedLink { unit: link.unit, qualifier, key: link.key, names, modules }
     }
 }
 
@@ -65,6 +72,7 @@ impl TryFrom<PackedLink> for LinkRecord {
 
     fn try_from(packed: PackedLink) -> Result<Self, Self::Error> {
         let names: Vec<Arc<str>> = packed.names.into_iter().map(Arc::from).collect();
+        let unit: Option<Arc<str>> = packed.qualifier.map(Arc::from);
         let name = |number: u32| names.get(number as usize).cloned().ok_or("a name of no number");
         let mut taken = 0;
         let mut modules = Vec::new();
@@ -76,9 +84,10 @@ impl TryFrom<PackedLink> for LinkRecord {
                 return Err("names without end");
             }
             let imports = imports.into_iter().map(name).collect::<Result<_, _>>()?;
-            modules.push(Indexed { object, index, imports });
+            let part = Part { object, unit: unit.clone() };
+            modules.push(Indexed { part, index, imports });
         }
-        Ok(LinkRecord { key: packed.key, modules })
+        Ok(LinkRecord { unit: packed.unit, key: packed.key, modules })
     }
 }
 
@@ -197,6 +206,8 @@ mod tests {
     fn one_name_for_thousands_of_modules_is_no_record() {
         let module = (0, Digest::of(b""), Vec::new());
         let packed = |modules: usize, names: &[String]| PackedLink {
+            unit: "vmlinux".to_owned(),
+            qualifier: None,
             key: Digest::of(b"link"),
             names: names.to_vec(),
             modules: vec![module.clone(); modules],

@@ -1,4 +1,4 @@
-//! The folder that one thin link writes into: in memory where there is room, else in the tree.
+//! The folder that thin links write into, each below a name of its own: in memory where there is room, else in the tree.
 //! Memory is shared by all runs of a machine, those in containers too, where another tree may have
 //! the same path: so the folder has a random name, is made where none was, is held open and locked
 //! while it lives, and what is taken is taken from the one that was made. Its name stands in the
@@ -15,13 +15,14 @@ use std::sync::Arc;
 use rustix::fs::{FlockOperation, Stat, flock};
 use rustix::io::Errno;
 
-use super::{LIST, index_name};
+use super::LIST;
 use crate::error::{Error, Result};
 use crate::regular;
 use crate::room::{Room, is_folder, is_same};
 use crate::store::{FOLDER, Facts, Indexed, Store};
+use crate::unit::Part;
 
-/// A folder for one thin link's outputs; removed with all that is in it when dropped.
+/// A folder for the outputs of a run's thin links; removed with all that is in it when dropped.
 #[derive(Debug)]
 pub struct Scratch {
     room: Room,
@@ -95,26 +96,51 @@ impl Scratch {
         Some(scratch)
     }
 
-    /// Takes the outputs of a link that succeeded: the indexed modules in link order. When
-    /// all of them are good, an index is put into its place where its bytes are new.
-    pub fn take(&self, store: &Store, members: &[(String, Facts)]) -> Result<Vec<Indexed>> {
+    /// Makes a folder in it for one thin link; returns its name as the linker is to be told it.
+    pub fn folder(&self, link: &str) -> Result<String> {
+        let fail = |e| Error::io("make the folder", self.room.path(link), e);
+        self.room.make_new(link, 0o777).map_err(fail)?;
+        Ok(format!("{}/{link}", self.name))
+    }
+
+    /// Takes what a link that succeeded left in its folder: the indexed modules in link order. When
+    /// all of them are good, an index is put into its place where its bytes are new, and the folder
+    /// is removed. `unit` is the qualifier of the unit that was linked.
+    pub fn take(
+        &self,
+        link: &str,
+        unit: Option<&Arc<str>>,
+        store: &Store,
+        members: &[(String, Facts)],
+    ) -> Result<Vec<Indexed>> {
         self.check()?;
-        let list = self.room.path(LIST);
-        let text = self.read(Path::new(LIST)).map_err(|e| unmade(&list, e))?;
+        let list = Path::new(link).join(LIST);
+        let text = self.read(&list).map_err(|e| unmade(&self.room.path(&list), e))?;
         let text = String::from_utf8_lossy(&text);
         let known: HashSet<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
-        let prefix = format!("{}/objects/", self.name);
+        let prefix = format!("{}/{link}/objects/", self.name);
         let mut modules = Vec::new();
         for line in text.lines() {
             let object = line.strip_prefix(&prefix).filter(|name| known.contains(name));
             let object = object.ok_or_else(|| {
                 let found =
                     format!("the linker indexed {line}, which is no member of the archives");
-                Error::bad_input(&list, found, "report this with the linker's version")
+                Error::bad_input(
+                    self.room.path(&list),
+                    found,
+                    "report this with the linker's version",
+                )
             })?;
-            modules.push((object, self.imports(object)?));
+            let part = Part { object: object.to_owned(), unit: unit.cloned() };
+            let imports = self.imports(link, object)?;
+            modules.push((part, imports));
         }
-        modules.into_iter().map(|(object, imports)| self.place(store, object, imports)).collect()
+        let modules = modules.into_iter();
+        let placed = modules.map(|(part, imports)| self.place(link, store, part, imports));
+        let placed = placed.collect::<Result<_>>()?;
+        // Memory may be short before the last of many has ended.
+        self.room.remove_all(link).map_err(|e| Error::io("remove", self.room.path(link), e))?;
+        Ok(placed)
     }
 
     /// Fails if the linker's path does not lead to the folder that was made for it.
@@ -141,13 +167,14 @@ impl Scratch {
     }
 
     /// Where the linker wrote a file about an object.
-    fn made(object: &str, ending: &str) -> PathBuf {
-        Path::new("objects").join(format!("{object}{ending}"))
+    fn made(link: &str, object: &str, ending: &str) -> PathBuf {
+        Path::new(link).join("objects").join(format!("{object}{ending}"))
     }
 
     /// The names that an object imports from, if the linker wrote all that it should have.
-    fn imports(&self, object: &str) -> Result<Vec<Arc<str>>> {
-        let (fresh, imports) = (Self::made(object, ".thinlto.bc"), Self::made(object, ".imports"));
+    fn imports(&self, link: &str, object: &str) -> Result<Vec<Arc<str>>> {
+        let [fresh, imports] =
+            [".thinlto.bc", ".imports"].map(|ending| Self::made(link, object, ending));
         let unmade = |name: &Path, error| unmade(&self.room.path(name), error);
         let found = self.room.open_within(&fresh).and_then(|file| file.metadata());
         if found.map_err(|e| unmade(&fresh, e))?.len() == 0 {
@@ -159,14 +186,20 @@ impl Scratch {
         Ok(String::from_utf8_lossy(&names).lines().map(Into::into).collect())
     }
 
-    fn place(&self, store: &Store, object: &str, imports: Vec<Arc<str>>) -> Result<Indexed> {
-        let made = Self::made(object, ".thinlto.bc");
+    fn place(
+        &self,
+        link: &str,
+        store: &Store,
+        part: Part,
+        imports: Vec<Arc<str>>,
+    ) -> Result<Indexed> {
+        let made = Self::made(link, &part.object, ".thinlto.bc");
         let bytes = self.read(&made).map_err(|e| Error::io("read", self.room.path(&made), e))?;
-        let (name, facts) = (index_name(object), Facts::of(&bytes));
+        let (name, facts) = (part.index(), Facts::of(&bytes));
         if store.files.find(&name)?.is_none_or(|old| old.digest != facts.digest) {
             store.files.write(&name, &bytes, facts)?;
         }
-        Ok(Indexed { object: object.to_owned(), index: facts.digest, imports })
+        Ok(Indexed { part, index: facts.digest, imports })
     }
 }
 
@@ -361,8 +394,9 @@ mod tests {
             };
             fs::remove_dir(&place).unwrap();
             fs::create_dir(&place).unwrap();
-            fs::write(place.join(LIST), "").unwrap();
-            let error = scratch.take(&one, &[]).unwrap_err();
+            fs::create_dir(place.join("0")).unwrap();
+            fs::write(place.join("0").join(LIST), "").unwrap();
+            let error = scratch.take("0", None, &one, &[]).unwrap_err();
             assert!(error.to_string().contains("another folder than the one"), "{error}");
             drop(scratch);
             assert!(place.exists(), "it is not ours to remove");

@@ -1,0 +1,99 @@
+//! Which executor the backends of a run get: a fork server where it works and pays. It is chosen when
+//! the first of enough backends is about to run, and thin links may have run before.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+
+use super::session::Session;
+use crate::exec::executor::{Capacity, Choice, Executor, Job, Processes};
+use crate::exec::fork_server::ForkServer;
+use crate::exec::process::{Invocation, Outcome};
+use crate::report::Event;
+use crate::toolchain::Tool;
+
+/// From this many backends on a fork server has paid for its own start.
+const ENOUGH: usize = 4;
+
+/// The executor of a run, which may be another one while the runner holds it.
+#[derive(Clone)]
+pub(super) struct Current(Rc<RefCell<Box<dyn Executor>>>);
+
+impl Current {
+    /// Plain processes, until [`choose`] says otherwise.
+    pub fn new() -> Self {
+        Current(Rc::new(RefCell::new(Box::new(Processes))))
+    }
+
+    fn set(&self, executor: Box<dyn Executor>) {
+        *self.0.borrow_mut() = executor;
+    }
+}
+
+impl Executor for Current {
+    fn capacity(&self) -> Capacity {
+        self.0.borrow().capacity()
+    }
+
+    fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>> {
+        self.0.borrow_mut().start(what)
+    }
+
+    fn takes_inner(&self) -> bool {
+        self.0.borrow().takes_inner()
+    }
+
+    fn second_try(
+        &mut self,
+        what: &Invocation,
+        failed: &Outcome,
+    ) -> Option<io::Result<Box<dyn Job>>> {
+        self.0.borrow_mut().second_try(what, failed)
+    }
+
+    fn first_try_was_wrong(&mut self) {
+        self.0.borrow_mut().first_try_was_wrong();
+    }
+
+    fn notes(&mut self) -> Vec<String> {
+        self.0.borrow_mut().notes()
+    }
+}
+
+/// Whether it is time to choose, with so many backends still to run.
+pub(super) fn is_enough(choice: Choice, backends: usize) -> bool {
+    match choice {
+        Choice::Process => false,
+        Choice::ForkServer => backends > 0,
+        Choice::Auto => backends >= ENOUGH,
+    }
+}
+
+/// Starts a fork server of the compiler, on a slot that the caller holds. Where there can be none, the
+/// verbose log says why; that is a warning only where one was asked for.
+pub(super) fn choose(session: &mut Session<'_>, compiler: &Tool, executor: &Current) {
+    let Some(program) = compiler.argv.first() else {
+        return;
+    };
+    let tree = session.settings.tree.clone();
+    match ForkServer::start(program, tree, session.interrupts) {
+        Ok(server) => {
+            executor.set(Box::new(server));
+            pass_on_notes(session, executor);
+        }
+        Err(why) => {
+            let text = format!("no fork server of {program}: {why}; backends run as processes");
+            session.listener.on(&match session.settings.executor {
+                Choice::ForkServer => Event::Warning(&text),
+                _ => Event::Note(&text),
+            });
+        }
+    }
+}
+
+/// Passes on what the executor has to say.
+pub(super) fn pass_on_notes(session: &mut Session<'_>, executor: &Current) {
+    for text in executor.clone().notes() {
+        session.listener.on(&Event::Note(&text));
+    }
+}

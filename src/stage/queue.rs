@@ -1,0 +1,549 @@
+//! The jobs of all units in one queue: a thin link where one has to run, and the backends that it asks
+//! for once it has ended, the longest first. Must not know how either works.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backends::{self, Backends, Job};
+use super::choose_executor::{self, Current};
+use super::members::Member;
+use super::session::Session;
+use super::spare_driver::{self, Answers};
+use super::{cached, compiler, cores, links};
+use crate::backend::inputs::Common;
+use crate::error::{Error, Result};
+use crate::exec::process::{Invocation, Outcome, Usage};
+use crate::exec::run::{Runner, Work};
+use crate::exec::slots::Slot;
+use crate::format::Format;
+use crate::kbuild::auto_conf::AutoConf;
+use crate::plan::{self, Planned};
+use crate::report::{Backend, Ending, Event, Job as Started, JobKind};
+use crate::store::cache::Cache;
+use crate::store::{Digest, Indexed};
+use crate::thinlink::Scratch;
+use crate::toolchain::{Role, Tool};
+use crate::unit::{Part, Unit, VMLINUX};
+
+/// A unit in a run.
+pub(super) struct UnitRun {
+    pub unit: Unit,
+    pub members: Vec<Member>,
+    /// The key of its thin link, where that has to run.
+    due: Option<Digest>,
+    /// Its indexed modules, as places in the list of all; none, as long as nobody knows.
+    indexed: Option<Range<usize>>,
+    /// Its archive cannot be made.
+    failed: bool,
+}
+
+impl UnitRun {
+    /// A unit with its members, of which nothing else is known yet.
+    pub fn new(unit: Unit, members: Vec<Member>) -> Self {
+        UnitRun { unit, members, due: None, indexed: None, failed: false }
+    }
+}
+
+/// What runs, or is to run.
+enum Task {
+    /// The thin link of a unit.
+    Link(usize),
+    /// A backend of a unit.
+    Backend { unit: usize, job: Box<Job> },
+}
+
+/// The queue of a run.
+pub(super) struct Queue<'a, 'b> {
+    session: &'a mut Session<'b>,
+    units: Vec<UnitRun>,
+    /// Places of units by the qualifiers of their parts.
+    places: HashMap<Option<Arc<str>>, usize>,
+    linker: Option<Tool>,
+    scratch: Option<Scratch>,
+    backends: Option<Backends>,
+    cache: Option<Cache>,
+    looked_for_cache: bool,
+    executor: Current,
+    chosen: bool,
+    answers: Answers,
+    /// Jobs came since the driver was asked for some.
+    fresh: bool,
+    /// The indexed modules of all units.
+    modules: Vec<Indexed>,
+    /// By the number that the runner knows.
+    tasks: Vec<Task>,
+    /// Thin links that may start.
+    links: VecDeque<usize>,
+    /// Backends that may start: the most expensive first, and of equals the earliest.
+    ready: BinaryHeap<((u64, u64), Reverse<usize>)>,
+    /// The slots of the jobs that run, by number.
+    in_flight: BTreeMap<usize, usize>,
+    /// Slots for the threads of the one thin link that runs.
+    threads: Vec<Slot>,
+    /// A thin link failed.
+    link_error: Option<Error>,
+    ran: Ran,
+}
+
+/// What was made, and how.
+#[derive(Debug, Default)]
+pub(super) struct Ran {
+    /// What was compiled.
+    pub rebuilt: HashSet<Part>,
+    /// How many came from the shared cache.
+    pub from_cache: usize,
+    /// Whether a linker ran.
+    pub linked: bool,
+    backends: usize,
+}
+
+/// What a queue has come to.
+pub(super) struct Ended {
+    pub units: Vec<UnitRun>,
+    pub modules: Vec<Indexed>,
+    pub ran: Ran,
+    /// What made the backends, if there was one.
+    pub backends: Option<Backends>,
+    /// Something failed.
+    pub error: Option<Error>,
+}
+
+impl UnitRun {
+    /// Its indexed modules among all, if its archive can be made.
+    pub fn finished<'m>(&self, modules: &'m [Indexed]) -> Option<&'m [Indexed]> {
+        self.indexed.clone().filter(|_| !self.failed).map(|range| &modules[range])
+    }
+}
+
+/// Runs the thin links and the backends of all units, as far as they have to run.
+pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ended> {
+    let places = units.iter().enumerate().map(|(place, one)| (one.unit.qualifier(), place));
+    let mut queue = Queue {
+        places: places.collect(),
+        session,
+        units,
+        linker: None,
+        scratch: None,
+        backends: None,
+        cache: None,
+        looked_for_cache: false,
+        executor: Current::new(),
+        chosen: false,
+        answers: Answers::new(),
+        fresh: false,
+        modules: Vec::new(),
+        tasks: Vec::new(),
+        links: VecDeque::new(),
+        ready: BinaryHeap::new(),
+        in_flight: BTreeMap::new(),
+        threads: Vec::new(),
+        link_error: None,
+        ran: Ran::default(),
+    };
+    queue.look_at_links()?;
+    queue.plan_known()?;
+    let failed = if queue.session.settings.dry_run { 0 } else { queue.run_all()? };
+    let error = match failed {
+        0 => None,
+        failed => {
+            let total = queue.ran.backends;
+            Some(queue.link_error.take().unwrap_or(Error::Backends { failed, total }))
+        }
+    };
+    let (units, modules) = (std::mem::take(&mut queue.units), std::mem::take(&mut queue.modules));
+    let (ran, backends) = (std::mem::take(&mut queue.ran), queue.backends.take());
+    Ok(Ended { units, modules, ran, backends, error })
+}
+
+impl Queue<'_, '_> {
+    /// Finds out which thin links have to run, and takes what the others left.
+    fn look_at_links(&mut self) -> Result<()> {
+        self.session.phase("thin link");
+        for place in 0..self.units.len() {
+            let one = &self.units[place];
+            if !one.members.iter().any(|(_, facts)| facts.format == Format::Bitcode) {
+                if one.unit.name == VMLINUX {
+                    self.session.warn(
+                        "no member of the archives is bitcode; was the kernel built with \
+                         CONFIG_LTO_CLANG_THIN_DIST and clang?",
+                    );
+                }
+                self.set_modules(place, Vec::new());
+                continue;
+            }
+            let linker = match self.linker.take() {
+                Some(known) => known,
+                None => links::linker(self.session)?,
+            };
+            let one = &self.units[place];
+            let dry_run = self.session.settings.dry_run;
+            match links::look(self.session, &linker, &one.unit, &one.members)? {
+                links::Last::Holds(modules) => {
+                    if !dry_run {
+                        links::write_list(self.session.settings, &one.unit, &modules)?;
+                    }
+                    self.set_modules(place, modules);
+                }
+                links::Last::Due(_) if dry_run => {
+                    links::announce(self.session, &linker, &one.unit, &one.members)?;
+                }
+                links::Last::Due(key) => {
+                    self.units[place].due = Some(key);
+                    self.links.push_back(place);
+                }
+            }
+            self.linker = Some(linker);
+        }
+        Ok(())
+    }
+
+    fn set_modules(&mut self, place: usize, modules: Vec<Indexed>) {
+        let start = self.modules.len();
+        self.modules.extend(modules);
+        self.units[place].indexed = Some(start..self.modules.len());
+    }
+
+    /// Plans the backends of all units whose thin link need not run.
+    fn plan_known(&mut self) -> Result<()> {
+        let jobs = self.plan(0..self.modules.len())?;
+        self.add(jobs)
+    }
+
+    /// Plans the backends of these modules: what has to run, with its flags.
+    fn plan(&mut self, range: Range<usize>) -> Result<Vec<Job>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !self.is_busy() {
+            self.session.phase("plan");
+        }
+        let backends = match self.backends.take() {
+            Some(known) => known,
+            None => match self.prepare(&range)? {
+                Some(prepared) => prepared,
+                None => return Ok(Vec::new()),
+            },
+        };
+        let modules = &self.modules[range];
+        let held = self.session.slots.try_acquire_up_to(cores());
+        let store = &self.session.store;
+        let planned = plan::plan(store, &backends.common, modules, held.len().max(1))?;
+        drop(held);
+        self.session.check_interrupt()?;
+        announce_plan(self.session, modules, &planned);
+        self.ran.backends += planned.len();
+        let store = &self.session.store;
+        let jobs = planned.into_iter().map(|one| Job::new(store, &backends.common, one));
+        let jobs = jobs.collect();
+        self.backends = Some(backends);
+        jobs
+    }
+
+    /// The compiler, before the first backend. `None` in a dry run that cannot know it.
+    fn prepare(&mut self, range: &Range<usize>) -> Result<Option<Backends>> {
+        let (settings, modules) = (self.session.settings, &self.modules[range.clone()]);
+        let first = modules.first().map_or("", |module| &module.part.object);
+        let command = compiler(settings, first)?;
+        let Some(compiler) = self.session.tool(Role::Compiler, &command)? else {
+            self.session.warn(&format!(
+                "a dry run starts no compiler, and no build here has met `{command}`: it cannot \
+                 tell which backends would run"
+            ));
+            self.ran.rebuilt.extend(modules.iter().map(|module| module.part.clone()));
+            return Ok(None);
+        };
+        self.session.note_tool(Role::Compiler, &compiler);
+        let common = Common::new(&compiler, &settings.tree);
+        let conf = AutoConf::read(&settings.tree);
+        let only_warn = conf.is_ok_and(|conf| conf.is_on("CONFIG_LTO_CLANG_THIN"));
+        Ok(Some(Backends { compiler, common, only_warn }))
+    }
+
+    /// Takes planned jobs in: those that the cache has are done, the others may run.
+    fn add(&mut self, mut jobs: Vec<Job>) -> Result<()> {
+        let Some(backends) = self.backends.take() else {
+            return Ok(());
+        };
+        jobs.sort_by_key(|job| Reverse(job.weight()));
+        if self.session.settings.dry_run {
+            jobs.iter().for_each(|job| backends.announce(self.session, job));
+            self.ran.rebuilt.extend(jobs.iter().map(|job| job.part().clone()));
+            self.backends = Some(backends);
+            return Ok(());
+        }
+        let is_busy = self.is_busy();
+        backends::sweep(&self.session.settings.tree, jobs.iter());
+        if !is_busy {
+            self.session.phase("cache");
+        }
+        if !jobs.is_empty() && !std::mem::replace(&mut self.looked_for_cache, true) {
+            self.cache = cached::open(self.session);
+        }
+        if let Some(cache) = self.cache.take() {
+            let taken = cached::take(self.session, &backends, &cache, &jobs)?;
+            self.cache = Some(cache);
+            self.ran.from_cache += taken.len();
+            self.ran.backends -= taken.len();
+            let mut numbers = 0..;
+            jobs.retain(|_| numbers.next().is_none_or(|number| !taken.contains(&number)));
+        }
+        self.backends = Some(backends);
+        if !is_busy {
+            self.session.phase("backends");
+        }
+        self.fresh |= !jobs.is_empty();
+        for job in jobs {
+            let unit = self.places.get(&job.part().unit).copied().unwrap_or_default();
+            self.ready.push((job.weight(), Reverse(self.tasks.len())));
+            self.tasks.push(Task::Backend { unit, job: Box::new(job) });
+        }
+        Ok(())
+    }
+
+    /// Something runs, or is ready to.
+    fn is_busy(&self) -> bool {
+        !self.in_flight.is_empty() || !self.ready.is_empty() || !self.links.is_empty()
+    }
+
+    /// Runs all that may run, and what becomes ready on the way. Returns how many jobs failed.
+    fn run_all(&mut self) -> Result<usize> {
+        if !self.links.is_empty() {
+            let settings = self.session.settings;
+            self.scratch = Some(Scratch::new(&self.session.store, settings.scratch_in_memory)?);
+        }
+        let runner = Runner {
+            slots: self.session.slots,
+            interrupts: self.session.interrupts,
+            keep_going: self.session.settings.keep_going,
+        };
+        let mut executor = self.executor.clone();
+        let ended = runner.run(&mut executor, self);
+        choose_executor::pass_on_notes(self.session, &self.executor);
+        ended
+    }
+
+    fn start_link(&mut self, place: usize) -> Result<Invocation> {
+        let (Some(linker), Some(scratch)) = (&self.linker, &self.scratch) else {
+            return Err(Error::Usage("a thin link has no linker".to_owned()));
+        };
+        // One alone has threads for all slots that are free; of many, each has the one it runs on.
+        if self.links.is_empty() && self.in_flight.is_empty() {
+            self.threads = self.session.slots.try_acquire_up_to(cores() - 1);
+        }
+        let one = &self.units[place];
+        let threads = 1 + self.threads.len();
+        let folder = place.to_string();
+        let of = (&one.unit, one.members.as_slice());
+        links::begin(self.session, linker, of, (scratch, &folder), threads)
+    }
+
+    /// What comes of a thin link: the backends that it asks for.
+    fn link_ended(&mut self, place: usize, judged: Result<()>) -> Result<bool> {
+        let made = judged.and_then(|()| self.take_link(place));
+        match made {
+            Ok(modules) => {
+                self.ran.linked = true;
+                let start = self.modules.len();
+                self.set_modules(place, modules);
+                let jobs = self.plan(start..self.modules.len())?;
+                self.add(jobs)?;
+                Ok(true)
+            }
+            // The others are worth going on for, if there are any.
+            Err(error) if self.session.settings.keep_going && self.units.len() > 1 => {
+                self.units[place].failed = true;
+                self.session.listener.on(&Event::Failure(&error.to_string()));
+                self.link_error.get_or_insert(error);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take_link(&mut self, place: usize) -> Result<Vec<Indexed>> {
+        let one = &self.units[place];
+        let (Some(linker), Some(scratch), Some(key)) = (&self.linker, &self.scratch, one.due)
+        else {
+            return Err(Error::Usage("a thin link was not to run".to_owned()));
+        };
+        let folder = place.to_string();
+        let of = (&one.unit, one.members.as_slice());
+        links::take(self.session, linker, of, (scratch, &folder), key)
+    }
+
+    /// Starts the fork server, and asks the driver, where that pays: on the slot of the backend that
+    /// is about to run.
+    fn make_ready(&mut self) {
+        let Some(backends) = &self.backends else {
+            return;
+        };
+        let choice = self.session.settings.executor;
+        if !self.chosen && choose_executor::is_enough(choice, self.ready.len()) {
+            self.chosen = true;
+            choose_executor::choose(self.session, &backends.compiler, &self.executor);
+        }
+        if self.chosen && std::mem::take(&mut self.fresh) {
+            let waiting: BTreeSet<usize> = self.ready.iter().map(|(_, number)| number.0).collect();
+            let tasks = self.tasks.iter_mut().enumerate();
+            let jobs = tasks.filter_map(|(number, task)| match task {
+                Task::Backend { job, .. } if waiting.contains(&number) => Some(&mut **job),
+                _ => None,
+            });
+            let mut jobs: Vec<&mut Job> = jobs.collect();
+            let (tree, answers) = (&self.session.settings.tree, &mut self.answers);
+            let spared = spare_driver::spare(backends, &self.executor, tree, &mut jobs, answers);
+            if spared > 0 {
+                let text = format!("{spared} backends begin where the compiler's driver would end");
+                self.session.listener.on(&Event::Note(&text));
+            }
+        }
+    }
+
+    fn start_backend(&mut self, number: usize) -> Option<Invocation> {
+        let (Task::Backend { job, .. }, Some(backends)) = (&self.tasks[number], &self.backends)
+        else {
+            return None;
+        };
+        backends.announce(self.session, job);
+        let inner = job.inner.as_ref().map(|template| template.fill(job.part()));
+        let what = backends.invocation(&self.session.settings.tree, job);
+        Some(Invocation { inner, ..what })
+    }
+
+    fn backend_ended(
+        &mut self,
+        number: usize,
+        outcome: io::Result<Outcome>,
+        slot: Option<usize>,
+    ) -> Result<bool> {
+        let (Task::Backend { unit, job }, Some(backends)) = (&self.tasks[number], &self.backends)
+        else {
+            return Ok(true);
+        };
+        if let Ok(outcome) = &outcome
+            && !outcome.output.is_empty()
+        {
+            self.session.listener.on(&Event::Output(&outcome.output));
+        }
+        let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
+        let judged = backends.judge(&self.session.store, job, outcome);
+        tell_end(self.session, slot, judged.is_ok(), usage);
+        match judged {
+            Ok(native) => {
+                let store = &mut self.session.store;
+                backends.check_compiler(store)?;
+                backends.accept(store, job, native, usage.as_ref().map(backends::cost))?;
+                cached::give(self.session, &mut self.cache, job);
+                self.ran.rebuilt.insert(job.part().clone());
+                Ok(true)
+            }
+            Err(sentence) => {
+                self.units[*unit].failed = true;
+                backends::remove_aside(self.session, job);
+                self.session.listener.on(&Event::Failure(&sentence));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Tells the listener that a job runs, and on which of its rows.
+    fn tell_start(&mut self, number: usize, kind: JobKind) {
+        let slot = free_slot(self.in_flight.values().copied());
+        self.in_flight.insert(number, slot);
+        let label = match &self.tasks[number] {
+            Task::Link(place) => self.units[*place].unit.outputs.indexed.as_str().into(),
+            Task::Backend { job, .. } => job.part().label(),
+        };
+        let verb = if kind == JobKind::ThinLink { "LD" } else { "CC" };
+        self.session.listener.on(&Event::Started(Started { slot, kind, verb, object: &label }));
+    }
+}
+
+/// Tells the listener that a job has ended.
+fn tell_end(session: &mut Session<'_>, slot: Option<usize>, is_good: bool, usage: Option<Usage>) {
+    if let Some(slot) = slot {
+        let ending = if is_good { Ending::Good } else { Ending::Failed };
+        session.listener.on(&Event::Ended { slot, ending, usage });
+    }
+}
+
+/// Tells the listener what has to be made.
+fn announce_plan(session: &mut Session<'_>, modules: &[Indexed], planned: &[Planned]) {
+    let cost = |part| session.store.backend(part).and_then(|record| record.cost);
+    let backends = planned.iter().map(|one| Backend {
+        part: &one.part,
+        size: one.size,
+        due: &one.due,
+        expected: cost(&one.part).map(|cost| Duration::from_millis(cost.wall.into())),
+    });
+    let backends: Vec<Backend<'_>> = backends.collect();
+    session.listener.on(&Event::Planned { modules, backends: &backends });
+}
+
+impl Work for Queue<'_, '_> {
+    fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
+        if let Some(place) = self.links.pop_front() {
+            let what = self.start_link(place)?;
+            let number = self.tasks.len();
+            self.tasks.push(Task::Link(place));
+            self.tell_start(number, JobKind::ThinLink);
+            return Ok(Some((number, what)));
+        }
+        if self.ready.is_empty() {
+            return Ok(None);
+        }
+        self.make_ready();
+        let Some((_, Reverse(number))) = self.ready.pop() else {
+            return Ok(None);
+        };
+        let what = self.start_backend(number);
+        self.tell_start(number, JobKind::Backend);
+        Ok(what.map(|what| (number, what)))
+    }
+
+    fn next_memory(&self) -> u64 {
+        let next = self.ready.peek().filter(|_| self.links.is_empty());
+        match next.map(|(_, number)| &self.tasks[number.0]) {
+            Some(Task::Backend { job, .. }) => job.memory(),
+            _ => 0,
+        }
+    }
+
+    fn warn(&mut self, text: &str) {
+        self.session.warn(text);
+    }
+
+    fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
+        let slot = self.in_flight.remove(&number);
+        let Task::Link(place) = self.tasks[number] else {
+            return self.backend_ended(number, outcome, slot);
+        };
+        self.threads.clear();
+        let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
+        let command = self.linker.as_ref().map(|linker| linker.text.clone()).unwrap_or_default();
+        let judged = links::judge(self.session, &command, outcome);
+        tell_end(self.session, slot, judged.is_ok(), usage);
+        self.link_ended(place, judged)
+    }
+}
+
+impl Drop for Queue<'_, '_> {
+    /// What was cut short leaves nothing behind.
+    fn drop(&mut self) {
+        for number in std::mem::take(&mut self.in_flight).into_keys() {
+            if let Task::Backend { job, .. } = &self.tasks[number] {
+                backends::remove_aside(self.session, job);
+            }
+        }
+    }
+}
+
+/// The lowest number that no running job has.
+fn free_slot(taken: impl Iterator<Item = usize>) -> usize {
+    let taken: BTreeSet<usize> = taken.collect();
+    (0..).find(|slot| !taken.contains(slot)).unwrap_or_default()
+}

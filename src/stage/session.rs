@@ -1,0 +1,72 @@
+//! What all phases of one run share: settings, slots, signals, the listener, the store. Must not know
+//! any phase.
+
+use super::Settings;
+use crate::error::{Error, Result};
+use crate::exec::interrupt::Interrupts;
+use crate::exec::slots::Slots;
+use crate::report::{Event, Listener};
+use crate::store::Store;
+use crate::toolchain::{self, Role, Tool};
+
+/// One run of the stage.
+pub(super) struct Session<'a> {
+    pub settings: &'a Settings,
+    pub slots: &'a Slots,
+    pub interrupts: &'a Interrupts,
+    pub listener: &'a mut dyn Listener,
+    pub store: Store,
+    /// What was looked at decides which programs run.
+    pub settled: bool,
+}
+
+impl Session<'_> {
+    /// Tells the listener that a phase begins.
+    pub fn phase(&mut self, name: &'static str) {
+        self.listener.on(&Event::Phase(name));
+    }
+
+    /// Tells the listener that a file is made.
+    pub fn step(&mut self, verb: &'static str, target: &str, command: &str, why: &str) {
+        self.listener.on(&Event::Step { verb, target, command, why });
+    }
+
+    /// Tells the user something.
+    pub fn warn(&mut self, text: &str) {
+        self.listener.on(&Event::Warning(text));
+    }
+
+    /// Fails if a signal asked for the end.
+    pub fn check_interrupt(&self) -> Result<()> {
+        self.interrupts.signal().map_or(Ok(()), |signal| Err(Error::Interrupted(signal)))
+    }
+
+    /// A tool of the build. A dry run starts none, and knows only those that a build met.
+    pub fn tool(&mut self, role: Role, command: &str) -> Result<Option<Tool>> {
+        match self.settings.dry_run {
+            true => toolchain::known(role, command, &self.store),
+            false => toolchain::resolve(role, command, &mut self.store).map(Some),
+        }
+    }
+
+    /// Takes down whether a tool's answer can be kept, and says what follows where it cannot be
+    /// told which program runs.
+    pub fn note_tool(&mut self, role: Role, tool: &Tool) {
+        self.settled &= tool.settled;
+        let Some(why) = &tool.opaque else {
+            return;
+        };
+        let (name, text, product) = (role.variable(), &tool.text, role.product());
+        let so = match role {
+            Role::Compiler => {
+                "every module is compiled each time, and none is taken from or given to the \
+                 shared cache"
+            }
+            Role::Linker => "the thin link is made each time",
+        };
+        self.warn(&format!(
+            "cannot tell which program {name} `{text}` runs: {why}; {so}; name {product} itself \
+             with {name}="
+        ));
+    }
+}
