@@ -3,13 +3,14 @@
 //!
 //! ```
 //! use kthinlto::backend::inputs::Common;
+//! use kthinlto::environment::Environment;
 //! use kthinlto::store::{Digest, Indexed, Store};
 //! use kthinlto::toolchain::Tool;
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tree = tempfile::tempdir()?;
 //! let store = Store::open(tree.path())?;
 //! let compiler = Tool::new("clang", Digest::of(b"what it is made of"), 22);
-//! let common = Common::new(&compiler, tree.path());
+//! let common = Common::new(&compiler, &Environment::of_process());
 //! let index = Digest::of(b"the bytes of panic.o.thinlto.bc");
 //! let module = Indexed { object: "panic.o".into(), index, imports: vec!["printk.o".into()] };
 //! let due = kthinlto::plan::due(&store, &common, &module)?;

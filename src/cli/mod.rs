@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::error::ErrorKind;
 
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::exec::interrupt::Interrupts;
 use crate::exec::signals;
@@ -128,6 +129,7 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
         scratch_in_memory: start.scratch_in_memory,
         verify: start.verify,
         cache: start.cache.take(),
+        environment: Environment::of_process(),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);

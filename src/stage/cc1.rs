@@ -18,7 +18,8 @@ impl Backends<'_> {
     /// Gives the jobs that share their flags with many the command that the driver would run.
     pub(super) fn spare_driver(&mut self, executor: &mut dyn Executor, slots: &Slots) {
         let reports = |name: &str| REPORTS.iter().any(|start| name.starts_with(start));
-        let reported = std::env::vars_os().any(|(name, _)| name.to_str().is_none_or(reports));
+        let mut variables = self.settings.environment.iter();
+        let reported = variables.any(|(name, _)| name.to_str().is_none_or(reports));
         if !executor.takes_inner() || reported {
             return;
         }

@@ -1,5 +1,6 @@
 //! Which executor the backends of a run get: a fork server where it works and pays.
 
+use super::Settings;
 use super::backends::Backends;
 use crate::exec::executor::{Choice, Executor, Processes};
 use crate::exec::fork_server::ForkServer;
@@ -25,7 +26,8 @@ impl Backends<'_> {
         };
         // No child runs yet: the implicit slot is free. It is held while the server starts.
         let slot = slots.try_acquire();
-        let started = ForkServer::start(program, self.settings.tree.clone(), interrupts);
+        let Settings { tree, environment, .. } = self.settings;
+        let started = ForkServer::start(program, tree.clone(), environment, interrupts);
         drop(slot);
         match started {
             Ok(mut server) => {

@@ -33,7 +33,7 @@ impl Stage<'_> {
         let linker = match tool(self.settings, Role::Linker, linker, &mut self.store)? {
             Some(known) => known,
             // For the command that a dry run shows; no thin link has this identity.
-            None => toolchain::unknown(linker),
+            None => toolchain::unknown(linker, &self.settings.tree, &self.settings.environment),
         };
         self.note_tool(Role::Linker, &linker);
         let flags = flags(self.settings, members)?;

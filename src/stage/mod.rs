@@ -2,6 +2,7 @@
 //! plain data from one to the next. Knows the phases; holds no rule of theirs.
 //!
 //! ```
+//! use kthinlto::environment::Environment;
 //! use kthinlto::error::Error;
 //! use kthinlto::exec::{executor::Choice, interrupt::Interrupts, slots::Slots};
 //! use kthinlto::report::console::{Console, Verbosity};
@@ -20,6 +21,7 @@
 //!     scratch_in_memory: true,
 //!     verify: 0.0,
 //!     cache: None,
+//!     environment: Environment::of_process(),
 //! };
 //! let mut console = Console::new(Verbosity::default());
 //! match build(&settings, &Slots::local(8), &Interrupts::catch()?, &mut console) {
@@ -47,6 +49,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::flags;
 use crate::backend::inputs::Common;
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
 use crate::exec::interrupt::Interrupts;
@@ -90,6 +93,9 @@ pub struct Settings {
     pub verify: f64,
     /// The shared cache, if one is to be used.
     pub cache: Option<Place>,
+    /// Where variables are looked up: `PATH`, and those that compilers and the dynamic loader read.
+    /// The programs that are run inherit the environment of the process.
+    pub environment: Environment,
 }
 
 impl Settings {
@@ -265,7 +271,7 @@ impl Stage<'_> {
             return Ok(Ran { rebuilt, from_cache: 0 });
         };
         self.note_tool(Role::Compiler, &compiler);
-        let common = Common::new(&compiler, &self.settings.tree);
+        let common = Common::new(&compiler, &self.settings.environment);
         let held = self.slots.try_acquire_up_to(cores());
         self.threads = held.len().max(1);
         let planned = plan::plan(&self.store, &common, indexed, self.threads)?;
@@ -340,7 +346,7 @@ fn compiler(settings: &Settings, first: &str) -> Result<String> {
 /// A tool of the build. A dry run starts none, and knows only those that a build met.
 fn tool(settings: &Settings, role: Role, command: &str, store: &mut Store) -> Result<Option<Tool>> {
     match settings.dry_run {
-        true => toolchain::known(role, command, store),
-        false => toolchain::resolve(role, command, store).map(Some),
+        true => toolchain::known(role, command, store, &settings.environment),
+        false => toolchain::resolve(role, command, store, &settings.environment).map(Some),
     }
 }
