@@ -1,6 +1,6 @@
 //! The program: reads the command line and the environment that kbuild exports, calls one
 //! phase or the whole stage, and turns the result into an exit code. The only place that
-//! reads the environment's settings; holds no rule of any phase.
+//! reads the environment, of which it hands on a snapshot; holds no rule of any phase.
 
 pub mod args;
 mod cache;
