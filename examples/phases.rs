@@ -16,6 +16,7 @@ use std::{env, fs};
 use kthinlto::archive::{order, read, write};
 use kthinlto::backend::command::{aside_name, check_native, invocation};
 use kthinlto::backend::{flags, inputs};
+use kthinlto::environment::Environment;
 use kthinlto::exec::process::Invocation;
 use kthinlto::format::Format;
 use kthinlto::plan::{self, Planned};
@@ -33,10 +34,11 @@ fn main() -> Result<()> {
     // While the store is open, no other kthinlto works in this tree.
     let mut store = Store::open(&tree)?;
     let members = members(&store, &arguments.collect::<Vec<_>>())?;
-    let linker = toolchain::resolve(Role::Linker, &setting("LD")?, &mut store)?;
+    let environment = Environment::of_process();
+    let linker = toolchain::resolve(Role::Linker, &setting("LD")?, &mut store, &environment)?;
     let indexed = thin_link(&store, &linker, &members)?;
-    let compiler = toolchain::resolve(Role::Compiler, &setting("CC")?, &mut store)?;
-    let common = inputs::Common::new(&compiler, &tree);
+    let compiler = toolchain::resolve(Role::Compiler, &setting("CC")?, &mut store, &environment)?;
+    let common = inputs::Common::new(&compiler, &environment);
     let planned = plan::plan(&store, &common, &indexed, 1)?;
     println!("plan: {} of {} backends have to run", planned.len(), indexed.len());
     for one in &planned {

@@ -37,6 +37,7 @@
 //! Linux only: jobs are ended and reaped through process descriptors, or SIGCHLD where there are none.
 
 pub mod elf;
+pub mod environment;
 pub mod error;
 pub mod format;
 pub mod regular;

@@ -3,6 +3,7 @@
 //!
 //! ```
 //! use kthinlto::backend::inputs::Common;
+//! use kthinlto::environment::Environment;
 //! use kthinlto::store::{Digest, Indexed, Store};
 //! use kthinlto::toolchain::Tool;
 //! use kthinlto::unit::Part;
@@ -10,7 +11,7 @@
 //! let tree = tempfile::tempdir()?;
 //! let store = Store::open(tree.path())?;
 //! let compiler = Tool::new("clang", Digest::of(b"what it is made of"), 22);
-//! let common = Common::new(&compiler, tree.path());
+//! let common = Common::new(&compiler, &Environment::of_process());
 //! let index = Digest::of(b"the bytes of panic.o.thinlto.bc");
 //! let part = Part::of_vmlinux("panic.o");
 //! let module = Indexed { part, index, imports: vec!["printk.o".into()] };

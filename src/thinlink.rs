@@ -81,8 +81,8 @@ impl ThinLink<'_> {
         for (name, facts) in self.members {
             sink.input(Kind::Member, name, &facts.digest);
         }
-        let options = self.linker.options(store.tree());
-        let words: Vec<&str> = options.iter().chain(self.flags).map(String::as_str).collect();
+        let options = self.linker.options.iter();
+        let words: Vec<&str> = options.chain(self.flags).map(String::as_str).collect();
         let mut named = Named::new(&store.files, &[]);
         named.add(&words)?;
         for name in named.found {

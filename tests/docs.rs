@@ -1,6 +1,7 @@
 //! The documents hold: each command of the README's code blocks is run, here on a small tree
 //! or by the test on real kernels that is named for it; each heading of
-//! docs/troubleshooting.md is something that the program says; each link leads somewhere.
+//! docs/troubleshooting.md is something that the program says; each link leads somewhere; and only
+//! the command line reads the environment, as DESIGN.md has it.
 
 mod common;
 
@@ -226,4 +227,96 @@ fn the_exit_codes_of_the_readme_are_those_of_the_help() {
         rows.map(|row| row.split('|').nth(1).unwrap().trim().to_owned()).collect();
     let theirs: Vec<&str> = theirs.iter().map(|code| code.split(',').next().unwrap()).collect();
     assert_eq!(ours, theirs);
+}
+
+/// What reads the environment of the process, or leads to its current folder.
+const READS: [&str; 6] =
+    ["temp_dir", "getenv", "current_dir()", "::of_process(", "tempdir()", "tempfile()"];
+
+/// Whether a line of code has one of these or names the module `env`, under whatever path. `env!` and
+/// a command's `env(…)` read nothing, and `"env"` is a program.
+fn reads(line: &str) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let names_module = |at: usize| {
+        !line[..at].ends_with(|c| is_name(c) || c == '.' || c == '"')
+            && !line[at + 3..].starts_with(|c| is_name(c) || c == '!' || c == '(')
+    };
+    READS.iter().any(|text| line.contains(text))
+        || line.match_indices("env").any(|(at, _)| names_module(at))
+}
+
+/// Where that is right: the snapshot itself, and a file where the kernel refuses those in memory.
+const MAY_READ: [(&str, &str); 3] = [
+    ("src/environment.rs", "std::env::vars_os()"),
+    ("src/environment.rs", "std::env::split_paths("),
+    ("src/exec/refused.rs", "tempfile::tempfile()"),
+];
+
+#[test]
+fn only_the_command_line_reads_the_environment() {
+    let files = sources("src");
+    assert!(files.len() > 100, "{}", files.len());
+    let at_the_edge = |name: &str| name.starts_with("src/cli/") || name == "src/main.rs";
+    let mut excused: BTreeSet<&(&str, &str)> = BTreeSet::new();
+    for name in files.iter().filter(|name| !at_the_edge(name)) {
+        for line in code(&read(name)) {
+            let is_right = |(file, text): &&(_, &str)| file == name && line.contains(text);
+            let excuse = MAY_READ.iter().find(is_right);
+            excused.extend(excuse);
+            assert!(
+                !reads(line) || excuse.is_some(),
+                "{name} is to be handed an Environment: {line}"
+            );
+        }
+    }
+    assert_eq!(excused.len(), MAY_READ.len(), "{excused:?}");
+}
+
+/// The source files below a folder, but for those that are modules of tests.
+fn sources(folder: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root().join(folder)).unwrap() {
+        let entry = entry.unwrap();
+        let name = format!("{folder}/{}", entry.file_name().to_string_lossy());
+        match entry.file_type().unwrap().is_dir() {
+            true => found.extend(sources(&name)),
+            false if name.ends_with(".rs") && !name.ends_with("/tests.rs") => found.push(name),
+            false => {}
+        }
+    }
+    found
+}
+
+/// The lines of a source file, without its comments and its modules of tests, as rustfmt sets them.
+fn code(text: &str) -> Vec<&str> {
+    let (mut found, mut in_tests) = (Vec::new(), false);
+    for line in text.lines() {
+        in_tests |= line == "#[cfg(test)]";
+        if !in_tests && !line.trim_start().starts_with("//") {
+            found.push(line);
+        }
+        in_tests &= line != "}" && !line.starts_with("mod tests;");
+    }
+    found
+}
+
+#[test]
+fn a_line_that_reads_the_environment_is_told_from_one_that_does_not() {
+    for line in ["use std::env;", "use std::{env, fs};", "    env,", "env::var(name)"] {
+        assert!(reads(line), "{line}");
+    }
+    assert!(reads("std::env::current_dir()") && reads("Environment::of_process()"));
+    for line in
+        ["env!(\"OUT_DIR\")", "make.env(\"A\", \"b\")", "[\"env\", x]", "environment.get(x)"]
+    {
+        assert!(!reads(line), "{line}");
+    }
+    assert!(!reads("command.current_dir(&folder)"));
+}
+
+#[test]
+fn code_is_what_is_neither_a_comment_nor_a_test() {
+    let text = "//! a\nfn b() {\n    // c\n}\n#[cfg(test)]\nmod tests;\nd();\n\
+                #[cfg(test)]\nmod tests {\n    fn e() {}\n}\nf();\n";
+    assert_eq!(code(text), ["fn b() {", "}", "d();", "f();"]);
 }

@@ -88,14 +88,14 @@ pub struct FlagSets {
 }
 
 impl FlagSets {
-    /// Sets of flags for a compiler that runs in `tree`.
-    pub fn new(compiler: &Tool, tree: &Path) -> Self {
+    /// Sets of flags for a compiler.
+    pub fn new(compiler: &Tool) -> Self {
         let is_configuration = |file: &&String| {
             compiler.folders.iter().any(|folder| Path::new(file).starts_with(folder))
                 && file.ends_with(".cfg")
         };
         let compiler = CompilerWords {
-            options: compiler.options(tree),
+            options: compiler.options.clone(),
             folders: compiler.folders.clone(),
             configuration: compiler.files.iter().filter(is_configuration).cloned().collect(),
         };

@@ -1,12 +1,12 @@
 //! Everything that can change what a backend makes: one walk, read by the key and by
 //! whoever explains it. Must not know whether anything runs.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
 
 use crate::bitcode::asm::{self, Includes};
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::inputs::{Inputs, Key, Kind, Sink};
@@ -30,13 +30,13 @@ pub struct Common {
 }
 
 impl Common {
-    /// Takes the compiler that runs in `tree`, and looks at the environment.
-    pub fn new(compiler: &Tool, tree: &Path) -> Self {
+    /// Takes the compiler, and looks at the environment that it has.
+    pub fn new(compiler: &Tool, environment: &Environment) -> Self {
         Common {
             compiler: compiler.identity,
             opaque: compiler.opaque.is_some(),
-            environment: environment(),
-            sets: FlagSets::new(compiler, tree),
+            environment: self::environment(environment),
+            sets: FlagSets::new(compiler),
         }
     }
 
@@ -66,11 +66,11 @@ const ENVIRONMENT: [&str; 12] = [
     "LLVM_OVERRIDE_PRODUCER",
 ];
 
-/// Digest of the environment that clang reads.
-pub fn environment() -> Digest {
+/// Digest of what clang reads of an environment.
+pub fn environment(all: &Environment) -> Digest {
     let mut key = KeyBuilder::new("kthinlto environment 1");
     for name in ENVIRONMENT {
-        if let Some(value) = std::env::var_os(name) {
+        if let Some(value) = all.get(name) {
             key.field(name.as_bytes()).field(value.as_encoded_bytes());
         }
     }
@@ -193,4 +193,21 @@ fn add_asm_files(store: &Store, names: &[String], sink: &mut dyn Sink) -> Result
 /// A binary that is included may hold any bytes; only text can include more.
 fn is_text(bytes: &[u8]) -> bool {
     !bytes.contains(&0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_clang_reads_of_an_environment_counts() {
+        let of = |variables: &[(&str, &str)]| {
+            environment(&variables.iter().copied().collect::<Environment>())
+        };
+        let none = of(&[]);
+        assert_eq!(of(&[("MAKEFLAGS", " -j8"), ("PATH", "/bin")]), none);
+        let set = of(&[("CPATH", "")]);
+        assert_ne!(set, none, "an empty one is set");
+        assert_ne!(of(&[("CPATH", "/include")]), set);
+    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::args::Explain;
 use super::relink::look;
 use super::{given, say};
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::inputs::Compared;
 use crate::relink::{self, explain::Explained};
@@ -19,7 +20,7 @@ use crate::unit::INDEXED;
 /// Explains one object of the tree.
 pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
     let store = Store::peek(tree)?;
-    let Some(mut settings) = last_settings(&store) else {
+    let Some(mut settings) = last_settings(&store, Environment::of_process()) else {
         let found = "no record of a build by kthinlto";
         let remedy = "name an object tree with -C, and build it first";
         return Err(Error::bad_input(tree, found, remedy).into());

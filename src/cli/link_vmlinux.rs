@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::args::LinkVmlinux;
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::vmlinux::{self, Link};
 
@@ -25,6 +26,7 @@ pub fn run(arguments: &LinkVmlinux) -> Result<()> {
         output: arguments.output.clone(),
         system_map: arguments.system_map.clone(),
         tables: arguments.tables.clone(),
+        environment: Environment::of_process(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! The program: reads the command line and the environment that kbuild exports, calls one
 //! phase or the whole stage, and turns the result into an exit code. The only place that
-//! reads the environment's settings; holds no rule of any phase.
+//! reads the environment, of which it hands on a snapshot; holds no rule of any phase.
 
 pub mod args;
 mod cache;
@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::error::ErrorKind;
 
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::exec::interrupt::Interrupts;
 use crate::exec::signals;
@@ -129,6 +130,7 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
         scratch_in_memory: start.scratch_in_memory,
         verify: start.verify,
         cache: start.cache.take(),
+        environment: Environment::of_process(),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);

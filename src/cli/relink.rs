@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use super::args::{Common, FinalLink, Relink};
 use super::{given, start};
+use crate::environment::Environment;
 use crate::exec::executor::Choice;
 use crate::exec::interrupt::Interrupts;
 use crate::relink::{self, Identity, Settings};
@@ -30,6 +31,7 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
         scratch_in_memory: start.scratch_in_memory,
         verify: start.verify,
         cache: start.cache.take(),
+        environment: Environment::of_process(),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = relink::relink(&settings, &start.slots, &interrupts, &mut start.shown);
@@ -57,6 +59,7 @@ pub fn look(tree: &Path) -> Settings {
         scratch_in_memory: false,
         verify: 0.0,
         cache: None,
+        environment: Environment::of_process(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::args::{Reports, When};
 use super::mode::Mode;
 use super::named::create_named;
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::kbuild::makeflags::MakeFlags;
 use crate::report::console::{Console, Verbosity};
@@ -131,8 +132,9 @@ fn console(
         return Box::new(Nobody);
     }
     let wanted = asked.progress == When::Auto && !verbosity.silent && !mode.is_dry();
-    match wanted && !make.output_sync && progress::is_possible() {
-        true => Box::new(Progress::new(verbosity)),
+    let environment = Environment::of_process();
+    match wanted && !make.output_sync && progress::is_possible(&environment) {
+        true => Box::new(Progress::new(verbosity, &environment)),
         false => Box::new(Console::new(verbosity)),
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 
 use super::args::{Common, Verify};
 use super::{make_flags, place, say, tree, verbosity};
+use crate::environment::Environment;
 use crate::error::Error;
 use crate::exec::interrupt::Interrupts;
 use crate::exec::slots::Slots;
@@ -20,7 +21,7 @@ use crate::store::cache::Cache;
 pub fn run(common: &Common, arguments: &Verify, dry_run: bool) -> anyhow::Result<()> {
     let tree = tree(common);
     let store = open(&tree)?;
-    let Some(mut settings) = last_settings(&store) else {
+    let Some(mut settings) = last_settings(&store, Environment::of_process()) else {
         let found = "no record of a build by kthinlto";
         let remedy = "name an object tree with -C, and build it first";
         return Err(Error::bad_input(tree, found, remedy).into());

@@ -14,11 +14,12 @@ use object::{Endianness, ReadCache};
 
 use super::process::find_program;
 use crate::elf::interpreter;
+use crate::environment::Environment;
 use crate::format::Format;
 
 /// The real file of a program that can be a fork server, or a clause that says why it cannot.
-pub fn find(program: &str, folder: &Path) -> Result<PathBuf, String> {
-    let path = find_program(program, folder).ok_or("there is no such program")?;
+pub fn find(program: &str, folder: &Path, environment: &Environment) -> Result<PathBuf, String> {
+    let path = find_program(program, folder, environment).ok_or("there is no such program")?;
     let path = fs::canonicalize(&path).map_err(|e| format!("it cannot be found: {e}"))?;
     look_at(&path).map(|()| path)
 }

@@ -10,6 +10,7 @@ use super::executor::{Executor, Job};
 use super::interrupt::Interrupts;
 use super::process::{Invocation, Outcome, Running};
 use super::server::{Failure, Server};
+use crate::environment::Environment;
 
 /// An executor for one compiler in one folder.
 #[derive(Debug)]
@@ -23,10 +24,17 @@ pub struct ForkServer {
 
 impl ForkServer {
     /// Starts `program` in `folder` as a server. An `Err` is a clause that says why it
-    /// cannot be one. Takes a slot as any process does. A signal ends the wait for it.
-    pub fn start(program: &str, folder: PathBuf, interrupts: &Interrupts) -> Result<Self, String> {
-        let path = clang::find(program, &folder)?;
-        let server = Server::start(program, &path, &folder, interrupts)?;
+    /// cannot be one. Takes a slot as any process does. A signal ends the wait for it. It inherits
+    /// the environment of the process; in this one it is looked up where the program is, and which
+    /// variables of the dynamic loader and of malloc are taken.
+    pub fn start(
+        program: &str,
+        folder: PathBuf,
+        environment: &Environment,
+        interrupts: &Interrupts,
+    ) -> Result<Self, String> {
+        let path = clang::find(program, &folder, environment)?;
+        let server = Server::start(program, &path, &folder, environment, interrupts)?;
         let number = server.pid();
         let notes =
             vec![format!("a fork server of {program} (process {number}) runs the backends")];

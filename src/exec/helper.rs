@@ -83,7 +83,8 @@ impl Failure {
 }
 
 impl Helper {
-    /// A program to be run in `folder`. No words are no program, which is an error when it is run.
+    /// A program to be run in `folder`, with the environment of this process. No words are no
+    /// program, which is an error when it is run.
     pub fn new(argv: impl IntoIterator<Item: AsRef<OsStr>>, folder: &Path) -> Self {
         let argv = argv.into_iter().map(|word| word.as_ref().to_owned()).collect();
         let environment = Vec::new();

@@ -16,6 +16,7 @@ use super::executor::Job;
 use super::refused::{Refused, nameless_file};
 use super::spawn::{self, Failure, die_with};
 use super::words::Words;
+use crate::environment::Environment;
 
 /// What to run: the words of a command and the folder to run it in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +84,8 @@ pub struct Running {
 
 impl Running {
     /// Starts a process. Its output goes to a file in memory: there is no pipe to drain,
-    /// nothing is interleaved, and a full disk does not matter.
+    /// nothing is interleaved, and a full disk does not matter. It inherits our environment, and
+    /// is found by our `PATH`.
     pub fn start(what: &Invocation) -> io::Result<Self> {
         let output = output_file()?;
         let started = Instant::now();
@@ -290,8 +292,8 @@ fn used(usage: &libc::rusage) -> Usage {
     Usage { wall: Duration::ZERO, cpu, peak: usage.ru_maxrss as u64 }
 }
 
-/// Finds a program as `execvp` would: by `PATH`, unless its name has a slash.
-pub fn find_program(name: &str, folder: &Path) -> Option<PathBuf> {
+/// Finds a program as `execvp` would in this environment: by `PATH`, unless its name has a slash.
+pub fn find_program(name: &str, folder: &Path, environment: &Environment) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let runs = |path: &PathBuf| {
         path.metadata()
@@ -300,8 +302,7 @@ pub fn find_program(name: &str, folder: &Path) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(folder.join(name)).filter(runs);
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|dir| folder.join(dir).join(name)).find(runs)
+    environment.path().map(|dir| folder.join(dir).join(name)).find(runs)
 }
 
 #[cfg(test)]
@@ -424,9 +425,13 @@ mod tests {
 
     #[test]
     fn programs_are_found_as_execvp_does() {
-        assert!(find_program("sh", Path::new(".")).is_some());
-        assert!(find_program("/bin/sh", Path::new(".")).is_some());
-        assert!(find_program("no-such-program-here", Path::new(".")).is_none());
-        assert!(find_program("/etc/passwd", Path::new(".")).is_none());
+        let here = Environment::of_process();
+        let find = |name, environment| find_program(name, Path::new("."), environment);
+        assert!(find("sh", &here).is_some());
+        assert!(find("/bin/sh", &here).is_some());
+        assert!(find("no-such-program-here", &here).is_none());
+        assert!(find("/etc/passwd", &here).is_none());
+        let elsewhere = Environment::from_iter([("PATH", "/nowhere")]);
+        assert!(find("sh", &elsewhere).is_none() && find("/bin/sh", &elsewhere).is_some());
     }
 }

@@ -40,7 +40,8 @@ pub(super) fn is_refused(error: Errno) -> bool {
     matches!(error, Errno::PERM | Errno::NOSYS)
 }
 
-/// A file with no name in any folder: in memory, else where temporary files go.
+/// A file with no name in any folder: in memory, else where temporary files of this process go.
+/// That is one folder for all trees in it, by its own `TMPDIR`: nobody finds such a file again.
 pub(super) fn nameless_file(name: &str) -> io::Result<File> {
     match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC) {
         Ok(file) => Ok(File::from(file)),

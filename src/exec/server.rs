@@ -24,6 +24,7 @@ use super::interrupt::Interrupts;
 use super::process::{Running, output_file};
 use super::refused::nameless_file;
 use super::words::Words;
+use crate::environment::Environment;
 
 /// The library, as `build.rs` made it; empty where there is none for this machine.
 const PRELOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
@@ -61,6 +62,7 @@ impl Server {
         program: &str,
         path: &Path,
         folder: &Path,
+        environment: &Environment,
         interrupts: &Interrupts,
     ) -> Result<Self, String> {
         if PRELOAD.is_empty() {
@@ -68,7 +70,7 @@ impl Server {
         }
         let failed = |error: io::Error| format!("it cannot be started: {error}");
         let interrupted = interrupts.as_fd().try_clone_to_owned().map_err(failed)?;
-        let (socket, process) = spawn(program, folder).map_err(failed)?;
+        let (socket, process) = spawn(program, folder, environment).map_err(failed)?;
         let mut server = Server { socket, interrupted, process };
         server.wait_until_ready()?;
         server.check_program(path)?;
@@ -202,7 +204,11 @@ fn is_shortage(error: Errno) -> bool {
 }
 
 /// Starts the program with the library before libc; the socket is our end.
-fn spawn(program: &str, folder: &Path) -> io::Result<(OwnedFd, Running)> {
+fn spawn(
+    program: &str,
+    folder: &Path,
+    environment: &Environment,
+) -> io::Result<(OwnedFd, Running)> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let mut library = nameless_file("kthinlto-preload")?;
@@ -210,7 +216,7 @@ fn spawn(program: &str, folder: &Path) -> io::Result<(OwnedFd, Running)> {
     let mut command = Command::new(program);
     // If the library is not heeded the program is harmless, and soon ends.
     command.arg("--version").current_dir(folder);
-    set_environment(&mut command, theirs.as_raw_fd(), library.as_raw_fd());
+    set_environment(&mut command, environment, theirs.as_raw_fd(), library.as_raw_fd());
     let inherited = [theirs.as_raw_fd(), library.as_raw_fd()];
     let process = Running::spawn(command, output_file()?, move |_| keep_open(&inherited))?;
     Ok((ours, process))
@@ -221,16 +227,21 @@ fn spawn(program: &str, folder: &Path) -> io::Result<(OwnedFd, Running)> {
 /// 2.36 is 7, where LLVM frees thousands.
 const TUNABLES: &str = "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=127";
 
-fn set_environment(command: &mut Command, socket: RawFd, library: RawFd) {
+fn set_environment(
+    command: &mut Command,
+    environment: &Environment,
+    socket: RawFd,
+    library: RawFd,
+) {
     let mut preload = OsString::from(format!("/proc/self/fd/{library}"));
-    if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|value| !value.is_empty()) {
+    if let Some(others) = environment.get("LD_PRELOAD").filter(|value| !value.is_empty()) {
         preload.push(":");
         preload.push(others);
     }
     let mut setting = format!("{socket}.{library}.{}", std::process::id());
     // What copies would look up each for itself is looked up once.
     let ours = [("LD_BIND_NOW", "1"), ("GLIBC_TUNABLES", TUNABLES)];
-    for (name, value) in ours.into_iter().filter(|(name, _)| std::env::var_os(name).is_none()) {
+    for (name, value) in ours.into_iter().filter(|(name, _)| environment.get(name).is_none()) {
         command.env(name, value);
         setting.push('.');
         setting.push_str(name);

@@ -6,8 +6,9 @@ use super::recipe::{Recipe, Step};
 use super::tree::Tree;
 use super::work::due;
 use super::{SCRATCH, Settings, inputs};
+use crate::environment::Environment;
 use crate::error::Result;
-use crate::inputs::{Compared, Kind, Recorded, compare};
+use crate::inputs::{Compared, Kind, Label, Recorded, compare};
 use crate::plan::Due;
 use crate::store::{BackendRecord, FOLDER, Store};
 use crate::toolchain;
@@ -38,7 +39,9 @@ pub fn explain(settings: &Settings, name: &str) -> Result<Vec<Explained>> {
     let identity = &settings.identity.of(&tree.read_source("init/Makefile")?);
     let scratch = &format!("{FOLDER}/{SCRATCH}X");
     let program = settings.program.as_deref();
-    let recipe: Recipe = Planner { tree, store, scratch, identity, program }.recipe()?;
+    let environment = &settings.environment;
+    let recipe: Recipe =
+        Planner { tree, store, scratch, identity, program, environment }.recipe()?;
     let steps = recipe.until(name)?.steps;
     let explained = steps.iter().map(|step| {
         let found = inputs::of(store, step)?;
@@ -48,17 +51,17 @@ pub fn explain(settings: &Settings, name: &str) -> Result<Vec<Explained>> {
             name: step.name.clone(),
             due: due(store, step, &found)?,
             inputs: compare(&found.recorded(), &before),
-            tools: tools(store, step),
+            tools: tools(store, step, environment),
             files: found.files,
         })
     });
     explained.collect()
 }
 
-fn tools(store: &Store, step: &Step) -> Vec<String> {
+fn tools(store: &Store, step: &Step, environment: &Environment) -> Vec<String> {
     let tools = step.made_by.iter().filter(|(label, _)| label.kind == Kind::Tool);
-    let mut all: Vec<String> =
-        tools.flat_map(|(label, _)| toolchain::files_on_record(&label.name, store)).collect();
+    let files = |label: &Label| toolchain::files_on_record(&label.name, store, environment);
+    let mut all: Vec<String> = tools.flat_map(|(label, _)| files(label)).collect();
     all.sort();
     all.dedup();
     all

@@ -28,6 +28,7 @@ use self::planner::Planner;
 use self::recipe::Recipe;
 use self::tree::Tree;
 use self::work::{Context, RelinkWork, sweep};
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::exec::executor::{Choice, Processes};
 use crate::exec::interrupt::Interrupts;
@@ -70,6 +71,9 @@ pub struct Settings {
     pub verify: f64,
     /// The shared cache, if one is to be used.
     pub cache: Option<Place>,
+    /// Where variables are looked up: `PATH`, and those that compilers and the dynamic loader read.
+    /// The programs that are run inherit the environment of the process.
+    pub environment: Environment,
 }
 
 /// Relinks a tree. Each file is replaced when its step is done; a failed or interrupted run
@@ -121,8 +125,9 @@ fn finish(
     };
     let identity = &settings.identity.of(&tree.read_source("init/Makefile")?);
     store.files.find_again(ARCHIVE)?; // it may have been written since it was looked at
-    let program = settings.program.as_deref();
-    let recipe: Recipe = Planner { tree, store, scratch: &scratch, identity, program }.recipe()?;
+    let (program, environment) = (settings.program.as_deref(), &settings.environment);
+    let planner = Planner { tree, store, scratch: &scratch, identity, program, environment };
+    let recipe: Recipe = planner.recipe()?;
     let recipe = match &settings.until {
         Some(name) => recipe.until(name)?,
         None => recipe,
@@ -163,5 +168,6 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
         scratch_in_memory: settings.scratch_in_memory,
         verify: settings.verify,
         cache: settings.cache.clone(),
+        environment: settings.environment.clone(),
     }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use super::recipe::Output;
 use super::tree::Tree;
 use super::version::Identity;
-use crate::backend::inputs::environment;
+use crate::backend::inputs;
+use crate::environment::Environment;
 use crate::error::Result;
 use crate::inputs::{Kind, Label};
 use crate::store::{Digest, Store};
@@ -24,6 +25,8 @@ pub struct Planner<'a> {
     pub identity: &'a Identity,
     /// The program that has `link-vmlinux`, if there is one.
     pub program: Option<&'a Path>,
+    /// Where variables are looked up.
+    pub environment: &'a Environment,
 }
 
 impl Planner<'_> {
@@ -41,7 +44,8 @@ impl Planner<'_> {
     /// Words and content of the programs that a command runs.
     pub fn tools(&mut self, commands: &[&str]) -> Result<Vec<(Label, Digest)>> {
         let tool = |command: &&str| {
-            Ok((Label::new(Kind::Tool, command), toolchain::identify(command, self.store)?))
+            let identity = toolchain::identify(command, self.store, self.environment)?;
+            Ok((Label::new(Kind::Tool, command), identity))
         };
         commands.iter().map(tool).collect()
     }
@@ -52,10 +56,10 @@ impl Planner<'_> {
         let mut files = programs.clone();
         for program in &programs {
             let command = format!("./{program}");
-            toolchain::identify(&command, self.store)?;
+            toolchain::identify(&command, self.store, self.environment)?;
             let itself = self.tree.folder.join(program);
-            let of_it = toolchain::files_on_record(&command, self.store).into_iter();
-            files.extend(of_it.filter(|file| !same_file(Path::new(file), &itself)));
+            let of_it = toolchain::files_on_record(&command, self.store, self.environment);
+            files.extend(of_it.into_iter().filter(|file| !same_file(Path::new(file), &itself)));
         }
         Ok(files)
     }
@@ -63,12 +67,12 @@ impl Planner<'_> {
     /// The compiler with the program that compiles in the end, and the variables that it reads. Where
     /// nobody can tell which program that is, a step that it does is on no record.
     pub fn compiler(&mut self) -> Result<Vec<(Label, Digest)>> {
-        let command = &self.tree.compiler;
+        let (command, environment) = (&self.tree.compiler, self.environment);
         let tool = match self.store.is_look() {
             // A look starts nothing that the tree names.
-            true => toolchain::known(Role::Compiler, command, self.store)?
-                .unwrap_or_else(|| toolchain::unknown(command)),
-            false => toolchain::resolve(Role::Compiler, command, self.store)?,
+            true => toolchain::known(Role::Compiler, command, self.store, environment)?
+                .unwrap_or_else(|| toolchain::unknown(command, &self.tree.folder, environment)),
+            false => toolchain::resolve(Role::Compiler, command, self.store, environment)?,
         };
         let identity = match tool.opaque {
             None => tool.identity,
@@ -76,7 +80,7 @@ impl Planner<'_> {
         };
         Ok(vec![
             (Label::new(Kind::Tool, &self.tree.compiler), identity),
-            (Label::new(Kind::Environment, ""), environment()),
+            (Label::new(Kind::Environment, ""), inputs::environment(environment)),
         ])
     }
 }

@@ -1,6 +1,7 @@
 //! Progress on a terminal: kbuild's lines scroll as they always do, and below them some lines
 //! say how far the run is. A thread draws them again while nothing happens but time.
 
+use std::ffi::OsStr;
 use std::io::IsTerminal;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -11,6 +12,7 @@ use super::plain::plain;
 use super::screen::Screen;
 use super::status::{Status, failures};
 use super::{Event, Listener};
+use crate::environment::Environment;
 
 /// How often the lines are looked at: ages are shown in seconds.
 const TICK: Duration = Duration::from_millis(200);
@@ -39,23 +41,24 @@ struct View {
 }
 
 /// Whether lines can be drawn again on standard error: a terminal that can move its cursor.
-pub fn is_possible() -> bool {
-    let able = std::env::var("TERM").is_ok_and(|term| !term.is_empty() && term != "dumb");
+pub fn is_possible(environment: &Environment) -> bool {
+    let term = environment.get("TERM").and_then(OsStr::to_str);
+    let able = term.is_some_and(|term| !term.is_empty() && term != "dumb");
     able && std::io::stderr().is_terminal()
 }
 
 /// Whether the user wants colour: <https://no-color.org>.
-fn wants_colour() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+fn wants_colour(environment: &Environment) -> bool {
+    environment.get("NO_COLOR").is_none_or(OsStr::is_empty)
 }
 
 impl Progress {
     /// Begins to draw on standard error, and prints as much as asked above.
-    pub fn new(verbosity: Verbosity) -> Self {
+    pub fn new(verbosity: Verbosity, environment: &Environment) -> Self {
         let view = View {
             verbosity,
             status: Status::new(Instant::now()),
-            screen: Screen::new(wants_colour()),
+            screen: Screen::new(wants_colour(environment)),
             over: false,
         };
         let shared = Arc::new(Shared { view: Mutex::new(view), over: Condvar::new() });

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
+use super::Settings;
 use super::session::Session;
 use crate::exec::executor::{Capacity, Choice, Executor, Job, Processes};
 use crate::exec::fork_server::ForkServer;
@@ -75,8 +76,8 @@ pub(super) fn choose(session: &mut Session<'_>, compiler: &Tool, executor: &Curr
     let Some(program) = compiler.argv.first() else {
         return;
     };
-    let tree = session.settings.tree.clone();
-    match ForkServer::start(program, tree, session.interrupts) {
+    let Settings { tree, environment, .. } = session.settings;
+    match ForkServer::start(program, tree.clone(), environment, session.interrupts) {
         Ok(server) => {
             executor.set(Box::new(server));
             pass_on_notes(session, executor);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::{Settings, archives, compiler, members};
 use crate::backend::inputs::{self, Common};
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
 use crate::inputs::{Compared, Inputs, Kind, Recorded, compare};
@@ -62,8 +63,8 @@ pub struct Explanation {
     pub relink: Answer<String>,
 }
 
-/// Settings of the last build of a tree, as a start for looking at it.
-pub fn last_settings(store: &Store) -> Option<Settings> {
+/// Settings of the last build of a tree, as a start for looking at it in this environment.
+pub fn last_settings(store: &Store, environment: Environment) -> Option<Settings> {
     let record = store.settings()?;
     Some(Settings {
         tree: store.tree().to_path_buf(),
@@ -79,6 +80,7 @@ pub fn last_settings(store: &Store) -> Option<Settings> {
         scratch_in_memory: false,
         verify: 0.0,
         cache: None,
+        environment,
     })
 }
 
@@ -89,10 +91,11 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     let object = &module.part.object;
     let relink = why_relink(settings, &mut store)?;
     let command = compiler(settings, object)?;
-    let known = toolchain::known(Role::Compiler, &command, &store)?;
+    let Settings { tree, environment, .. } = settings;
+    let known = toolchain::known(Role::Compiler, &command, &store, environment)?;
     let is_known = known.is_some();
-    let compiler = known.unwrap_or_else(|| toolchain::unknown(&command));
-    let common = Common::new(&compiler, &settings.tree);
+    let compiler = known.unwrap_or_else(|| toolchain::unknown(&command, tree, environment));
+    let common = Common::new(&compiler, environment);
     let inputs = inputs::inputs(&store, &common, module)?;
     let importers = modules.iter().filter(|other| {
         let is_beside = other.part.unit == module.part.unit;
@@ -142,8 +145,9 @@ pub fn explain_thin_link(settings: &Settings, mut store: Store) -> Result<ThinLi
     let names = archives::member_names(settings, &mut Watch::default())?;
     let (members, _) = members::look(&store, settings, names, 1)?;
     let command = settings.linker.as_deref().unwrap_or_default();
-    let known = toolchain::known(Role::Linker, command, &store)?;
-    let linker = known.clone().unwrap_or_else(|| toolchain::unknown(command));
+    let Settings { tree, environment, .. } = settings;
+    let known = toolchain::known(Role::Linker, command, &store, environment)?;
+    let linker = known.clone().unwrap_or_else(|| toolchain::unknown(command, tree, environment));
     let flags = super::links::flags(settings, &members)?;
     let link = ThinLink { linker: &linker, flags: &flags, members: &members };
     let mut inputs = link.inputs(&store)?.recorded();
@@ -204,7 +208,8 @@ fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer<String>> 
     let Some(command) = &settings.linker else {
         return Ok(Answer::No);
     };
-    let Some(linker) = toolchain::known(Role::Linker, command, store)? else {
+    let known = toolchain::known(Role::Linker, command, store, &settings.environment)?;
+    let Some(linker) = known else {
         return Ok(Answer::unknown(Role::Linker, command));
     };
     let flags = super::links::flags(settings, &members)?;

@@ -41,7 +41,7 @@ pub(super) fn linker(session: &mut Session<'_>) -> Result<Tool> {
     let linker = match session.tool(Role::Linker, command)? {
         Some(known) => known,
         // For the command that a dry run shows; no thin link has this identity.
-        None => toolchain::unknown(command),
+        None => toolchain::unknown(command, &session.settings.tree, &session.settings.environment),
     };
     session.note_tool(Role::Linker, &linker);
     Ok(linker)

@@ -2,6 +2,7 @@
 //! plain data from one to the next. Knows the phases; holds no rule of theirs.
 //!
 //! ```
+//! use kthinlto::environment::Environment;
 //! use kthinlto::error::Error;
 //! use kthinlto::exec::{executor::Choice, interrupt::Interrupts, slots::Slots};
 //! use kthinlto::report::console::{Console, Verbosity};
@@ -21,6 +22,7 @@
 //!     scratch_in_memory: true,
 //!     verify: 0.0,
 //!     cache: None,
+//!     environment: Environment::of_process(),
 //! };
 //! let mut console = Console::new(Verbosity::default());
 //! match build(&settings, &Slots::local(8), &Interrupts::catch()?, &mut console) {
@@ -51,6 +53,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::backend::flags;
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
 use crate::exec::interrupt::Interrupts;
@@ -93,6 +96,9 @@ pub struct Settings {
     pub verify: f64,
     /// The shared cache, if one is to be used.
     pub cache: Option<Place>,
+    /// Where variables are looked up: `PATH`, and those that compilers and the dynamic loader read.
+    /// The programs that are run inherit the environment of the process.
+    pub environment: Environment,
 }
 
 impl Settings {

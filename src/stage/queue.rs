@@ -257,7 +257,7 @@ impl Queue<'_, '_> {
             return Ok(None);
         };
         self.session.note_tool(Role::Compiler, &compiler);
-        let common = Common::new(&compiler, &settings.tree);
+        let common = Common::new(&compiler, &settings.environment);
         let conf = AutoConf::read(&settings.tree);
         let only_warn = conf.is_ok_and(|conf| conf.is_on("CONFIG_LTO_CLANG_THIN"));
         Ok(Some(Backends { compiler, common, only_warn }))
@@ -394,8 +394,9 @@ impl Queue<'_, '_> {
                 _ => None,
             });
             let mut jobs: Vec<&mut Job> = jobs.collect();
-            let (tree, answers) = (&self.session.settings.tree, &mut self.answers);
-            let spared = spare_driver::spare(backends, &self.executor, tree, &mut jobs, answers);
+            let (settings, answers) = (self.session.settings, &mut self.answers);
+            let spared =
+                spare_driver::spare(backends, &self.executor, settings, &mut jobs, answers);
             if spared > 0 {
                 let text = format!("{spared} backends begin where the compiler's driver would end");
                 self.session.listener.on(&Event::Note(&text));

@@ -32,10 +32,13 @@ impl Repeat {
     pub(super) fn new(settings: &Settings) -> Self {
         let question = settings.compiler.as_ref().zip(settings.linker.as_ref());
         let question = question.filter(|_| !settings.dry_run).map(|(compiler, linker)| {
-            let tools = [compiler, linker].map(|tool| toolchain::whereabouts(tool, &settings.tree));
+            let Settings { tree, environment, .. } = settings;
+            let tools =
+                [compiler, linker].map(|tool| toolchain::whereabouts(tool, tree, environment));
             snapshot::question(&[
+                // The text has no variables: those that count follow.
                 format!("{settings:?}").as_bytes(),
-                format!("{tools:?} {}", inputs::environment()).as_bytes(),
+                format!("{tools:?} {}", inputs::environment(environment)).as_bytes(),
             ])
         });
         Repeat { question, watch: Watch::default() }

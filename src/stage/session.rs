@@ -43,9 +43,10 @@ impl Session<'_> {
 
     /// A tool of the build. A dry run starts none, and knows only those that a build met.
     pub fn tool(&mut self, role: Role, command: &str) -> Result<Option<Tool>> {
+        let environment = &self.settings.environment;
         match self.settings.dry_run {
-            true => toolchain::known(role, command, &self.store),
-            false => toolchain::resolve(role, command, &mut self.store).map(Some),
+            true => toolchain::known(role, command, &self.store, environment),
+            false => toolchain::resolve(role, command, &mut self.store, environment).map(Some),
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
 
+use super::Settings;
 use super::backends::{Backends, Job};
 use super::choose_executor::Current;
 use crate::backend::cc1::{ASK, REPORTS, Template};
@@ -23,12 +24,13 @@ pub(super) type Answers = HashMap<Digest, Option<Rc<Template>>>;
 pub(super) fn spare(
     backends: &Backends,
     executor: &Current,
-    tree: &Path,
+    settings: &Settings,
     jobs: &mut [&mut Job],
     answers: &mut Answers,
 ) -> usize {
     let reports = |name: &str| REPORTS.iter().any(|start| name.starts_with(start));
-    let reported = std::env::vars_os().any(|(name, _)| name.to_str().is_none_or(reports));
+    let mut variables = settings.environment.iter();
+    let reported = variables.any(|(name, _)| name.to_str().is_none_or(reports));
     if !executor.takes_inner() || reported {
         return 0;
     }
@@ -41,7 +43,7 @@ pub(super) fn spare(
         if !answers.contains_key(&set) && numbers.len() >= ENOUGH {
             // The first and the last: they may well be in different folders.
             let (first, last) = (&jobs[numbers[0]], &jobs[numbers[numbers.len() - 1]]);
-            let template = learn(backends, executor, tree, first, last);
+            let template = learn(backends, executor, &settings.tree, first, last);
             answers.insert(set, template.map(Rc::new));
         }
         if let Some(Some(template)) = answers.get(&set) {

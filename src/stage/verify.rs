@@ -68,8 +68,8 @@ pub fn verify(
         return Ok(Verified::default());
     };
     let command = compiler(settings, &first.part.object)?;
-    let compiler = toolchain::resolve(Role::Compiler, &command, &mut store)?;
-    let common = Common::new(&compiler, &settings.tree);
+    let compiler = toolchain::resolve(Role::Compiler, &command, &mut store, &settings.environment)?;
+    let common = Common::new(&compiler, &settings.environment);
     let chosen = match wanted.sample {
         Some(count) => sample(modules, count),
         None => modules,

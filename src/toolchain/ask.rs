@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 
 use super::Role;
+use super::programs::Search;
 use crate::error::{Error, Result};
 use crate::exec::helper::{Failure, Helper};
 use crate::exec::process::find_program;
@@ -39,8 +40,8 @@ const BACKEND: [&str; 10] = [
 ];
 
 /// Asks a compiler what it would run; `None` where it does not tell.
-pub fn behind(argv: &[String], tree: &Path) -> Result<Option<Behind>, Failure> {
-    match ask(argv, &BACKEND, tree) {
+pub fn behind(argv: &[String], search: Search<'_>) -> Result<Option<Behind>, Failure> {
+    match ask(argv, &BACKEND, search) {
         Ok((succeeded, said)) => Ok(succeeded.then(|| read_behind(&said)).flatten()),
         Err(Failure::System(_)) => Ok(None),
         Err(failure) => Err(failure),
@@ -81,9 +82,9 @@ pub fn quoted_words(line: &str) -> Option<Words> {
 }
 
 /// The folders where a compiler looks for configuration files: it lists them where one is missing.
-pub fn configuration_folders(argv: &[String], tree: &Path) -> Result<Vec<String>, Failure> {
+pub fn configuration_folders(argv: &[String], search: Search<'_>) -> Result<Vec<String>, Failure> {
     const NO_FILE: &str = "--config=kthinlto-asks-where-it-is-looked-for.cfg";
-    let said = match ask(argv, &[&[NO_FILE], &BACKEND[..]].concat(), tree) {
+    let said = match ask(argv, &[&[NO_FILE], &BACKEND[..]].concat(), search) {
         Ok((_, said)) => said,
         Err(Failure::System(_)) => return Ok(Vec::new()),
         Err(failure) => return Err(failure),
@@ -94,13 +95,13 @@ pub fn configuration_folders(argv: &[String], tree: &Path) -> Result<Vec<String>
 }
 
 /// Asks a tool for its release, and refuses what cannot do the work.
-pub fn release(role: Role, command: &str, argv: &[String], tree: &Path) -> Result<u32> {
+pub fn release(role: Role, command: &str, argv: &[String], search: Search<'_>) -> Result<u32> {
     let missing = |found: String| Error::ToolMissing {
         role: role.variable(),
         command: command.to_owned(),
         found,
     };
-    let asked = ask(argv, &["--version"], tree);
+    let asked = ask(argv, &["--version"], search);
     let (succeeded, said) =
         asked.map_err(|failure| failure.into_error(|error| missing(error.to_string())))?;
     if let Some(complaint) = said.lines().find(|line| !succeeded && line.contains("error: ")) {
@@ -127,10 +128,11 @@ fn release_in(role: Role, version: &str) -> Option<u32> {
 }
 
 /// Whether a tool succeeded, and all that it said.
-fn ask(argv: &[String], more: &[&str], tree: &Path) -> Result<(bool, String), Failure> {
+fn ask(argv: &[String], more: &[&str], search: Search<'_>) -> Result<(bool, String), Failure> {
     let (program, arguments) =
         argv.split_first().ok_or(io::Error::from(io::ErrorKind::InvalidInput))?;
-    let program = find_program(program, tree).unwrap_or_else(|| program.into());
+    let Search { tree, environment } = search;
+    let program = find_program(program, tree, environment).unwrap_or_else(|| program.into());
     let arguments = arguments.iter().map(String::as_str).chain(more.iter().copied());
     let argv = std::iter::once(program.into_os_string()).chain(arguments.map(Into::into));
     let asked = Helper::new(argv, tree).run()?;

@@ -2,9 +2,7 @@
 //! object, index and flags; it cannot see a file that assembly includes, and so it may give the
 //! object of another configuration. The cache here can, and one is enough.
 
-use std::path::Path;
-
-use super::programs;
+use super::programs::{self, Search};
 use crate::exec::helper::Failure;
 
 /// Caches that run the words behind them.
@@ -12,36 +10,38 @@ const NAMES: [&str; 2] = ["ccache", "sccache"];
 
 /// The words to run instead of these: without a cache that stands before the compiler, and with
 /// the cache told to stand aside where it is reached by a link or a script.
-pub fn around(argv: &[String], tree: &Path) -> Result<Vec<String>, Failure> {
+pub fn around(argv: &[String], search: Search<'_>) -> Result<Vec<String>, Failure> {
     let mut words: Vec<String> = Vec::new();
     let mut rest = argv.iter().peekable();
     while let Some(word) = rest.next() {
-        if !is_cache(word, tree)
-            || !rest.clone().any(|next| programs::of_word(next, tree).is_some())
+        if !is_cache(word, search)
+            || !rest.clone().any(|next| programs::of_word(next, search).is_some())
         {
             words.push(word.clone());
             continue;
         }
         // Settings of its own may follow.
-        while rest.next_if(|next| programs::of_word(next, tree).is_none()).is_some() {}
+        while rest.next_if(|next| programs::of_word(next, search).is_none()).is_some() {}
     }
-    Ok(match super::files_of(&words, tree)?.has_ccache {
+    Ok(match super::files_of(&words, search)?.has_ccache {
         true => ["env", "CCACHE_DISABLE=1"].into_iter().map(str::to_owned).chain(words).collect(),
         false => words,
     })
 }
 
-fn is_cache(word: &str, tree: &Path) -> bool {
+fn is_cache(word: &str, search: Search<'_>) -> bool {
     let name = word.rsplit('/').next().unwrap_or(word);
-    NAMES.contains(&name) && programs::of_word(word, tree).is_some()
+    NAMES.contains(&name) && programs::of_word(word, search).is_some()
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::Path;
 
     use super::*;
+    use crate::environment::Environment;
 
     fn program(path: &Path, text: &str) {
         fs::write(path, text).unwrap();
@@ -58,9 +58,11 @@ mod tests {
         program(&place("script"), &format!("#!/bin/sh\n{} clang\n", place("ccache").display()));
         fs::create_dir(place("links")).unwrap();
         symlink(place("ccache"), place("links/clang")).unwrap();
+        let environment = Environment::of_process();
+        let search = Search { tree: dir.path(), environment: &environment };
         let around = |command: &str| {
             let command = command.replace('@', &format!("{}/", dir.path().display()));
-            let words = around(&shell_words::split(&command).unwrap(), dir.path()).unwrap();
+            let words = around(&shell_words::split(&command).unwrap(), search).unwrap();
             words.join(" ").replace(&format!("{}/", dir.path().display()), "@")
         };
         assert_eq!(around("@ccache @clang -O2"), "@clang -O2");

@@ -10,12 +10,14 @@
 //! answer the tool is [`opaque`](Tool::opaque), and no one may trust what it made before.
 //!
 //! ```
+//! use kthinlto::environment::Environment;
 //! use kthinlto::error::Error;
 //! use kthinlto::{store::Store, toolchain::{Role, resolve}};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let tree = tempfile::tempdir()?;
 //! let mut store = Store::open(tree.path())?;
-//! let missing = resolve(Role::Linker, "ld.lld-none", &mut store).unwrap_err();
+//! let environment = Environment::of_process();
+//! let missing = resolve(Role::Linker, "ld.lld-none", &mut store, &environment).unwrap_err();
 //! assert!(matches!(missing, Error::ToolMissing { .. }));
 //! # Ok(()) }
 //! ```
@@ -29,10 +31,12 @@ use std::path::Path;
 
 pub use self::ask::quoted_words;
 
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::exec::helper::Failure;
 use crate::store::{Digest, KeyBuilder, Store, ToolRecord};
 use ask::Behind;
+use programs::Search;
 
 /// Oldest LLVM release that is accepted: the oldest that builds Linux 7.2, the first kernel
 /// with distributed ThinLTO.
@@ -83,6 +87,8 @@ pub struct Tool {
     pub text: String,
     /// The words that are run: the command's own, but for a cache that would stand between.
     pub argv: Vec<String>,
+    /// Its words but for the programs among them: what it tells the compiler or linker itself.
+    pub options: Vec<String>,
     /// The words, and the content of everything that runs.
     pub identity: Digest,
     /// Major release.
@@ -98,11 +104,14 @@ pub struct Tool {
 }
 
 impl Tool {
-    /// A tool of which no more is known than this.
+    /// A tool of which no more is known than this: its first word is taken for the program, and
+    /// the others for options.
     pub fn new(command: &str, identity: Digest, release: u32) -> Self {
+        let argv = shell_words::split(command).unwrap_or_default();
         Tool {
             text: command.to_owned(),
-            argv: shell_words::split(command).unwrap_or_default(),
+            options: argv.iter().skip(1).cloned().collect(),
+            argv,
             identity,
             release,
             files: Vec::new(),
@@ -112,16 +121,11 @@ impl Tool {
         }
     }
 
-    fn of(command: &str, record: &ToolRecord) -> Self {
+    fn of(command: &str, record: &ToolRecord, search: Search<'_>) -> Self {
         let ToolRecord { argv, files, folders, identity, release, opaque, settled, .. } =
             record.clone();
-        Tool { text: command.to_owned(), argv, identity, release, files, folders, opaque, settled }
-    }
-
-    /// Its words but for the programs among them: what it tells the compiler or linker itself.
-    pub fn options(&self, tree: &Path) -> Vec<String> {
-        let is_option = |word: &&String| programs::of_word(word, tree).is_none();
-        self.argv.iter().filter(is_option).cloned().collect()
+        let (text, options) = (command.to_owned(), options(&argv, search));
+        Tool { text, argv, options, identity, release, files, folders, opaque, settled }
     }
 
     /// The first of its files that is not what the identity was taken of.
@@ -130,9 +134,20 @@ impl Tool {
     }
 }
 
+fn options(argv: &[String], search: Search<'_>) -> Vec<String> {
+    let is_option = |word: &&String| programs::of_word(word, search).is_none();
+    argv.iter().filter(is_option).cloned().collect()
+}
+
 /// Finds, identifies and checks a tool. It is only started when something that it is made of, or
-/// leads to, is new to the store, or where a script decides what runs.
-pub fn resolve(role: Role, command: &str, store: &mut Store) -> Result<Tool> {
+/// leads to, is new to the store, or where a script decides what runs. It is looked for in this
+/// environment; when it is started it inherits that of the process.
+pub fn resolve(
+    role: Role,
+    command: &str,
+    store: &mut Store,
+    environment: &Environment,
+) -> Result<Tool> {
     let missing = |found: String| Error::ToolMissing {
         role: role.variable(),
         command: command.to_owned(),
@@ -141,59 +156,68 @@ pub fn resolve(role: Role, command: &str, store: &mut Store) -> Result<Tool> {
     let argv = shell_words::split(command).map_err(|e| missing(e.to_string()))?;
     let name = argv.first().ok_or_else(|| missing("the command is empty".into()))?;
     let tree = store.tree().to_path_buf();
-    programs::of_word(name, &tree)
+    let search = Search { tree: &tree, environment };
+    programs::of_word(name, search)
         .ok_or_else(|| missing(format!("there is no program `{name}`")))?;
 
-    let lookup = format!("{} {}", role.variable(), whereabouts(command, &tree));
+    let lookup = format!("{} {}", role.variable(), whereabouts(command, &tree, environment));
     let loader = store.files.find(LOADER_CACHE)?.map(|facts| facts.digest);
     let known = store.tool(&lookup).filter(|known| known.rule == RULE).cloned();
     let unanswered = |failure: Failure| failure.into_error(|error| missing(error.to_string()));
     if let Some(known) = &known
         && known.loader == loader
         && identity(store, &argv, known)? == known.identity
-        && (known.settled || leads_there_still(known, &tree).map_err(unanswered)?)
+        && (known.settled || leads_there_still(known, search).map_err(unanswered)?)
     {
-        return Ok(Tool::of(command, known));
+        return Ok(Tool::of(command, known, search));
     }
-    let mut record = look(role, &argv, &tree).map_err(unanswered)?;
+    let mut record = look(role, &argv, search).map_err(unanswered)?;
     record.loader = loader;
     record.identity = identity(store, &argv, &record)?;
     record.release = match known.filter(|known| known.identity == record.identity) {
         Some(known) => known.release,
-        None => ask::release(role, command, &record.argv, &tree)?,
+        None => ask::release(role, command, &record.argv, search)?,
     };
-    let tool = Tool::of(command, &record);
+    let tool = Tool::of(command, &record, search);
     store.set_tool(&lookup, record)?;
     Ok(tool)
 }
 
 /// A tool as a build of this tree met it, by what its files hold now. Starts nothing, so that a
 /// look at a tree cannot run what the tree names: `None` where no build met it.
-pub fn known(role: Role, command: &str, store: &Store) -> Result<Option<Tool>> {
+pub fn known(
+    role: Role,
+    command: &str,
+    store: &Store,
+    environment: &Environment,
+) -> Result<Option<Tool>> {
     let argv = shell_words::split(command).map_err(|e| Error::ToolMissing {
         role: role.variable(),
         command: command.to_owned(),
         found: e.to_string(),
     })?;
-    let lookup = format!("{} {}", role.variable(), whereabouts(command, store.tree()));
+    let search = Search { tree: store.tree(), environment };
+    let lookup = format!("{} {}", role.variable(), whereabouts(command, search.tree, environment));
     let Some(record) = store.tool(&lookup).filter(|known| known.rule == RULE) else {
         return Ok(None);
     };
     let identity = identity(store, &argv, record)?;
-    Ok(Some(Tool { identity, ..Tool::of(command, record) }))
+    Ok(Some(Tool { identity, ..Tool::of(command, record, search) }))
 }
 
 /// A tool of which nothing is known but its command.
-pub fn unknown(command: &str) -> Tool {
-    Tool::new(command, Digest::of(b"unknown"), OLDEST)
+pub fn unknown(command: &str, tree: &Path, environment: &Environment) -> Tool {
+    let tool = Tool::new(command, Digest::of(b"unknown"), OLDEST);
+    let options = options(&tool.argv, Search { tree, environment });
+    Tool { options, ..tool }
 }
 
 /// Content of a program that is only run, whatever it is: its words, its files and the libraries
 /// that it loads. One that is not there is an error when it is run.
-pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
+pub fn identify(command: &str, store: &mut Store, environment: &Environment) -> Result<Digest> {
     let argv = shell_words::split(command).unwrap_or_default();
     let tree = store.tree().to_path_buf();
-    let lookup = format!("program {}", whereabouts(command, &tree));
+    let lookup = format!("program {}", whereabouts(command, &tree, environment));
     let loader = store.files.find(LOADER_CACHE)?.map(|facts| facts.digest);
     if let Some(known) = store.tool(&lookup)
         && (known.rule, known.loader) == (RULE, loader)
@@ -207,7 +231,7 @@ pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
         return identity(store, &argv, &known);
     }
     let mut record = empty_record(argv.clone());
-    let files = files_of(&argv, &tree);
+    let files = files_of(&argv, Search { tree: &tree, environment });
     let files = files.map_err(|failure| failure.into_error(|e| Error::io("run", command, e)))?;
     record.files = text(&files.all);
     record.loader = loader;
@@ -219,8 +243,8 @@ pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
 
 /// The files that the tool behind a command was found to be made of, in whichever role it was met. A
 /// configuration file that is new since then is among them. Starts nothing.
-pub fn files_on_record(command: &str, store: &Store) -> Vec<String> {
-    let place = whereabouts(command, store.tree());
+pub fn files_on_record(command: &str, store: &Store, environment: &Environment) -> Vec<String> {
+    let place = whereabouts(command, store.tree(), environment);
     let lookups = ["program", "CC", "LD"].map(|role| format!("{role} {place}"));
     let mut all: Vec<String> = Vec::new();
     for record in lookups.iter().filter_map(|lookup| store.tool(lookup)) {
@@ -237,15 +261,15 @@ pub fn files_on_record(command: &str, store: &Store) -> Vec<String> {
 
 /// Where a command leads now: its words, the program that each leads to, what the dynamic loader
 /// is told, and where configuration files of a user are. Under this a tool is remembered.
-pub fn whereabouts(command: &str, tree: &Path) -> Digest {
+pub fn whereabouts(command: &str, tree: &Path, environment: &Environment) -> Digest {
     let mut key = KeyBuilder::new("kthinlto tool 3");
     key.field(command.as_bytes());
-    for program in programs::of_command(command, tree) {
+    for program in programs::of_command(command, Search { tree, environment }) {
         key.field(program.as_os_str().as_encoded_bytes());
         key.field(programs::real(&program).as_os_str().as_encoded_bytes());
     }
     for name in ["LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "HOME", "XDG_CONFIG_HOME"] {
-        key.field(std::env::var_os(name).unwrap_or_default().as_encoded_bytes());
+        key.field(environment.get(name).unwrap_or_default().as_encoded_bytes());
     }
     key.finish()
 }
@@ -254,10 +278,10 @@ pub fn whereabouts(command: &str, tree: &Path) -> Digest {
 /// changes it: the libraries of a tool are then looked up again, and count by content.
 const LOADER_CACHE: &str = "/etc/ld.so.cache";
 
-fn files_of(argv: &[String], tree: &Path) -> Result<programs::Files, Failure> {
+fn files_of(argv: &[String], search: Search<'_>) -> Result<programs::Files, Failure> {
     let mut files = programs::Files::default();
-    for program in programs::of_words(argv, tree) {
-        files.add(&program, tree)?;
+    for program in programs::of_words(argv, search) {
+        files.add(&program, search)?;
     }
     Ok(files)
 }
@@ -288,15 +312,15 @@ fn empty_record(argv: Vec<String>) -> ToolRecord {
 }
 
 /// Finds out what a tool is made of. What is left open is its identity and its release.
-fn look(role: Role, argv: &[String], tree: &Path) -> Result<ToolRecord, Failure> {
-    let mut record = empty_record(ccache::around(argv, tree)?);
-    let mut files = files_of(&record.argv, tree)?;
+fn look(role: Role, argv: &[String], search: Search<'_>) -> Result<ToolRecord, Failure> {
+    let mut record = empty_record(ccache::around(argv, search)?);
+    let mut files = files_of(&record.argv, search)?;
     match role {
         Role::Linker if !files.has_lld => {
             record.opaque = Some("none of the programs that it names is LLD".to_owned());
         }
         Role::Linker => {}
-        Role::Compiler => look_behind(&mut record, &mut files, tree)?,
+        Role::Compiler => look_behind(&mut record, &mut files, search)?,
     }
     if let Some(program) = &files.leads_away {
         record.opaque = Some(format!("{program} leads to files that are not seen from here"));
@@ -310,16 +334,16 @@ fn look(role: Role, argv: &[String], tree: &Path) -> Result<ToolRecord, Failure>
 fn look_behind(
     record: &mut ToolRecord,
     files: &mut programs::Files,
-    tree: &Path,
+    search: Search<'_>,
 ) -> Result<(), Failure> {
-    let Some(Behind { program, configuration }) = ask::behind(&record.argv, tree)? else {
+    let Some(Behind { program, configuration }) = ask::behind(&record.argv, search)? else {
         record.opaque = Some("it names no compiler when it is asked with -###".to_owned());
         return Ok(());
     };
     let named = Path::new(&program);
-    files.add(named, tree)?;
-    record.settled = is_settled(&record.argv, named, tree);
-    record.folders = ask::configuration_folders(&record.argv, tree)?;
+    files.add(named, search)?;
+    record.settled = is_settled(&record.argv, named, search);
+    record.folders = ask::configuration_folders(&record.argv, search)?;
     let used = configuration.iter().map(Into::into);
     let found = record.folders.iter().flat_map(|folder| configuration::files_in(Path::new(folder)));
     files.all.extend(configuration::with_included(used.chain(found)));
@@ -333,9 +357,9 @@ const LAUNCHERS: [&str; 10] =
 
 /// Whether words alone lead to the program that compiles: by themselves, or by launchers that are
 /// known to run the program that they are given.
-fn is_settled(argv: &[String], behind: &Path, tree: &Path) -> bool {
+fn is_settled(argv: &[String], behind: &Path, search: Search<'_>) -> bool {
     let behind = programs::real(behind);
-    let found = programs::of_words(argv, tree);
+    let found = programs::of_words(argv, search);
     let is_it = |program: &std::path::PathBuf| programs::real(program) == behind;
     let is_launcher = |program: &std::path::PathBuf| {
         LAUNCHERS.contains(&programs::real_name(program).as_str())
@@ -352,8 +376,8 @@ fn is_settled(argv: &[String], behind: &Path, tree: &Path) -> bool {
 }
 
 /// Whether a compiler behind a script is still the one that it was.
-fn leads_there_still(known: &ToolRecord, tree: &Path) -> Result<bool, Failure> {
-    let (Some(program), Some(behind)) = (&known.behind, ask::behind(&known.argv, tree)?) else {
+fn leads_there_still(known: &ToolRecord, search: Search<'_>) -> Result<bool, Failure> {
+    let (Some(program), Some(behind)) = (&known.behind, ask::behind(&known.argv, search)?) else {
         return Ok(known.opaque.is_some());
     };
     let Behind { program: now, configuration } = behind;
@@ -401,7 +425,8 @@ mod tests {
             crate::store::write_aside(&script, text.as_bytes()).unwrap();
             use std::os::unix::fs::PermissionsExt;
             fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-            let tool = resolve(Role::Compiler, "./cc", &mut store).unwrap();
+            let tool =
+                resolve(Role::Compiler, "./cc", &mut store, &Environment::of_process()).unwrap();
             identities.push(tool.identity);
         }
         assert_ne!(identities[0], identities[1]);
@@ -418,25 +443,54 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
         let mut store = Store::open(dir.path()).unwrap();
-        let before = resolve(Role::Compiler, "./cc", &mut store).unwrap();
-        let lookup = format!("CC {}", whereabouts("./cc", dir.path()));
+        let here = Environment::of_process();
+        let before = resolve(Role::Compiler, "./cc", &mut store, &here).unwrap();
+        let lookup = format!("CC {}", whereabouts("./cc", dir.path(), &here));
         let mut record = store.tool(&lookup).cloned().unwrap();
         record.loader = Some(Digest::of(b"another cache"));
         let files = std::mem::take(&mut record.files);
         store.set_tool(&lookup, record).unwrap();
-        assert_eq!(resolve(Role::Compiler, "./cc", &mut store).unwrap(), before);
+        assert_eq!(resolve(Role::Compiler, "./cc", &mut store, &here).unwrap(), before);
         let again = store.tool(&lookup).unwrap();
         assert_eq!(again.files, files, "its libraries are looked up again");
         assert_eq!(fs::read_to_string(dir.path().join("asked")).unwrap(), "\n", "asked once");
     }
 
     #[test]
+    fn one_name_is_another_tool_in_another_environment() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| {
+            let folder = dir.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            let cc = folder.join("kthinlto-cc");
+            let text = format!("#!/bin/sh\n# {name}\necho clang version 22.0\n");
+            crate::store::write_aside(&cc, text.as_bytes()).unwrap();
+            fs::set_permissions(&cc, fs::Permissions::from_mode(0o755)).unwrap();
+            Environment::from_iter([("PATH", folder)])
+        });
+        let mut store = Store::open(dir.path()).unwrap();
+        let mut find = |environment| {
+            resolve(Role::Compiler, "kthinlto-cc -O2", &mut store, environment).unwrap()
+        };
+        let (first, second) = (find(&one), find(&other));
+        assert_eq!([&first.options, &second.options], [&["-O2".to_owned()]; 2]);
+        assert!(first.files[0].ends_with("one/kthinlto-cc"), "{:?}", first.files);
+        assert_ne!(first.identity, second.identity);
+        assert_eq!(find(&one), first);
+        let nowhere = Environment::default();
+        assert_eq!(known(Role::Compiler, "kthinlto-cc -O2", &store, &nowhere).unwrap(), None);
+    }
+
+    #[test]
     fn what_is_missing_or_unfit_is_said() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
-        let error = resolve(Role::Linker, "no-such-ld", &mut store).unwrap_err().to_string();
+        let here = Environment::of_process();
+        let mut unfit = |role, command| resolve(role, command, &mut store, &here).unwrap_err();
+        let error = unfit(Role::Linker, "no-such-ld").to_string();
         assert!(error.contains("cannot run LD `no-such-ld`") && error.contains("LD="), "{error}");
-        let error = resolve(Role::Compiler, "ls", &mut store).unwrap_err();
+        let error = unfit(Role::Compiler, "ls");
         assert!(error.to_string().contains("needs clang 15 or later"), "{error}");
         assert_eq!(error.exit_code(), 4);
     }

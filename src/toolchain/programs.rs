@@ -9,25 +9,36 @@ use memchr::memmem;
 use object::read::elf::ElfFile64;
 
 use crate::elf;
+use crate::environment::Environment;
 use crate::exec::helper::{Failure, Helper};
 use crate::exec::process::find_program;
 
+/// Where programs are looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Search<'a> {
+    /// The folder that commands are run in.
+    pub tree: &'a Path,
+    /// The environment whose `PATH` counts.
+    pub environment: &'a Environment,
+}
+
 /// The programs that the words of a command lead to now: `nice -n 19 clang` has two. None if it
 /// cannot be split.
-pub fn of_command(command: &str, tree: &Path) -> Vec<PathBuf> {
-    shell_words::split(command).map_or_else(|_| Vec::new(), |argv| of_words(&argv, tree))
+pub fn of_command(command: &str, search: Search<'_>) -> Vec<PathBuf> {
+    shell_words::split(command).map_or_else(|_| Vec::new(), |argv| of_words(&argv, search))
 }
 
 /// The programs among these words, by absolute names. A symbolic link keeps its name, so that
 /// another target of it is seen.
-pub fn of_words(argv: &[String], tree: &Path) -> Vec<PathBuf> {
-    argv.iter().filter_map(|word| of_word(word, tree)).collect()
+pub fn of_words(argv: &[String], search: Search<'_>) -> Vec<PathBuf> {
+    argv.iter().filter_map(|word| of_word(word, search)).collect()
 }
 
 /// The program that a word leads to, if it does.
-pub fn of_word(word: &str, tree: &Path) -> Option<PathBuf> {
+pub fn of_word(word: &str, search: Search<'_>) -> Option<PathBuf> {
     let is_name = !word.is_empty() && !word.starts_with('-');
-    is_name.then(|| find_program(word, tree)).flatten().map(absolute)
+    let find = || find_program(word, search.tree, search.environment);
+    is_name.then(find).flatten().map(absolute)
 }
 
 fn absolute(path: PathBuf) -> PathBuf {
@@ -76,11 +87,11 @@ const LEAD_AWAY: [&str; 10] = [
 
 impl Files {
     /// Adds a program with all that belongs to it. Fails where a signal asks us to stop.
-    pub fn add(&mut self, program: &Path, tree: &Path) -> Result<(), Failure> {
-        self.add_at(program, tree, 0)
+    pub fn add(&mut self, program: &Path, search: Search<'_>) -> Result<(), Failure> {
+        self.add_at(program, search, 0)
     }
 
-    fn add_at(&mut self, program: &Path, tree: &Path, depth: usize) -> Result<(), Failure> {
+    fn add_at(&mut self, program: &Path, search: Search<'_>, depth: usize) -> Result<(), Failure> {
         if depth > MAX_DEPTH || self.all.iter().any(|file| file == program) {
             return Ok(());
         }
@@ -95,8 +106,8 @@ impl Files {
         let speaks_of = |text: &str| memmem::find(&bytes, text.as_bytes()).is_some();
         self.has_ccache |= name == "ccache" || speaks_of("CCACHE_DISABLE");
         if bytes.starts_with(b"#!") {
-            for named in named_in_script(&bytes, tree) {
-                self.add_at(&named, tree, depth + 1)?;
+            for named in named_in_script(&bytes, search) {
+                self.add_at(&named, search, depth + 1)?;
             }
             return Ok(());
         }
@@ -117,10 +128,10 @@ pub fn is_script(program: &Path) -> bool {
 
 /// Programs that the words of a wrapper script lead to. A wrapper can find its compiler in
 /// ways that cannot be seen from outside; the usual `exec clang-22 "$@"` can.
-fn named_in_script(script: &[u8], tree: &Path) -> Vec<PathBuf> {
+fn named_in_script(script: &[u8], search: Search<'_>) -> Vec<PathBuf> {
     let text = String::from_utf8_lossy(script);
     let words = text.split(|c: char| c.is_whitespace() || "\"'`;&|(){}=#!".contains(c));
-    words.filter(|word| word.len() > 1).filter_map(|word| of_word(word, tree)).collect()
+    words.filter(|word| word.len() > 1).filter_map(|word| of_word(word, search)).collect()
 }
 
 /// The libraries that a dynamic program loads, as its own loader finds them. A static
@@ -162,8 +173,9 @@ mod tests {
         fs::write(&script, "#!/bin/sh\nexec ls \"$@\"\n").unwrap();
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        let mut files = Files::default();
-        files.add(&script, dir.path()).unwrap();
+        let (mut files, environment) = (Files::default(), Environment::of_process());
+        let search = Search { tree: dir.path(), environment: &environment };
+        files.add(&script, search).unwrap();
         assert!(files.all.iter().any(|file| file.ends_with("ls")), "{files:?}");
         let library = |file: &PathBuf| file.to_string_lossy().contains("libc.so");
         assert!(files.all.iter().any(library), "{files:?}");
@@ -173,7 +185,9 @@ mod tests {
     #[test]
     fn every_word_that_is_a_program_counts() {
         let names = |command: &str| {
-            let found = of_command(command, Path::new("/"));
+            let environment = Environment::of_process();
+            let search = Search { tree: Path::new("/"), environment: &environment };
+            let found = of_command(command, search);
             let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
             found.iter().map(name).collect::<Vec<_>>()
         };

@@ -27,6 +27,7 @@ use self::object::Template;
 use self::script::Script;
 use self::sysmap::Filter;
 use crate::elf::{Class, nm};
+use crate::environment::Environment;
 use crate::error::{Error, Result, describe_status};
 use crate::exec::helper::Helper;
 use crate::kbuild::auto_conf::AutoConf;
@@ -63,6 +64,9 @@ pub struct Link {
     pub system_map: PathBuf,
     /// The tables of the last link, which are tried first, and where the new ones go.
     pub tables: PathBuf,
+    /// Where the variables are looked up that the script has steps of its own for. The programs
+    /// that link inherit the environment of the process.
+    pub environment: Environment,
 }
 
 /// Makes the output and `System.map`. Fails where the script or the configuration asks for
@@ -73,9 +77,8 @@ pub fn link(link: &Link) -> Result<()> {
         Error::bad_input(link.sources.join(name), "rules that are not known here", remedy)
     };
     let (name, filter_name) = ("scripts/link-vmlinux.sh", "scripts/mksysmap");
-    let script =
-        Script::read(&read_text(&link.sources.join(name))?, &AutoConf::read(Path::new("."))?)
-            .ok_or_else(|| unknown(name))?;
+    let (text, conf) = (read_text(&link.sources.join(name))?, AutoConf::read(Path::new("."))?);
+    let script = Script::read(&text, &conf, &link.environment).ok_or_else(|| unknown(name))?;
     let filter = Filter::read(&read_text(&link.sources.join(filter_name))?)
         .ok_or_else(|| unknown(filter_name))?;
     let linking = Linking { link, filter };

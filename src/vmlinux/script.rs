@@ -4,6 +4,7 @@
 //! Format: the script of Linux 6.12 and 7.3.
 
 use super::kallsyms::{Addresses, Options};
+use crate::environment::Environment;
 use crate::kbuild::auto_conf::AutoConf;
 
 /// Options of the kernel that only the script has the steps of
@@ -22,8 +23,8 @@ pub struct Script {
 
 impl Script {
     /// Reads the script. `None` where it does what is not known here.
-    pub fn read(text: &str, conf: &AutoConf) -> Option<Self> {
-        let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    pub fn read(text: &str, conf: &AutoConf, environment: &Environment) -> Option<Self> {
+        let set = |name: &&str| environment.get(name).is_some_and(|value| !value.is_empty());
         if ONLY_THE_SCRIPT.iter().any(|option| conf.is_on(option)) || VARIABLES.iter().any(set) {
             return None;
         }
@@ -87,7 +88,8 @@ mod tests {
 
     #[test]
     fn options_follow_the_configuration() {
-        let of = |conf: &str| Script::read(SCRIPT, &AutoConf::parse(conf)).unwrap().kallsyms;
+        let none = Environment::default();
+        let of = |conf: &str| Script::read(SCRIPT, &AutoConf::parse(conf), &none).unwrap().kallsyms;
         assert_eq!(of(""), None);
         assert_eq!(of("CONFIG_KALLSYMS=y\n"), Some(vec![]));
         let all = "CONFIG_KALLSYMS=y\nCONFIG_KALLSYMS_ALL=y\nCONFIG_RELOCATABLE=y\n";
@@ -101,7 +103,12 @@ mod tests {
 
     #[test]
     fn what_only_the_script_does_is_left_to_it() {
-        let read = |text: &str, conf: &str| Script::read(text, &AutoConf::parse(conf));
+        let with = |variable: (&str, &str), text: &str, conf: &str| {
+            Script::read(text, &AutoConf::parse(conf), &Environment::from_iter([variable]))
+        };
+        assert!(with(("KALLSYMS_EXTRA_PASS", ""), SCRIPT, "").is_some());
+        assert_eq!(with(("KALLSYMS_EXTRA_PASS", "1"), SCRIPT, ""), None);
+        let read = |text: &str, conf: &str| with(("HOME", "/"), text, conf);
         assert_eq!(read(SCRIPT, "CONFIG_DEBUG_INFO_BTF=y\n"), None);
         // 6.1 had a shell script for System.map.
         assert_eq!(read("${CONFIG_SHELL} scripts/mksysmap ${1} ${2}", ""), None);
