@@ -240,15 +240,15 @@ fn backends() {
 #[test]
 fn linkers() {
     let built = Built::new();
-    let scratch = ".kthinlto/link";
+    let scratch = ".kthinlto/link/0";
     // The real one, and then something happens to what it wrote.
     let then = |what: &str| format!("{} \"$@\"\ncd {scratch} && {what}", tool("ld.lld"));
     let new_first = "echo x >> objects/init/main.o.thinlto.bc";
-    let foreign = then("echo .kthinlto/link/objects/kernel/x.o >> vmlinux.thinlto-index");
+    let foreign = then("echo .kthinlto/link/0/objects/kernel/x.o >> vmlinux.thinlto-index");
     let empty = then(&format!("{new_first}; : > objects/lib/w5.o.thinlto.bc"));
     let gone = then(&format!("{new_first}; rm objects/lib/w5.o.thinlto.bc"));
     let no_imports = then(&format!("{new_first}; rm objects/lib/w5.o.imports"));
-    let changed = then("echo >> ../../kernel/a.o");
+    let changed = then("echo >> ../../../kernel/a.o");
     let failed = "the thin link failed";
     let a = fs::read(built.path("kernel/a.o")).unwrap();
     for (number, (body, code, found)) in [
@@ -268,7 +268,7 @@ fn linkers() {
         let mut command = built.command();
         command.env("LD", built.tree.linker(&format!("ld{number}"), body));
         built.fails(command, code, &found);
-        assert!(!built.path(scratch).exists());
+        assert!(!built.path(".kthinlto/link").exists());
     }
     fs::write(built.path("kernel/a.o"), a).unwrap();
     good(built.command());
