@@ -206,7 +206,7 @@ fn tools() {
 #[test]
 fn backends() {
     let built = Built::new();
-    let quiet = "it said nothing; V=1 shows the command";
+    let quiet = "it printed nothing; V=1 shows the command";
     for (number, (body, found)) in [
         ("exit 7", vec!["exited with 7", quiet]),
         ("echo broken >&2; exit 1", vec!["exited with 1", "its messages are above"]),
@@ -217,7 +217,7 @@ fn backends() {
         ("kill -KILL $$", vec!["was killed by signal 9 (SIGKILL)", "memory", "fewer jobs"]),
         ("ulimit -c 0; kill -SEGV $$", vec!["was killed by signal 11 (SIGSEGV)", quiet]),
         (": > $out", vec!["exited with 0 but left an empty object", quiet]),
-        ("echo hello > $out", vec!["exited with 0 but left a file that is no ELF object"]),
+        ("echo hello > $out", vec!["exited with 0 but left a file that is not an ELF object"]),
         ("head -c 100 kernel/head.o > $out", vec!["exited with 0 but left a damaged ELF object"]),
         ("head -c -1 kernel/head.o > $out", vec!["exited with 0 but left a damaged ELF object"]),
         (":", vec!["exited with 0 but left no object", quiet]),

@@ -285,7 +285,7 @@ fn an_archive_that_is_in_others_times_over_is_refused_within_seconds() {
         fs::write(tree.objects.join(format!("bomb{level}.a")), thin_archive(&entries)).unwrap();
     }
     let start = Instant::now();
-    bad(tree.bare(&["build", "bomb0.a"]), 3, "more than 20000 archives, one in the other");
+    bad(tree.bare(&["build", "bomb0.a"]), 3, "more than 20000 archives, one inside another");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
@@ -312,7 +312,7 @@ fn what_a_compiler_prints_without_end_ends_it_and_not_the_machine() {
     assert_eq!(out.status.code(), Some(1));
     assert!(out.stderr.len() < 5 << 20, "{}", out.stderr.len());
     let end = text(&out.stderr[out.stderr.len() - 2000..]);
-    assert_holds(&end, &["MiB more of this are left out", "was killed by signal 9"]);
+    assert_holds(&end, &["MiB more of this output are left out", "was killed by signal 9"]);
 }
 
 #[test]

@@ -115,11 +115,11 @@ pub fn check_native(path: &Path) -> Result<Stamped, String> {
         return Err("an empty object".into());
     }
     if Format::of(&bytes) != Format::Elf {
-        return Err("a file that is no ELF object".into());
+        return Err("a file that is not an ELF object".into());
     }
     match object::File::parse(bytes.as_slice()) {
         Ok(file) if file.kind() != object::ObjectKind::Relocatable => {
-            Err("an ELF file that is no relocatable object".into())
+            Err("an ELF file that is not a relocatable object".into())
         }
         Ok(file) if file.sections().next().is_none() => {
             Err("an ELF object with no sections".into())
@@ -180,7 +180,7 @@ mod tests {
         let path = dir.path().join("x.o");
         assert_eq!(check_native(&path).unwrap_err(), "no object");
         for (bytes, found) in
-            [(b"".as_slice(), "empty"), (b"!<arch>\n", "no ELF"), (b"\x7fELF", "damaged")]
+            [(b"".as_slice(), "empty"), (b"!<arch>\n", "not an ELF"), (b"\x7fELF", "damaged")]
         {
             fs::write(&path, bytes).unwrap();
             assert!(check_native(&path).unwrap_err().contains(found));

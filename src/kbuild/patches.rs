@@ -78,7 +78,8 @@ pub fn optional(name: &str, version: &str) -> Result<Series> {
     let series = series.ok_or_else(|| {
         let known = options().join(", ");
         Error::Patch(format!(
-            "there is no optional series `{name}` for Linux {version}; there is: {known}"
+            "there is no optional series `{name}` for Linux {version}; the optional series are: \
+             {known}"
         ))
     })?;
     Ok(Series { option: Some(name.to_owned()), ..series })
@@ -103,7 +104,7 @@ pub fn kernel_version(tree: &Path) -> Result<String> {
     let makefile = tree.join("Makefile");
     let text = regular::read_to_string(&makefile).map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => Error::Patch(format!(
-            "{} is no kernel source tree: it has no Makefile; name the top folder of one",
+            "{} is not a kernel source tree: it has no Makefile; name the top folder of one",
             tree.display()
         )),
         _ => Error::io("read", &makefile, e),
@@ -115,7 +116,7 @@ pub fn kernel_version(tree: &Path) -> Result<String> {
     match (value("VERSION "), value("PATCHLEVEL ")) {
         (Some(version), Some(level)) => Ok(format!("{version}.{level}")),
         _ => Err(Error::Patch(format!(
-            "{} is no kernel source tree: its Makefile has no VERSION and PATCHLEVEL; name the \
+            "{} is not a kernel source tree: its Makefile has no VERSION and PATCHLEVEL; name the \
              top folder of one",
             tree.display()
         ))),

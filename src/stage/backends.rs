@@ -229,7 +229,8 @@ impl Backends<'_> {
     fn check_compiler(&self) -> Result<()> {
         match self.compiler.changed(self.store) {
             Some(file) => {
-                let found = "it changed while backends ran, so that nobody knows what compiled";
+                let found = "it changed while backends ran, so that it is unknown which one made \
+                             the objects";
                 Err(Error::bad_input(file, found, "run again"))
             }
             None => Ok(()),
@@ -362,7 +363,7 @@ impl Backends<'_> {
         let object = &job.planned.object;
         let compiler = &self.compiler.text;
         let outcome = outcome.map_err(|e| {
-            let remedy = remedy(&e, "see that CC is right");
+            let remedy = remedy(&e, "check CC");
             format!("cannot run the compiler `{compiler}` for {object}: {e}{remedy}")
         })?;
         let advice = advice(outcome.status, &outcome.output);

@@ -36,7 +36,7 @@ impl Backends<'_> {
             numbers.iter().for_each(|number| self.jobs[*number].inner = Some(template.clone()));
         }
         if spared > 0 {
-            let text = format!("{spared} backends begin where the compiler's driver would end");
+            let text = format!("{spared} backends begin at cc1, past the compiler's driver");
             self.listener.on(&Event::Note(&text));
         }
     }

@@ -27,7 +27,7 @@ impl Stage<'_> {
     /// The indexed modules, and whether the linker ran. `None` in a dry run that cannot know.
     pub(super) fn thin_link(&mut self, members: &[Member]) -> Result<(Option<Vec<Indexed>>, bool)> {
         let Some(linker) = &self.settings.linker else {
-            let text = "LD is not set; kbuild exports it, else name the linker with --ld";
+            let text = "LD is not set; kbuild exports it, or name the linker with --ld";
             return Err(Error::Usage(text.to_owned()));
         };
         let linker = match tool(self.settings, Role::Linker, linker, &mut self.store)? {
@@ -93,11 +93,11 @@ impl Stage<'_> {
         if let Some((name, _)) =
             link.members.iter().find(|(name, _)| !self.store.files.is_unchanged(name))
         {
-            let found = "bytes that changed while the linker read them";
+            let found = "it changed while the linker read it";
             return Err(Error::bad_input(name, found, "run again"));
         }
         if let Some(file) = link.linker.changed(&self.store) {
-            let found = "it changed while it linked, so that nobody knows what did";
+            let found = "it changed while it ran, so that it is unknown which one made the indexes";
             return Err(Error::bad_input(file, found, "run again"));
         }
         scratch.take(&self.store, link.members)

@@ -257,8 +257,8 @@ impl Stage<'_> {
         let command = compiler(self.settings, &first.object)?;
         let Some(compiler) = tool(self.settings, Role::Compiler, &command, &mut self.store)? else {
             let text = format!(
-                "a dry run starts no compiler, and no build here has met `{command}`: it cannot \
-                 tell which backends would run"
+                "a dry run starts no compiler, and no build in this tree has used `{command}`: it \
+                 cannot tell which backends would run"
             );
             self.listener.on(&Event::Warning(&text));
             let rebuilt = indexed.iter().map(|module| module.object.clone()).collect();

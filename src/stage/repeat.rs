@@ -64,7 +64,7 @@ impl Repeat {
         let (tree, modules) = (store.tree(), summary.modules as u64);
         let left = snapshot::leave(tree, NAME, question, modules, &self.watch, &store.files);
         if let Err(error) = left {
-            tracing::debug!("the next run looks at everything again: {error}");
+            tracing::debug!("the next run checks everything again: {error}");
         }
     }
 }

@@ -109,7 +109,7 @@ impl Scratch {
             let object = line.strip_prefix(&prefix).filter(|name| known.contains(name));
             let object = object.ok_or_else(|| {
                 let found =
-                    format!("the linker indexed {line}, which is no member of the archives");
+                    format!("the linker indexed {line}, which is not a member of the archives");
                 Error::bad_input(&list, found, "report this with the linker's version")
             })?;
             modules.push((object, self.imports(object)?));
@@ -123,11 +123,11 @@ impl Scratch {
         match (there, self.room.stat()) {
             (Some(there), Ok(own)) if is_same(&there, &own) => Ok(()),
             _ => {
-                let found = "another folder than the one that was made for the thin link";
+                let found = "a folder other than the one that was made for the thin link";
                 Err(Error::bad_input(
                     self.room.place(),
                     found,
-                    "see what replaced it, and run again",
+                    "find out what replaced it and run again",
                 ))
             }
         }
@@ -253,7 +253,7 @@ fn sweep(own: &Room) {
         }
     };
     if swept().is_none() {
-        tracing::debug!("{base} is gone, or not this tree's to remove");
+        tracing::debug!("{base} is gone, or does not belong to this tree");
     }
     let _ = own.remove(RECORD);
 }

@@ -299,7 +299,7 @@ fn look(role: Role, argv: &[String], tree: &Path) -> Result<ToolRecord, Failure>
         Role::Compiler => look_behind(&mut record, &mut files, tree)?,
     }
     if let Some(program) = &files.leads_away {
-        record.opaque = Some(format!("{program} leads to files that are not seen from here"));
+        record.opaque = Some(format!("{program} leads to files that cannot be seen from here"));
     }
     record.settled &= record.opaque.is_none();
     record.files = text(&files.all);
@@ -313,7 +313,7 @@ fn look_behind(
     tree: &Path,
 ) -> Result<(), Failure> {
     let Some(Behind { program, configuration }) = ask::behind(&record.argv, tree)? else {
-        record.opaque = Some("it names no compiler when it is asked with -###".to_owned());
+        record.opaque = Some("it names no compiler when asked with -###".to_owned());
         return Ok(());
     };
     let named = Path::new(&program);
