@@ -91,7 +91,7 @@ fn archives() {
     fs::remove_dir(&path).unwrap();
     fs::write(&path, &whole).unwrap();
     built.with_file("built-in.a", "", || fails(&["an empty file"]));
-    built.with_file("built-in.a", "\x7fELF and so on", || fails(&["no thin archive"]));
+    built.with_file("built-in.a", "\x7fELF and so on", || fails(&["not a thin archive"]));
     built.with_file("built-in.a", &whole[..whole.len() - 20], || fails(&["truncated"]));
     let garbage = [&whole[..whole.len() - 60], [b'x'; 60].as_slice()].concat();
     built.with_file("built-in.a", garbage, || fails(&["corrupt"]));
@@ -252,7 +252,7 @@ fn linkers() {
     let failed = "the thin link failed";
     let a = fs::read(built.path("kernel/a.o")).unwrap();
     for (number, (body, code, found)) in [
-        ("exit 3", 1, vec![failed, "exited with 3", "it said nothing"]),
+        ("exit 3", 1, vec![failed, "exited with 3", "it printed nothing"]),
         ("echo oh; exit 1", 1, vec![failed, "exited with 1", "its messages are above"]),
         ("kill -KILL $$", 1, vec![failed, "killed by signal 9 (SIGKILL)", "fewer jobs"]),
         ("exit 0", 3, vec!["vmlinux.thinlto-index", "did not write it", "messages"]),
@@ -360,9 +360,9 @@ fn damaged_state() {
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
     for (bytes, says) in [
-        (b"garbage".as_slice(), "of another version"),
-        (b"kthinlto state 999\n and more", "of another version"),
-        (&whole[..10], "of another version"),
+        (b"garbage".as_slice(), "from another version"),
+        (b"kthinlto state 999\n and more", "from another version"),
+        (&whole[..10], "from another version"),
         (&whole[..whole.len() - 3], "damaged"),
         (&whole[..whole.len() / 3], "damaged"),
         (&flipped, "damaged"),

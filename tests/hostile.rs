@@ -25,7 +25,7 @@ fn cleaning_a_tree_with_links_writes_and_removes_nothing_behind_them() {
     symlink(&notes, own.join("lock")).unwrap();
     symlink(&notes, own.join(".tmp_state")).unwrap();
     assert!(dry().status.success());
-    bad(tree.bare(&["clean"]), 3, "lock: a symbolic link where a file or folder of its own");
+    bad(tree.bare(&["clean"]), 3, "lock: a symbolic link where kthinlto's own file or folder");
     fs::remove_file(own.join("lock")).unwrap();
     good(tree.kthinlto()); // it writes the state anew, and so aside
     assert_home_is_whole(&home);

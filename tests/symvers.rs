@@ -127,7 +127,7 @@ impl Tree {
 
     /// The names that `--check` gives, which must fail.
     fn differences(&self) -> Vec<String> {
-        let out = bad(self.symvers(&["--check"]), 8, "is not what the objects say");
+        let out = bad(self.symvers(&["--check"]), 8, "disagrees with the objects");
         let text = common::text(&out.stdout);
         text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
     }
@@ -330,7 +330,7 @@ fn foreign_objects_are_refused() {
     command.current_dir(tree.0.path()).args(["-o", "linked", "vmlinux.o"]);
     good(command);
     fs::rename(tree.0.path().join("linked"), tree.0.path().join("vmlinux.o")).unwrap();
-    fails(tree.symvers(&[]), 3, &["vmlinux.o", "no relocatable object"]);
+    fails(tree.symvers(&[]), 3, &["vmlinux.o", "not a relocatable object"]);
     assert_eq!(tree.read("vmlinux.symvers"), Tree::USUAL);
 }
 

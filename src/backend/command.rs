@@ -187,7 +187,7 @@ mod tests {
         }
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
         fs::write(&path, &own).unwrap();
-        assert!(check_native(&path).unwrap_err().contains("no relocatable object"));
+        assert!(check_native(&path).unwrap_err().contains("not a relocatable object"));
         fs::write(&path, &own[..own.len() / 2]).unwrap();
         assert!(check_native(&path).is_err(), "truncated");
     }

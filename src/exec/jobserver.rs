@@ -305,7 +305,7 @@ mod tests {
         let error = |read: RawFd, write: RawFd| inherited(read, write).unwrap_err();
         for (read, write, says) in [
             (file.as_raw_fd(), write.as_raw_fd(), "is a file"),
-            (other.as_raw_fd(), write.as_raw_fd(), "not ends of one pipe"),
+            (other.as_raw_fd(), write.as_raw_fd(), "not the two ends of one pipe"),
             (9999, write.as_raw_fd(), "is closed"),
             (null.as_raw_fd(), null.as_raw_fd(), "is /dev/null or the like"),
             (network.as_raw_fd(), network.as_raw_fd(), "is a socket to another machine"),

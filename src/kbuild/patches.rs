@@ -322,7 +322,7 @@ mod tests {
             assert!(files(&own).is_disjoint(&files(&option)), "{option}");
         }
         let error = optional("../linux-7.3", "7.3").unwrap_err().to_string();
-        assert!(error.contains("there is: initcalls"), "{error}");
+        assert!(error.contains("the optional series are: initcalls"), "{error}");
     }
 
     #[test]
@@ -351,7 +351,7 @@ mod tests {
         let error = for_tree(dir.path()).unwrap_err();
         assert!(error.to_string().contains("Linux 5.4") && error.to_string().contains("7.3"));
         assert_eq!(error.exit_code(), 7);
-        assert!(for_tree(tree("all:\n").path()).unwrap_err().to_string().contains("no kernel"));
+        assert!(for_tree(tree("all:\n").path()).unwrap_err().to_string().contains("not a kernel"));
     }
 
     /// Two patches, of which the second can be made not to fit.

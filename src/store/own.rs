@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(lock(&tree, &room).unwrap_err().exit_code(), 3);
         fs::remove_file(tree.join(".kthinlto/lock")).unwrap();
         fs::hard_link(other.join("lock"), tree.join(".kthinlto/lock")).unwrap();
-        assert!(lock(&tree, &room).unwrap_err().to_string().contains("has another name too"));
+        assert!(lock(&tree, &room).unwrap_err().to_string().contains("also has another name"));
         assert_eq!(fs::read(other.join("lock")).unwrap(), b"kept");
     }
 

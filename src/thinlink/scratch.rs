@@ -363,7 +363,7 @@ mod tests {
             fs::create_dir(&place).unwrap();
             fs::write(place.join(LIST), "").unwrap();
             let error = scratch.take(&one, &[]).unwrap_err();
-            assert!(error.to_string().contains("another folder than the one"), "{error}");
+            assert!(error.to_string().contains("a folder other than the one"), "{error}");
             drop(scratch);
             assert!(place.exists(), "it is not ours to remove");
             fs::remove_dir_all(&place).unwrap();
