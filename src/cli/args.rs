@@ -386,7 +386,7 @@ pub enum FinalLink {
 /// How the stage runs and what it shows: options of all that run it.
 #[derive(Debug, Args)]
 pub struct StageOptions {
-    /// How backends are started: as copies of one clang that is already running, or each anew
+    /// How backends are started: as copies of one clang that is already running, or each separately
     #[arg(long, env = "KTHINLTO_EXECUTOR", value_name = "HOW", default_value = "auto")]
     pub executor: Choice,
     /// Where the thin link writes first: to memory, if there is room, or to the tree
