@@ -143,7 +143,7 @@ fn a_look_starts_no_program_that_the_tree_names() {
     let said = good(other);
     assert_holds(
         &said,
-        &["key            unknown\n", "would run      unknown: no build here has met"],
+        &["key            unknown\n", "would run      unknown: no build in this tree has used"],
     );
     assert_holds(&said, &["unknown           compiler"]);
     assert_eq!(tree.shell("ls | grep ^ran || :"), "");
