@@ -256,7 +256,7 @@ fn linkers() {
         ("echo oh; exit 1", 1, vec![failed, "exited with 1", "its messages are above"]),
         ("kill -KILL $$", 1, vec![failed, "killed by signal 9 (SIGKILL)", "fewer jobs"]),
         ("exit 0", 3, vec!["vmlinux.thinlto-index", "did not write it", "messages"]),
-        (&foreign, 3, vec!["kernel/x.o", "no member of the archives", "linker's version"]),
+        (&foreign, 3, vec!["kernel/x.o", "not a member of the archives", "linker's version"]),
         (&empty, 3, vec!["lib/w5.o.thinlto.bc", "an empty index", "free some space"]),
         (&gone, 3, vec!["lib/w5.o.thinlto.bc", "did not write it", "free some space"]),
         (&no_imports, 3, vec!["lib/w5.o.imports", "did not write it", "free some space"]),
