@@ -68,12 +68,12 @@ clean:
 
 help:
 	@echo 'make             build target/release/kthinlto'
-	@echo 'make demo        build a tiny kernel through kthinlto and boot it (installs what is missing)'
+	@echo 'make demo        build a tiny kernel with kthinlto and boot it (installs what is missing)'
 	@echo 'make check       the gate: lints, all Rust tests, packages, one real kernel (installs what is'
 	@echo '                 missing)'
 	@echo 'make check-kernels [PART...]'
-	@echo '                 the tests on real kernels, all or some; make check-kernels list: what there is,'
-	@echo '                 what it costs, and the last results'
+	@echo '                 the tests on real kernels, all or some; make check-kernels list prints all parts,'
+	@echo '                 what they cost, and their last results'
 	@echo "make bench       mainline's makefiles, the linker's own ThinLTO and kthinlto side by side"
 	@echo '                 (installs what is missing); docs/BENCHMARKS.md'
 	@echo 'make install     PREFIX=/usr/local DESTDIR='

@@ -96,8 +96,8 @@ pub enum Error {
 
     /// Backends failed; each was reported when it ended.
     #[error(
-        "{failed} of {total} backends failed; vmlinux.a was not written; correct what is named \
-         above and run again: what is finished is kept"
+        "{failed} of {total} backends failed; vmlinux.a was not written; fix the errors above and \
+         run again: finished objects are kept"
     )]
     Backends {
         /// How many failed.
@@ -142,8 +142,8 @@ pub enum Error {
 
     /// A symvers file is not what the objects say; each symbol was named.
     #[error(
-        "{} is not what the objects say (differences: {problems}); build it again with make, \
-         and the objects of symbols with no version before it",
+        "{} disagrees with the objects (differences: {problems}); rebuild the objects of symbols \
+         that have no version, and then build it again with make",
         file.display()
     )]
     Symvers {
@@ -155,8 +155,8 @@ pub enum Error {
 
     /// Objects are not what their backends make; each was named.
     #[error(
-        "{differing} of {compared} objects that were made again are not what they should be; do \
-         what is said above, and report it if no one changed them"
+        "{differing} of {compared} objects that were made again differ from what they should be; \
+         follow the advice above, and report a bug if nobody changed them"
     )]
     Verify {
         /// How many.
@@ -166,7 +166,7 @@ pub enum Error {
     },
 
     /// A signal asked us to stop.
-    #[error("interrupted by signal {0}; run again to go on: finished objects are kept")]
+    #[error("interrupted by signal {0}; run again to continue: finished objects are kept")]
     Interrupted(i32),
 
     /// A kernel tree that no patch series is for.
@@ -235,7 +235,7 @@ impl Unfit {
     /// `kind` is `a pipe`, `a device`, …
     pub fn not_regular(kind: &str) -> io::Error {
         let found = format!("{kind} where a regular file should be");
-        Self::error(found, "remove it, and have it made again")
+        Self::error(found, "remove it and have it made again")
     }
 
     /// A file with more bytes than can be meant.
@@ -245,7 +245,7 @@ impl Unfit {
             _ if limit.is_multiple_of(1 << 20) => format!("{} MiB", limit >> 20),
             _ => format!("{limit} bytes"),
         };
-        Self::error(format!("a file of more than {limit}"), "look at what made it so large")
+        Self::error(format!("a file of more than {limit}"), "find out what made it so large")
     }
 }
 
@@ -255,7 +255,7 @@ fn io_remedy(doing: &str, source: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some space and run again (nothing finished is lost)"
         }
-        io::ErrorKind::ReadOnlyFilesystem => "; use an object tree that can be written (O=)",
+        io::ErrorKind::ReadOnlyFilesystem => "; use a writable object tree (O=)",
         io::ErrorKind::PermissionDenied
             if ["read", "look at"].iter().any(|verb| doing.starts_with(verb)) =>
         {
@@ -264,10 +264,10 @@ fn io_remedy(doing: &str, source: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => {
             "; check the owner and the mode, or use another object tree (O=)"
         }
-        io::ErrorKind::IsADirectory => "; a folder stands where a file should be: name another",
-        io::ErrorKind::NotFound => "; see that the path is right, and that nothing removes it",
+        io::ErrorKind::IsADirectory => "; there is a folder where a file should be: name another",
+        io::ErrorKind::NotFound => "; check that the path is right and that nothing removes it",
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            "; a file stands where a folder should be: remove it"
+            "; there is a file where a folder should be: remove it"
         }
         _ if source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
             "; allow more open files (ulimit -n), or run fewer jobs with -j"
@@ -301,7 +301,7 @@ pub fn advice(status: ExitStatus, output: &[u8]) -> &'static str {
     } else if status.signal() == Some(signal_hook::consts::SIGKILL) {
         "if the machine ran out of memory, run fewer jobs with -j"
     } else if said.is_empty() {
-        "it said nothing; V=1 shows the command"
+        "it printed nothing; V=1 shows the command"
     } else {
         "its messages are above; V=1 shows the command"
     }

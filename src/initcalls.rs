@@ -29,7 +29,7 @@ const PREFIX: &[u8] = b"__initcall__";
 const REBUILD: &str = "remove it and build it again with make";
 /// What to do about an initcall that perl would lose.
 const DECLARE: &str = "declare initcalls with the macros of <linux/init.h>, each in a source file \
-                       that is an object of its own";
+                       that has an object of its own";
 
 /// What is wrong with an object, as a clause, and what to do.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub fn linker_script(tree: &Path, files: &[PathBuf], threads: usize) -> Result<V
     match files.first() {
         None => Err(Error::Usage("no archive was given to look for initcalls in".to_owned())),
         Some(first) if levels.is_empty() => {
-            let found = "it has no initcall, which every kernel has";
+            let found = "it has no initcalls, but every kernel has some";
             Err(Error::bad_input(first, found, "name the archives that vmlinux is linked from"))
         }
         Some(_) => Ok(render(&levels)),
@@ -191,7 +191,7 @@ impl Source {
         match read {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(Error::bad_input(file, "no archive and no object", REBUILD));
+                return Err(Error::bad_input(file, "neither an archive nor an object", REBUILD));
             }
             Err(error) => return Err(unreadable(tree, file, None, error)),
         }
@@ -284,7 +284,7 @@ pub fn in_object(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
         Some(pair) => {
             let text = |initcall: &Initcall| String::from_utf8_lossy(&initcall.name).into_owned();
             let (one, other) = (text(&pair[0]), text(&pair[1]));
-            Err(Unfit::lost(format!("two initcalls of one counter, `{one}` and `{other}`")))
+            Err(Unfit::lost(format!("two initcalls with the same counter, `{one}` and `{other}`")))
         }
     }
 }

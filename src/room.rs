@@ -31,7 +31,7 @@ use crate::regular;
 /// Folders within folders deeper than this are not ours.
 const MAX_DEPTH: usize = 100;
 /// What to do about something that stands where ours should be.
-const REMOVE: &str = "remove it: kthinlto makes its own anew";
+const REMOVE: &str = "remove it: kthinlto will make its own";
 
 /// An open folder.
 #[derive(Debug)]
@@ -212,7 +212,10 @@ impl Room {
 
     fn remove_tree(&self, name: &OsStr, depth: usize) -> io::Result<()> {
         if depth > MAX_DEPTH {
-            return Err(Unfit::error("folders nested too deep to be kthinlto's", "look at them"));
+            return Err(Unfit::error(
+                "folders nested too deep to be kthinlto's",
+                "find out what made them",
+            ));
         }
         match self.find(name)? {
             None => return Ok(()),
@@ -252,7 +255,10 @@ impl Room {
             Errno::LOOP | Errno::NOTDIR | Errno::MLINK
                 if stands().is_some_and(|found| kind_of(&found) == FileType::Symlink) =>
             {
-                Unfit::error("a symbolic link where a file or folder of its own should be", REMOVE)
+                Unfit::error(
+                    "a symbolic link where kthinlto's own file or folder should be",
+                    REMOVE,
+                )
             }
             Errno::NXIO => Unfit::not_regular("a socket"),
             error => error.into(),

@@ -91,7 +91,7 @@ fn archives() {
     fs::remove_dir(&path).unwrap();
     fs::write(&path, &whole).unwrap();
     built.with_file("built-in.a", "", || fails(&["an empty file"]));
-    built.with_file("built-in.a", "\x7fELF and so on", || fails(&["no thin archive"]));
+    built.with_file("built-in.a", "\x7fELF and so on", || fails(&["not a thin archive"]));
     built.with_file("built-in.a", &whole[..whole.len() - 20], || fails(&["truncated"]));
     let garbage = [&whole[..whole.len() - 60], [b'x'; 60].as_slice()].concat();
     built.with_file("built-in.a", garbage, || fails(&["corrupt"]));
@@ -206,7 +206,7 @@ fn tools() {
 #[test]
 fn backends() {
     let built = Built::new();
-    let quiet = "it said nothing; V=1 shows the command";
+    let quiet = "it printed nothing; V=1 shows the command";
     for (number, (body, found)) in [
         ("exit 7", vec!["exited with 7", quiet]),
         ("echo broken >&2; exit 1", vec!["exited with 1", "its messages are above"]),
@@ -217,7 +217,7 @@ fn backends() {
         ("kill -KILL $$", vec!["was killed by signal 9 (SIGKILL)", "memory", "fewer jobs"]),
         ("ulimit -c 0; kill -SEGV $$", vec!["was killed by signal 11 (SIGSEGV)", quiet]),
         (": > $out", vec!["exited with 0 but left an empty object", quiet]),
-        ("echo hello > $out", vec!["exited with 0 but left a file that is no ELF object"]),
+        ("echo hello > $out", vec!["exited with 0 but left a file that is not an ELF object"]),
         ("head -c 100 kernel/head.o > $out", vec!["exited with 0 but left a damaged ELF object"]),
         ("head -c -1 kernel/head.o > $out", vec!["exited with 0 but left a damaged ELF object"]),
         (":", vec!["exited with 0 but left no object", quiet]),
@@ -252,11 +252,11 @@ fn linkers() {
     let failed = "the thin link failed";
     let a = fs::read(built.path("kernel/a.o")).unwrap();
     for (number, (body, code, found)) in [
-        ("exit 3", 1, vec![failed, "exited with 3", "it said nothing"]),
+        ("exit 3", 1, vec![failed, "exited with 3", "it printed nothing"]),
         ("echo oh; exit 1", 1, vec![failed, "exited with 1", "its messages are above"]),
         ("kill -KILL $$", 1, vec![failed, "killed by signal 9 (SIGKILL)", "fewer jobs"]),
         ("exit 0", 3, vec!["vmlinux.thinlto-index", "did not write it", "messages"]),
-        (&foreign, 3, vec!["kernel/x.o", "no member of the archives", "linker's version"]),
+        (&foreign, 3, vec!["kernel/x.o", "not a member of the archives", "linker's version"]),
         (&empty, 3, vec!["lib/w5.o.thinlto.bc", "an empty index", "free some space"]),
         (&gone, 3, vec!["lib/w5.o.thinlto.bc", "did not write it", "free some space"]),
         (&no_imports, 3, vec!["lib/w5.o.imports", "did not write it", "free some space"]),
@@ -360,9 +360,9 @@ fn damaged_state() {
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
     for (bytes, says) in [
-        (b"garbage".as_slice(), "of another version"),
-        (b"kthinlto state 999\n and more", "of another version"),
-        (&whole[..10], "of another version"),
+        (b"garbage".as_slice(), "from another version"),
+        (b"kthinlto state 999\n and more", "from another version"),
+        (&whole[..10], "from another version"),
         (&whole[..whole.len() - 3], "damaged"),
         (&whole[..whole.len() / 3], "damaged"),
         (&flipped, "damaged"),

@@ -62,7 +62,7 @@ fn the_driver_is_asked_twice_for_equal_flags() {
     let tree = many();
     let compiler = noting(&tree, "");
     let out = good(command(&tree, &compiler));
-    assert_holds(&out, &["32 backends begin where the compiler's driver would end"]);
+    assert_holds(&out, &["32 backends begin at cc1, past the compiler's driver"]);
     assert_eq!(calls(&tree), called(&[("asked", 2), ("cc1", BACKENDS)]));
     assert_same(&tree.outputs(), &tree.mainline());
 }

@@ -457,7 +457,7 @@ fn explain_says_what_changed() {
     let link = explain("vmlinux.thinlto-index");
     assert!(link.contains("would run      yes") && link.contains("member kernel/b.o\n"), "{link}");
     assert!(link.contains("linker's files ") && link.contains("ld.lld"), "{link}");
-    common::bad(tree.bare(&["explain", "no/such.o"]), 3, "no module that the thin link indexed");
+    common::bad(tree.bare(&["explain", "no/such.o"]), 3, "not a module that the thin link indexed");
 }
 
 #[test]

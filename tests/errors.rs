@@ -48,7 +48,7 @@ symvers() {
 "#;
 
 /// Real programs, where a script stands in for one of them after it.
-const LINK_THEN: &str = r#"ld "$LD \"\$@\"; cd .kthinlto/link; $THEN""#;
+const LINK_THEN: &str = r#"ld "$LD \"\$@\"; cd .kthinlto/link/0; $THEN""#;
 
 /// What goes wrong, and how to make it go wrong.
 const CASES: &[(&str, &str)] = &[
@@ -134,10 +134,10 @@ const CASES: &[(&str, &str)] = &[
     ("a linker with a message", "ld 'echo ld.lld: error: oh >&2; exit 1'; $build"),
     ("a linker that is killed", "ld 'kill -KILL $$'; $build"),
     ("a linker that does nothing", "ld ''; $build"),
-    ("an index of another object", "THEN='echo .kthinlto/link/objects/x.o >> vmlinux.thinlto-index'; $LINK_THEN; $build"),
+    ("an index of another object", "THEN='echo .kthinlto/link/0/objects/x.o >> vmlinux.thinlto-index'; $LINK_THEN; $build"),
     ("an empty index", "THEN=': > objects/lib/w5.o.thinlto.bc'; $LINK_THEN; $build"),
     ("no index", "THEN='rm objects/lib/w5.o.thinlto.bc'; $LINK_THEN; $build"),
-    ("an object that changes during the link", "THEN='echo >> ../../kernel/a.o'; $LINK_THEN; $build"),
+    ("an object that changes during the link", "THEN='echo >> ../../../kernel/a.o'; $LINK_THEN; $build"),
     ("a backend that fails", "cc 'exit 7'; $build"),
     ("a backend with a message", "cc 'echo error: oh >&2; exit 1'; $build"),
     ("a backend on a full disk", "cc 'echo x: No space left on device >&2; exit 1'; $build"),

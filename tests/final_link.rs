@@ -66,7 +66,7 @@ fn where_our_own_link_fails_the_script_does_it() {
     // Something that only the script knows of, and that nothing on record could foresee.
     let (said, script_ran) = relink(3, "1");
     assert_holds(&said, &["by our own passes"]);
-    assert_holds(&ours(&said).concat(), &["rules that are not known here"]);
+    assert_holds(&ours(&said).concat(), &["rules that kthinlto does not know"]);
     assert!(script_ran);
     built.assert_nothing_aside();
 }

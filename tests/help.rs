@@ -144,7 +144,7 @@ fn completions_complete() {
     let fish = good(kthinlto(&["generate", "fish"]));
     let ask = "source -; complete --do-complete 'kthinlto expl'";
     if let Some(said) = in_shell("fish", &["--no-config", "-c", ask], &fish) {
-        assert!(said.starts_with("explain\tSay what"), "{said}");
+        assert!(said.starts_with("explain\tPrint what"), "{said}");
     }
     let zsh = good(kthinlto(&["generate", "zsh"]));
     assert!(zsh.starts_with("#compdef kthinlto\n"));

@@ -25,7 +25,7 @@ fn cleaning_a_tree_with_links_writes_and_removes_nothing_behind_them() {
     symlink(&notes, own.join("lock")).unwrap();
     symlink(&notes, own.join(".tmp_state")).unwrap();
     assert!(dry().status.success());
-    bad(tree.bare(&["clean"]), 3, "lock: a symbolic link where a file or folder of its own");
+    bad(tree.bare(&["clean"]), 3, "lock: a symbolic link where kthinlto's own file or folder");
     fs::remove_file(own.join("lock")).unwrap();
     good(tree.kthinlto()); // it writes the state anew, and so aside
     assert_home_is_whole(&home);
@@ -148,7 +148,7 @@ fn a_look_starts_no_program_that_the_tree_names() {
     let said = good(other);
     assert_holds(
         &said,
-        &["key            unknown\n", "would run      unknown: no build here has met"],
+        &["key            unknown\n", "would run      unknown: no build in this tree has used"],
     );
     assert_holds(&said, &["unknown           compiler"]);
     assert_eq!(tree.shell("ls | grep ^ran || :"), "");
@@ -290,7 +290,7 @@ fn an_archive_that_is_in_others_times_over_is_refused_within_seconds() {
         fs::write(tree.objects.join(format!("bomb{level}.a")), thin_archive(&entries)).unwrap();
     }
     let start = Instant::now();
-    bad(tree.bare(&["build", "bomb0.a"]), 3, "more than 20000 archives, one in the other");
+    bad(tree.bare(&["build", "bomb0.a"]), 3, "more than 20000 archives, one inside another");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
@@ -317,7 +317,7 @@ fn what_a_compiler_prints_without_end_ends_it_and_not_the_machine() {
     assert_eq!(out.status.code(), Some(1));
     assert!(out.stderr.len() < 5 << 20, "{}", out.stderr.len());
     let end = text(&out.stderr[out.stderr.len() - 2000..]);
-    assert_holds(&end, &["MiB more of this are left out", "was killed by signal 9"]);
+    assert_holds(&end, &["MiB more of this output are left out", "was killed by signal 9"]);
 }
 
 #[test]

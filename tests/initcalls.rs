@@ -314,7 +314,7 @@ fn what_cannot_be_read_gets_a_sentence_and_the_old_script_stays() {
     fails(tree.initcalls(&["gone.a"]), 3, &["cannot use gone.a", "no such file"]);
     fails(tree.initcalls(&["drivers"]), 3, &["cannot use drivers", "a folder"]);
     tree.write("short", "!<th");
-    fails(tree.initcalls(&["short"]), 3, &["cannot use short", "no archive and no object"]);
+    fails(tree.initcalls(&["short"]), 3, &["cannot use short", "neither an archive nor an object"]);
     tree.archive("cDPrS", "all.a", &["init/main.o", "drivers/tty.o"]);
     let archive = fs::read(tree.path("all.a")).unwrap();
     tree.write("all.a", &archive[..archive.len() - 200]);

@@ -278,7 +278,7 @@ fn descriptors_that_are_something_else_are_left_alone() {
         ("7,7", PLUS),
         ("-2,-2", PLUS),
         ("sem:x", "a pipe, a fifo, a device or a socket"),
-        ("fifo:/nonexistent", "still runs, and that its files can be reached"),
+        ("fifo:/nonexistent", "is still running and that its files can be reached"),
     ] {
         fs::write(&watched.log, "").unwrap();
         let mut command = watched.tree.command("sh".as_ref());

@@ -144,7 +144,7 @@ fn a_value_that_came_from_a_variable_is_called_that() {
     bad(size, 2, "this is the value of KTHINLTO_CACHE_SIZE");
     let mut log = tree.kthinlto();
     log.env("KTHINLTO_LOG", "debgu");
-    bad(log, 2, "kthinlto: KTHINLTO_LOG is `debgu`, which is no level; use off, error, ");
+    bad(log, 2, "kthinlto: KTHINLTO_LOG is `debgu`, which is not a level; use off, error, ");
 }
 
 #[test]

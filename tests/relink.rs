@@ -154,7 +154,11 @@ fn explain_tells_what_each_step_is_made_from_and_which_input_changed() {
     assert_eq!(after.matches("yes, due to").count(), 1, "{after}");
     assert_holds(&after, &[&format!("would run      yes, due to file {lds}\n"), "  (was: "]);
     assert_eq!(steps(&good(built.relink(&[]))), ["LD vmlinux.unstripped"]);
-    fails(built.tree.bare(&["explain", "vmlinux.x"]), 3, &["no module that the thin link indexed"]);
+    fails(
+        built.tree.bare(&["explain", "vmlinux.x"]),
+        3,
+        &["not a module that the thin link indexed"],
+    );
 }
 
 #[test]
@@ -316,7 +320,7 @@ fn a_copy_of_a_tree_without_its_times_is_relinked_where_contents_were_known() {
     copied();
     let pieces = [
         "newer than init/.main.o.cmd",
-        "others than theirs, as in a copy of a tree that did not keep its times",
+        "other objects newer than theirs, as in a copy of a tree that did not keep its times",
         "`cp -a`, or run `make vmlinux` there once",
     ];
     fails(built.relink(&[]), 3, &pieces);

@@ -169,7 +169,7 @@ fn verbose_lines_can_be_run_by_hand_and_reasons_name_the_cause() {
     verbose.env("KBUILD_VERBOSE", "12");
     let lines = good(verbose);
     let due =
-        "# CC      kernel/a.thinlto-native.o - due to kernel/a.thinlto-native.o, which is gone";
+        "# CC      kernel/a.thinlto-native.o - due to kernel/a.thinlto-native.o, which is missing";
     let at = lines.find(due).unwrap_or_else(|| panic!("{lines}"));
     let command = lines[at..].lines().nth(1).unwrap();
     fs::remove_file(&native).unwrap();

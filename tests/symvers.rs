@@ -127,7 +127,7 @@ impl Tree {
 
     /// The names that `--check` gives, which must fail.
     fn differences(&self) -> Vec<String> {
-        let out = bad(self.symvers(&["--check"]), 8, "is not what the objects say");
+        let out = bad(self.symvers(&["--check"]), 8, "disagrees with the objects");
         let text = common::text(&out.stdout);
         text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
     }
@@ -250,7 +250,7 @@ fn differences_are_told_to_people_and_to_scripts() {
     assert_eq!(problems[1]["problem"], "missing");
     assert_eq!(problems[2]["symbol"], "extra");
     tree.write("vmlinux.symvers", "0x1\tfirst\n");
-    fails(tree.symvers(&["--check"]), 3, &["vmlinux.symvers", "line 1 has less than five fields"]);
+    fails(tree.symvers(&["--check"]), 3, &["vmlinux.symvers", "line 1 has fewer than five fields"]);
     fails(tree.symvers(&["--check", "-o", "none"]), 3, &["none", "no such file"]);
 }
 
@@ -316,9 +316,9 @@ fn foreign_objects_are_refused() {
     let tree = Tree::usual();
     tree.made();
     for (content, says) in [
-        (&b""[..], "no ELF"),
-        (b"BC\xc0\xde and more that is no ELF", "no ELF"),
-        (b"!<thin>\n and more", "no ELF"),
+        (&b""[..], "not an ELF"),
+        (b"BC\xc0\xde and more that is no ELF", "not an ELF"),
+        (b"!<thin>\n and more", "not an ELF"),
         (b"\x7fELF\x07\x01\x01 and more that is ELF", "class 7"),
         (b"\x7fELF\x02\x01\x01 and more that is ELF", "corrupt"),
     ] {
@@ -330,7 +330,7 @@ fn foreign_objects_are_refused() {
     command.current_dir(tree.0.path()).args(["-o", "linked", "vmlinux.o"]);
     good(command);
     fs::rename(tree.0.path().join("linked"), tree.0.path().join("vmlinux.o")).unwrap();
-    fails(tree.symvers(&[]), 3, &["vmlinux.o", "no relocatable object"]);
+    fails(tree.symvers(&[]), 3, &["vmlinux.o", "not a relocatable object"]);
     assert_eq!(tree.read("vmlinux.symvers"), Tree::USUAL);
 }
 

@@ -62,7 +62,7 @@ impl Flattened<'_> {
             return bad(format!("archives nested more than {MAX_DEPTH} deep"));
         }
         if self.archives > MOST_ARCHIVES {
-            return bad(format!("one of more than {MOST_ARCHIVES} archives, one in the other"));
+            return bad(format!("one of more than {MOST_ARCHIVES} archives, one inside another"));
         }
         (self.before)(file);
         let bytes = regular::read(file).map_err(|e| unreadable(self.base, shown, e))?;
@@ -71,7 +71,7 @@ impl Flattened<'_> {
             let member = normalize(&folder.join(&name));
             let relative = relative_to(&member, self.base);
             if relative.starts_with("../") {
-                let found = format!("the member {relative}, which is outside of the object tree");
+                let found = format!("the member {relative}, which is outside the object tree");
                 return Err(Error::bad_input(shown, found, "name archives of the tree itself"));
             }
             // The linker would take the one for an option and the other for a list of options.
@@ -111,7 +111,7 @@ pub fn member_names(bytes: &[u8], shown: &Path) -> Result<Vec<String>> {
         return Err(corrupt("an empty file".into()));
     }
     if !bytes.starts_with(THIN_ARCHIVE) {
-        return Err(corrupt("no thin archive (its first bytes are others)".into()));
+        return Err(corrupt("not a thin archive (it does not begin like one)".into()));
     }
     let archive =
         ArchiveFile::parse(bytes).map_err(|e| corrupt(format!("a corrupt archive: {e}")))?;

@@ -109,11 +109,11 @@ pub fn check_native(path: &Path) -> Result<Stamped, String> {
         return Err("an empty object".into());
     }
     if Format::of(&bytes) != Format::Elf {
-        return Err("a file that is no ELF object".into());
+        return Err("a file that is not an ELF object".into());
     }
     match object::File::parse(bytes.as_slice()) {
         Ok(file) if file.kind() != object::ObjectKind::Relocatable => {
-            Err("an ELF file that is no relocatable object".into())
+            Err("an ELF file that is not a relocatable object".into())
         }
         Ok(file) if file.sections().next().is_none() => {
             Err("an ELF object with no sections".into())
@@ -172,14 +172,14 @@ mod tests {
         let path = dir.path().join("x.o");
         assert_eq!(check_native(&path).unwrap_err(), "no object");
         for (bytes, found) in
-            [(b"".as_slice(), "empty"), (b"!<arch>\n", "no ELF"), (b"\x7fELF", "damaged")]
+            [(b"".as_slice(), "empty"), (b"!<arch>\n", "not an ELF"), (b"\x7fELF", "damaged")]
         {
             fs::write(&path, bytes).unwrap();
             assert!(check_native(&path).unwrap_err().contains(found));
         }
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
         fs::write(&path, &own).unwrap();
-        assert!(check_native(&path).unwrap_err().contains("no relocatable object"));
+        assert!(check_native(&path).unwrap_err().contains("not a relocatable object"));
         fs::write(&path, &own[..own.len() / 2]).unwrap();
         assert!(check_native(&path).is_err(), "truncated");
     }

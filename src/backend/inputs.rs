@@ -107,7 +107,7 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
     let object = &module.part.object;
     let bitcode = store.files.facts(object)?;
     if bitcode.format != Format::Bitcode {
-        let found = "no bitcode, though the thin link indexed it";
+        let found = "it holds no bitcode, although the thin link indexed it";
         return Err(Error::bad_input(object, found, "run again: it changed meanwhile"));
     }
     let included = store.asm_includes(bitcode.digest, asm::RULE, || {

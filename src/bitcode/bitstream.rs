@@ -363,7 +363,7 @@ impl<'a> Bits<'a> {
                 self.free = self
                     .free
                     .checked_sub(1)
-                    .ok_or(Malformed("more numbers than its bits can be"))?;
+                    .ok_or(Malformed("more numbers than its bits can hold"))?;
                 Ok(value)
             }
             Op::Fixed(width) => self.fixed(width),
@@ -409,7 +409,7 @@ impl<'a> Bits<'a> {
                 Ok(())
             }),
             // A literal takes no bits: a short file could ask for any length. LLVM refuses it too.
-            _ => Err(Malformed("an array of what takes no bits")),
+            _ => Err(Malformed("an array of elements that take no bits")),
         }
     }
 
@@ -515,7 +515,11 @@ mod tests {
             // Each of these has more numbers than the file has bytes.
             (0..10_000).for_each(|_| _ = bits.fixed(4, 4).vbr(100_000, 6));
             let (walked, count) = counted(&bits.block());
-            assert_eq!(walked, Err(Malformed("an array of what takes no bits")), "{element}");
+            assert_eq!(
+                walked,
+                Err(Malformed("an array of elements that take no bits")),
+                "{element}"
+            );
             assert_eq!(count, 0);
         }
     }
@@ -528,7 +532,7 @@ mod tests {
         (0..100_000).for_each(|_| _ = bits.fixed(4, 4));
         let stream = bits.block();
         let (walked, count) = counted(&stream);
-        assert_eq!(walked, Err(Malformed("more numbers than its bits can be")));
+        assert_eq!(walked, Err(Malformed("more numbers than its bits can hold")));
         assert!((10_000..stream.len() * 8).contains(&count), "{count}");
     }
 

@@ -36,13 +36,13 @@ pub struct Common {
     /// Run at most this many jobs; under make's jobserver it can only lower the number
     #[arg(short, long, value_name = "N", global = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
-    /// Go on after a failed backend (also `k` in MAKEFLAGS)
+    /// Continue after a failed backend (also `k` in MAKEFLAGS)
     #[arg(short, long, global = true)]
     pub keep_going: bool,
-    /// Print what would be run, and run nothing (also `n` in MAKEFLAGS)
+    /// Only print what would be run (also `n` in MAKEFLAGS)
     #[arg(short = 'n', long, global = true)]
     pub dry_run: bool,
-    /// Print full commands; twice: also why each is run (also KBUILD_VERBOSE)
+    /// Print full commands; twice, also why each is run (also KBUILD_VERBOSE)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Print only what went wrong (also `s` in MAKEFLAGS)
@@ -53,22 +53,22 @@ pub struct Common {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make vmlinux.a from kbuild's archives, as kbuild calls it in the object tree
+    /// Make vmlinux.a from kbuild's archives; kbuild calls this in the object tree
     #[command(after_help = help::BUILD)]
     Build(Build),
-    /// Make vmlinux from the objects of a tree that was built once, without make
+    /// Make vmlinux from the objects of a tree that was built before, without make
     #[command(after_help = help::RELINK)]
     Relink(Relink),
-    /// Apply the patch series for a kernel tree's version, all of it or nothing
+    /// Apply the patch series for a kernel tree's version, as a whole or not at all
     #[command(after_help = help::PATCH)]
     Patch(Patch),
-    /// Say what an object is made from, who imports it, and whether its backend would run
+    /// Print what an object is made from and imported by, and whether its backend would run
     #[command(after_help = help::EXPLAIN)]
     Explain(Explain),
-    /// Run backends again, aside, and compare what they make with the tree's objects
+    /// Run backends again and compare what they make with the tree's objects
     #[command(after_help = help::VERIFY)]
     Verify(Verify),
-    /// Show who imports from whom, and which modules are the most expensive to edit
+    /// Show which module imports from which, and which are the most expensive to edit
     #[command(after_help = help::GRAPH)]
     Graph(GraphArgs),
     /// Write vmlinux.symvers as modpost does, or compare it with what the objects say
@@ -77,16 +77,16 @@ pub enum Command {
     /// Write the linker script that keeps initcalls in link order
     #[command(after_help = help::INITCALLS)]
     Initcalls(Initcalls),
-    /// Look at or tidy the shared cache of native objects ($KTHINLTO_CACHE_DIR)
+    /// Show, prune or clear the shared cache of native objects ($KTHINLTO_CACHE_DIR)
     #[command(after_help = help::CACHE)]
     Cache(CacheArgs),
     /// Remove what `build` made in an object tree
     #[command(after_help = help::CLEAN)]
     Clean,
-    /// The final link of vmlinux as scripts/link-vmlinux.sh does it; relink runs it
+    /// Link vmlinux as scripts/link-vmlinux.sh does; `relink` runs this
     #[command(hide = true, after_help = help::LINK_VMLINUX)]
     LinkVmlinux(LinkVmlinux),
-    /// Print a shell's completions, or write the man pages, for those who package kthinlto
+    /// Print a shell's completions or write the man pages, for packagers of kthinlto
     #[command(hide = true, after_help = help::GENERATE)]
     Generate(Generate),
 }
@@ -112,7 +112,7 @@ pub struct LinkVmlinux {
     /// Where the list of symbols goes
     #[arg(long, value_name = "FILE", default_value = "System.map")]
     pub system_map: PathBuf,
-    /// The object of kallsyms' tables: the last link's are tried first, and the new ones kept
+    /// The object with kallsyms' tables: the last link's are tried first, the new ones kept
     #[arg(long, value_name = "FILE", default_value = ".tmp_tables.o")]
     pub tables: PathBuf,
 }
@@ -123,7 +123,7 @@ pub struct Generate {
     /// What to make
     #[arg(value_name = "WHAT")]
     pub what: Generated,
-    /// The folder that the man pages go to, made if it is not there
+    /// The folder for the man pages, made if it does not exist
     #[arg(value_name = "DIR", required_if_eq("what", "man"))]
     pub folder: Option<PathBuf>,
 }
@@ -144,11 +144,11 @@ pub enum Generated {
 /// Options of `explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// A bitcode object of the tree, or its native object; or vmlinux, or another file that relink
+    /// A bitcode object of the tree, or its native object; vmlinux, or another file that relink
     /// makes, for all steps that lead to it; or vmlinux.thinlto-index, for the thin link
     #[arg(value_name = "OBJECT")]
     pub object: String,
-    /// The compiler; without it, the one of the last build
+    /// The compiler; by default, that of the last build
     #[arg(long, env = "CC", value_name = "COMMAND")]
     pub cc: Option<String>,
 }
@@ -156,16 +156,16 @@ pub struct Explain {
 /// Options of `verify`.
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// Bitcode objects of the tree, or native objects; without one, all
+    /// Bitcode objects of the tree, or native objects; by default, all
     #[arg(value_name = "OBJECT")]
     pub objects: Vec<String>,
-    /// Only this many, chosen at random
+    /// Check only this many, chosen at random
     #[arg(long, value_name = "N")]
     pub sample: Option<usize>,
-    /// Compare with the shared cache too
+    /// Also compare with the shared cache
     #[arg(long)]
     pub cache: bool,
-    /// The compiler; without it, the one of the last build
+    /// The compiler; by default, that of the last build
     #[arg(long, env = "CC", value_name = "COMMAND")]
     pub cc: Option<String>,
     /// The cache's folder and size
@@ -176,7 +176,7 @@ pub struct Verify {
 /// Options of `graph`.
 #[derive(Debug, Args)]
 pub struct GraphArgs {
-    /// Only these objects, and what is imported by or from them
+    /// Show only these objects, and what is imported by or from them
     #[arg(value_name = "OBJECT")]
     pub objects: Vec<String>,
     /// How to print it
@@ -191,26 +191,26 @@ pub enum Form {
     Text,
     /// All imports, for Graphviz
     Dot,
-    /// All imports, for programs; docs/json.md says what is in it
+    /// All imports, for programs; docs/json.md describes the format
     Json,
 }
 
 /// Options of `symvers`.
 #[derive(Debug, Args)]
 pub struct Symvers {
-    /// The archives of vmlinux, to take its objects from instead of .vmlinux.objs
+    /// The archives of vmlinux, to take the objects from instead of .vmlinux.objs
     #[arg(value_name = "ARCHIVE")]
     pub archives: Vec<PathBuf>,
-    /// Compare the file with what the objects say, and write nothing
+    /// Compare the file with the objects, and write nothing
     #[arg(long)]
     pub check: bool,
     /// Print the symbols, or with --check the differences, as JSON, and write nothing
     #[arg(long)]
     pub json: bool,
-    /// Read the modules of modules.order too: the file is Module.symvers
+    /// Also read the modules in modules.order: the file is Module.symvers
     #[arg(short, long)]
     pub modules: bool,
-    /// Write a .vmlinux.objs in which a modpost without the patch finds all versions
+    /// Write a .vmlinux.objs in which a modpost without our patch finds all versions
     #[arg(long, requires = "archives")]
     pub any_modpost: bool,
     /// The file, relative to the object tree; `-` is standard output
@@ -248,7 +248,7 @@ pub struct CacheArgs {
 pub enum CacheAction {
     /// Print how many objects it holds, and their size
     Stats,
-    /// Remove objects, the longest unused first, until the size is kept
+    /// Remove objects, the least recently used first, until the cache fits its size
     Prune,
     /// Remove all objects
     Clear,
@@ -260,7 +260,7 @@ pub struct CachePlace {
     /// Share native objects between trees in this folder
     #[arg(long, env = "KTHINLTO_CACHE_DIR", value_name = "DIR", global = true)]
     pub cache_dir: Option<PathBuf>,
-    /// Size that the cache keeps to, such as 500M or 5G
+    /// Largest size of the cache, such as 500M or 5G
     #[arg(
         long,
         env = "KTHINLTO_CACHE_SIZE",
@@ -270,11 +270,11 @@ pub struct CachePlace {
     )]
     #[arg(value_parser = parse_size)]
     pub cache_size: u64,
-    /// Take objects out of the cache, and put none into it: for jobs that are trusted less
+    /// Take objects from the cache but put none into it: for less trusted jobs
     #[arg(long, env = "KTHINLTO_CACHE_READONLY", value_parser = BoolishValueParser::new())]
     #[arg(global = true)]
     pub cache_readonly: bool,
-    /// Take what others may have put into the cache: trust all who can write there
+    /// Take what others may have put into the cache: trusts all who can write there
     #[arg(long, env = "KTHINLTO_CACHE_SHARED", value_parser = BoolishValueParser::new())]
     #[arg(global = true)]
     pub cache_shared: bool,
@@ -282,7 +282,7 @@ pub struct CachePlace {
 
 fn parse_size(text: &str) -> Result<u64, String> {
     let remedy = "give a number and K, M, G or T, such as 5G";
-    crate::store::cache::parse_size(text).ok_or_else(|| format!("no size; {remedy}"))
+    crate::store::cache::parse_size(text).ok_or_else(|| format!("not a size; {remedy}"))
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
@@ -294,7 +294,7 @@ fn parse_share(text: &str) -> Result<f64, String> {
 /// What a run shows of itself.
 #[derive(Debug, Args)]
 pub struct Reports {
-    /// Show progress below kbuild's lines: on a terminal that can, or never
+    /// Show progress below kbuild's lines: on a terminal that supports it, or never
     #[arg(long, env = "KTHINLTO_PROGRESS", value_name = "WHEN", default_value = "auto")]
     pub progress: When,
     /// Write what ran when, and why, as one HTML page for a browser
@@ -303,7 +303,7 @@ pub struct Reports {
     /// Write the same as a trace for Perfetto or chrome://tracing
     #[arg(long, env = "KTHINLTO_TRACE", value_name = "FILE.json")]
     pub trace: Option<PathBuf>,
-    /// Write the same for programs; docs/json.md says what is in it
+    /// Write the same for programs; docs/json.md describes the format
     #[arg(long, env = "KTHINLTO_JSON", value_name = "FILE.json")]
     pub json: Option<PathBuf>,
 }
@@ -311,7 +311,7 @@ pub struct Reports {
 /// When to show progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum When {
-    /// If standard error is a terminal, but for -q, -s, -n, TERM=dumb and make's -O
+    /// If standard error is a terminal, except with -q, -s, -n, TERM=dumb or make's -O
     Auto,
     /// Not at all
     Never,
@@ -323,7 +323,7 @@ pub struct Build {
     /// The archives, in link order: $(KBUILD_VMLINUX_OBJS)
     #[arg(value_name = "ARCHIVE")]
     pub archives: Vec<PathBuf>,
-    /// The compiler, clang; without it, the one that the objects' records name
+    /// The compiler, clang; by default, the one that the objects' records name
     #[arg(long, env = "CC", value_name = "COMMAND")]
     pub cc: Option<String>,
     /// The linker, LLD
@@ -353,20 +353,20 @@ pub struct Relink {
     /// Stop after the step that makes this file
     #[arg(long, value_name = "STEP")]
     pub until: Option<String>,
-    /// The program that lists symbols, where the tree's records do not tell
+    /// The program that lists symbols, if the tree's records do not name it
     #[arg(long, env = "NM", value_name = "COMMAND")]
     pub nm: Option<String>,
-    /// The program that makes BTF, in a kernel that has it; without it, pahole
+    /// The program that makes BTF, in a kernel that has it; by default, pahole
     #[arg(long, env = "PAHOLE", value_name = "COMMAND")]
     pub pahole: Option<String>,
-    /// Number of the build; without it, one more than the last
+    /// Number of the build; by default, one more than the last
     #[arg(long, env = "KBUILD_BUILD_VERSION", value_name = "NUMBER")]
     pub build_version: Option<String>,
-    /// Date of the build (also KBUILD_BUILD_TIMESTAMP, and before it KBUILD_BUILD_VERSION_TIMESTAMP in
-    /// trees that know that one); without it, now
+    /// Date of the build; by default, now (also KBUILD_BUILD_TIMESTAMP, or before it
+    /// KBUILD_BUILD_VERSION_TIMESTAMP in trees that know that variable)
     #[arg(long, value_name = "DATE")]
     pub build_timestamp: Option<String>,
-    /// Who links vmlinux: our own passes, once they made what the kernel's script makes
+    /// What links vmlinux: the kernel's script, or kthinlto once it has made the same
     #[arg(long, env = "KTHINLTO_FINAL_LINK", value_name = "HOW", default_value = "auto")]
     pub final_link: FinalLink,
     /// How the stage runs and what it shows
@@ -377,7 +377,7 @@ pub struct Relink {
 /// Who does the final link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum FinalLink {
-    /// The script, and ours beside it to compare; from then on ours, while nothing but objects changes
+    /// The script, and kthinlto to compare; then kthinlto alone, as long as only objects change
     Auto,
     /// Always scripts/link-vmlinux.sh
     Script,
@@ -386,13 +386,13 @@ pub enum FinalLink {
 /// How the stage runs and what it shows: options of all that run it.
 #[derive(Debug, Args)]
 pub struct StageOptions {
-    /// How backends are started: as copies of one clang that has started already, or each anew
+    /// How backends are started: as copies of one clang that is already running, or each separately
     #[arg(long, env = "KTHINLTO_EXECUTOR", value_name = "HOW", default_value = "auto")]
     pub executor: Choice,
-    /// Where the thin link writes first: in memory, if there is room, or in the tree
+    /// Where the thin link writes first: to memory, if there is room, or to the tree
     #[arg(long, env = "KTHINLTO_SCRATCH", value_name = "WHERE", default_value = "memory")]
     pub scratch: Scratch,
-    /// Run this share of the backends again whose objects were not compiled, and compare
+    /// Of the objects that were not compiled, make this share again and compare
     #[arg(long, env = "KTHINLTO_VERIFY", value_name = "PERCENT%", value_parser = parse_share)]
     pub verify: Option<f64>,
     /// The shared cache
@@ -406,7 +406,7 @@ pub struct StageOptions {
 /// Where the thin link writes its indexes before they are compared and put into place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scratch {
-    /// In /dev/shm, if it is in memory and has 512 MiB free, else in the tree
+    /// In /dev/shm, if it is in memory and has 512 MiB free; otherwise in the tree
     Memory,
     /// In .kthinlto of the object tree
     Tree,
@@ -415,16 +415,16 @@ pub enum Scratch {
 /// Options of `patch`.
 #[derive(Debug, Args)]
 pub struct Patch {
-    /// The kernel's source tree; without it, that of -C
+    /// The kernel's source tree; by default, that of -C
     #[arg(value_name = "TREE", required_unless_present_any = ["list", "directory"])]
     pub tree: Option<PathBuf>,
     /// Only say whether the series applies
     #[arg(long)]
     pub check: bool,
-    /// Take the series out again
+    /// Remove the series again
     #[arg(short = 'R', long)]
     pub reverse: bool,
-    /// Take an optional series too; --list names them
+    /// Also apply (or remove) an optional series; --list names them
     #[arg(long, value_name = "NAME")]
     pub with: Vec<String>,
     /// List the kernel versions that there are series for

@@ -11,7 +11,7 @@ pub fn run(arguments: &CacheArgs, dry_run: bool) -> anyhow::Result<()> {
         Error::Usage("no cache is named; set KTHINLTO_CACHE_DIR, or give --cache-dir".to_owned())
     })?;
     if place.readonly && arguments.action != CacheAction::Stats && !dry_run {
-        let text = "the cache is only to be read; unset KTHINLTO_CACHE_READONLY to tidy it";
+        let text = "the cache is read-only; unset KTHINLTO_CACHE_READONLY to prune or clear it";
         return Err(Error::Usage(text.to_owned()).into());
     }
     let mut cache = Cache::existing(&place)?;

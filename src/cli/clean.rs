@@ -55,7 +55,7 @@ fn remove(root: &Room, name: &Path, dry_run: bool) -> Result<()> {
             return Ok(());
         }
         Err(e) if e.kind() == ErrorKind::InvalidInput => {
-            warn(&format!("{} is passed over: {e}", name.display()));
+            warn(&format!("{} is skipped: {e}", name.display()));
             return Ok(());
         }
         Err(e) => return Err(fail(e)),

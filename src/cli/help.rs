@@ -7,35 +7,35 @@ pub const MAIN: &str = "\
 Examples:
   kthinlto patch ~/linux                            once, before the first build
   make LLVM=1 KTHINLTO=kthinlto -j8                 in that tree: the kernel's make calls `build`
-  kthinlto explain kernel/panic.o                   what would this edit cost, and why
+  kthinlto explain kernel/panic.o                   what an edit of it would cost, and why
   kthinlto COMMAND --help                           options and examples of one command
 
 Environment:
   CC, LD, KBUILD_LDFLAGS, srctree, MAKEFLAGS, KBUILD_VERBOSE
                        what kbuild exports; each is the default of an option of `build`
   KTHINLTO_CACHE_DIR   share native objects between trees in this folder
-  KTHINLTO_CACHE_SIZE  what that folder keeps to, such as 500M; 5G without it
+  KTHINLTO_CACHE_SIZE  the largest size of that folder, such as 500M; 5G without it
   KTHINLTO_EXECUTOR    `process`: each backend is a process of its own; no fork server
   KTHINLTO_SCRATCH     `tree`: the thin link writes in the object tree, not in memory
-  KTHINLTO_VERIFY      `1%`: compare so many of the objects that were not compiled, in each build
+  KTHINLTO_VERIFY      `1%`: in each build, check that share of the objects it did not compile
   KTHINLTO_FINAL_LINK  `script`: `relink` always runs scripts/link-vmlinux.sh
-  KTHINLTO_PROGRESS    `never`: no progress on a terminal; NO_COLOR takes its colour
+  KTHINLTO_PROGRESS    `never`: no progress on a terminal; NO_COLOR turns its colours off
   KTHINLTO_TIMINGS, KTHINLTO_TRACE, KTHINLTO_JSON
-                       files to write when `build` or `relink` has ended, as their options do
-  KTHINLTO_LOG         what developers want to know: `debug`, `trace`
+                       reports to write when `build` or `relink` ends, as the options of that name
+  KTHINLTO_LOG         messages for developers: `debug`, `trace`
 
 Exit codes:
-  0    all is done
+  0    success
   1    the linker, a backend or a step of `relink` failed
   2    the command line or a setting cannot be used
-  3    a file of the tree cannot be used (archive, member, .cmd file)
+  3    a file of the tree cannot be used (an archive, a member of one, a .cmd file)
   4    CC, LD or pahole is missing or too old
-  5    a file could not be read or written (full disk, read-only tree)
+  5    a file could not be read or written (a full disk, a read-only tree)
   6    another kthinlto is running in the tree
   7    no patch series fits the kernel tree
   8    `symvers --check` found a difference
-  9    `verify` found an object that is not what its backend makes
-  130  interrupted (SIGINT); 143: terminated (SIGTERM); other signals: 128 more than their number";
+  9    `verify` found an object that differs from what its backend makes
+  130  interrupted (SIGINT); 143: terminated (SIGTERM); other signals: 128 plus the number";
 
 /// Below the options of `build`.
 pub const BUILD: &str = "\
@@ -57,14 +57,15 @@ pub const RELINK: &str = "\
 Examples:
   make LLVM=1 kernel/panic.o && kthinlto relink    in the object tree
   kthinlto relink -C ~/build/x86 -j8
-  kthinlto relink -n                               the steps that would run, with commands
-  kthinlto relink --until vmlinux.o                what leads to that file, and no more
+  kthinlto relink -n                               the steps that would run, with their commands
+  kthinlto relink --until vmlinux.o                the steps up to that file, and no more
 
 Environment:
   KBUILD_BUILD_VERSION, KBUILD_BUILD_TIMESTAMP
-                  number and date of the build, as for make; else one more, and now
-  NM              only where the tree was not built with LLVM's tools
-  PAHOLE          in a kernel with DEBUG_INFO_BTF, if it is not pahole";
+                  number and date of the build, as for make; without them, one more than
+                  the last, and now
+  NM              only needed if the tree was not built with LLVM's tools
+  PAHOLE          in a kernel with DEBUG_INFO_BTF, the program to run instead of pahole";
 
 /// Below the options of `patch`.
 pub const PATCH: &str = "\
@@ -72,8 +73,8 @@ Examples:
   kthinlto patch ~/linux            apply the series for that tree's version
   kthinlto patch --check ~/linux    only say whether it fits
   kthinlto patch --with initcalls ~/linux
-                                    and let kthinlto write the order of initcalls
-  kthinlto patch --reverse ~/linux  take it out again
+                                    the same, and let kthinlto write the order of initcalls
+  kthinlto patch --reverse ~/linux  remove the series again
   kthinlto patch --list             the kernel versions that there are series for";
 
 /// Below the options of `explain`.
@@ -87,7 +88,7 @@ pub const VERIFY: &str = "\
 Examples:
   kthinlto verify --sample 20                       twenty objects of the tree, at random
   kthinlto verify kernel/panic.o mm/slub.o
-  kthinlto verify --cache                           all, and the entries of $KTHINLTO_CACHE_DIR";
+  kthinlto verify --cache                           all objects, also against the cache";
 
 /// Below the options of `graph`.
 pub const GRAPH: &str = "\
@@ -100,7 +101,7 @@ Examples:
 pub const SYMVERS: &str = "\
 Examples:
   kthinlto symvers                  write vmlinux.symvers, from vmlinux.o and .vmlinux.objs
-  kthinlto symvers --check          name each symbol with no version, or a different one
+  kthinlto symvers --check          name each symbol without a version, or with a different one
   kthinlto symvers --modules -o -   print Module.symvers
   kthinlto symvers vmlinux.a        write .vmlinux.objs from vmlinux.a as well";
 
@@ -114,15 +115,15 @@ Examples:
 /// Below the options of `cache`.
 pub const CACHE: &str = "\
 Examples:
-  kthinlto cache stats                              that of $KTHINLTO_CACHE_DIR
-  kthinlto cache prune --cache-size 2G              down to 2 GiB, the longest unused first
-  kthinlto cache clear --cache-dir ~/.cache/native  another one, all of it";
+  kthinlto cache stats                              the cache of $KTHINLTO_CACHE_DIR
+  kthinlto cache prune --cache-size 2G              down to 2 GiB, the least recently used first
+  kthinlto cache clear --cache-dir ~/.cache/native  all of another cache";
 
 /// Below the options of `clean`.
 pub const CLEAN: &str = "\
 Examples:
-  kthinlto clean -n                 list what would go
-  kthinlto clean -C ~/build/x86     and the next build makes all of it again";
+  kthinlto clean -n                 list what would be removed
+  kthinlto clean -C ~/build/x86     the next build makes all of it again";
 
 /// Below the options of `link-vmlinux`.
 pub const LINK_VMLINUX: &str = "\

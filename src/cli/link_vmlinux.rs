@@ -32,6 +32,6 @@ pub fn run(arguments: &LinkVmlinux) -> Result<()> {
 
 fn required(name: &str) -> Result<String> {
     let value = std::env::var(name).ok().filter(|value| !value.is_empty());
-    let text = || format!("{name} is not set; scripts/link-vmlinux.sh is given it by kbuild");
+    let text = || format!("{name} is not set; kbuild sets it for scripts/link-vmlinux.sh");
     value.ok_or_else(|| Error::Usage(text()))
 }

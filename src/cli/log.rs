@@ -30,7 +30,8 @@ fn level(asked: &str) -> Result<LevelFilter, Error> {
     }
     asked.parse().map_err(|_| {
         Error::Usage(format!(
-            "{VARIABLE} is `{asked}`, which is no level; use off, error, warn, info, debug or trace"
+            "{VARIABLE} is `{asked}`, which is not a level; use off, error, warn, info, debug or \
+             trace"
         ))
     })
 }

@@ -140,6 +140,8 @@ mod tests {
 
         write_named(&path("other"), b"first").unwrap();
         assert_eq!(fs::read(path("other")).unwrap(), b"first");
-        assert!(write_named(dir.path(), b"").unwrap_err().to_string().contains("a folder stands"));
+        assert!(
+            write_named(dir.path(), b"").unwrap_err().to_string().contains("a folder where a file")
+        );
     }
 }

@@ -63,22 +63,22 @@ impl Task<'_> {
         let (shown, count) = (self.tree.display(), series.patches.len());
         match (state, self.reverse) {
             (State::Applied, false) => {
-                self.say(&format!("{shown} has the series for {series} already"));
+                self.say(&format!("{shown} already has the series for {series}"));
             }
             (State::Applies, true) => {
-                self.say(&format!("{shown} has no patch of ours for {series}"));
+                self.say(&format!("{shown} has none of our patches for {series}"));
             }
             (State::Applies, false) if self.only_look => {
                 self.say(&format!("all {count} patches for {series} apply to {shown}"));
             }
             (State::Applied, true) if self.only_look => {
-                self.say(&format!("all {count} patches for {series} can be taken out of {shown}"));
+                self.say(&format!("all {count} patches for {series} can be removed from {shown}"));
             }
             (State::Applies, false) => {
                 self.report("applied", series, patches::apply(self.tree, series)?);
             }
             (State::Applied, true) => {
-                self.report("took out", series, patches::revert(self.tree, series)?);
+                self.report("removed", series, patches::revert(self.tree, series)?);
             }
         }
         Ok(())

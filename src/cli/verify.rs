@@ -33,7 +33,7 @@ pub fn run(common: &Common, arguments: &Verify, dry_run: bool) -> anyhow::Result
         cache: if arguments.cache { Some(cache(arguments)?) } else { None },
     };
     if dry_run {
-        say("would run backends again, aside, and compare");
+        say("would run backends again and compare what they make");
         return Ok(());
     }
     let make = make_flags();
@@ -50,7 +50,7 @@ pub fn run(common: &Common, arguments: &Verify, dry_run: bool) -> anyhow::Result
         0 => String::new(),
         due => format!("; {due} are due to be made again, and were not compared"),
     };
-    say(&format!("{} objects are what their backends make{due}", found.compared));
+    say(&format!("{} objects match what their backends make{due}", found.compared));
     Ok(())
 }
 

@@ -38,8 +38,8 @@ fn look_at(path: &Path) -> Result<(), String> {
         return Err(format!("{shown} is a wrapper, not clang itself"));
     }
     let cache = ReadCache::new(&file);
-    let program: Program<'_> =
-        ElfFile64::parse(&cache).map_err(|_| format!("{shown} is no program of this machine"))?;
+    let program: Program<'_> = ElfFile64::parse(&cache)
+        .map_err(|_| format!("{shown} is not a program for this machine"))?;
     match interpreter(&program).map(String::from_utf8_lossy) {
         None => return Err(format!("{shown} is linked statically")),
         Some(loader) if !loader.contains("/ld-linux") => {

@@ -61,7 +61,7 @@ pub enum Failure {
     #[error(transparent)]
     System(#[from] io::Error),
     /// It was ended because it printed more than can be meant.
-    #[error("it prints without end")]
+    #[error("its output does not end")]
     Endless,
     /// It was ended because it took longer than this.
     #[error("it did not end within {} seconds", .0.as_secs())]
@@ -331,7 +331,7 @@ mod tests {
         let begun = Instant::now();
         for script in ["yes", "yes >&2", "yes & wait"] {
             let failure = shell(script).run().unwrap_err();
-            assert_eq!(failure.to_string(), "it prints without end", "{script}");
+            assert_eq!(failure.to_string(), "its output does not end", "{script}");
         }
         assert!(begun.elapsed() < TIME / 2, "{:?}", begun.elapsed());
     }

@@ -49,7 +49,8 @@ pub struct Unusable {
 /// Make closes a pipe for a recipe line that calls no make, as far as it can see.
 const PLUS: &str = "begin the recipe line that calls kthinlto with `+`";
 /// What is named by a path does not depend on the recipe.
-const REACH: &str = "see that whatever set MAKEFLAGS still runs, and that its files can be reached";
+const REACH: &str = "check that the program that set MAKEFLAGS is still running and that its \
+                     files can be reached";
 /// What we do not know, make may not know either.
 const OTHER: &str = "use a jobserver that is a pipe, a fifo, a device or a socket";
 
@@ -69,7 +70,7 @@ impl Jobserver {
             Auth::Fifo(path) => open_path(path),
             Auth::Disabled => Err(Unusable::new("make has disabled it".to_owned(), PLUS)),
             Auth::Unknown(text) => {
-                Err(Unusable::new(format!("`{text}` is no form of it that is known"), OTHER))
+                Err(Unusable::new(format!("`{text}` is not a known form of it"), OTHER))
             }
         }
     }
@@ -145,7 +146,7 @@ fn open_inherited(read: RawFd, write: RawFd) -> Result<Jobserver, String> {
     let (reads, from) = kind(read)?;
     let (writes, to) = kind(write)?;
     if reads != writes {
-        return Err(format!("descriptors {read} and {write} are not of one kind"));
+        return Err(format!("descriptors {read} and {write} are of different kinds"));
     }
     let nonblocking = |descriptor, options: &mut OpenOptions| {
         options
@@ -157,10 +158,10 @@ fn open_inherited(read: RawFd, write: RawFd) -> Result<Jobserver, String> {
     let both = both.read(true).write(true);
     let (read, write) = match reads {
         Kind::Pipe if (from.dev(), from.ino()) != (to.dev(), to.ino()) => {
-            return Err(format!("descriptors {read} and {write} are not ends of one pipe"));
+            return Err(format!("descriptors {read} and {write} are not the two ends of one pipe"));
         }
         Kind::Device if from.rdev() != to.rdev() => {
-            return Err(format!("descriptors {read} and {write} are not one device"));
+            return Err(format!("descriptors {read} and {write} are not the same device"));
         }
         Kind::Pipe => (
             nonblocking(read, File::options().read(true))?,
@@ -187,7 +188,7 @@ fn kind(descriptor: RawFd) -> Result<(Kind, Metadata), String> {
         Ok((Kind::Pipe, found))
     } else if kind.is_char_device() {
         match rustix::fs::major(found.rdev()) {
-            MEMORY_DEVICES => is("/dev/null or its like"),
+            MEMORY_DEVICES => is("/dev/null or the like"),
             _ if duplicate(descriptor).is_ok_and(rustix::termios::isatty) => is("a terminal"),
             _ => Ok((Kind::Device, found)),
         }
@@ -221,7 +222,7 @@ fn open_path(path: &Path) -> Result<Jobserver, Unusable> {
     let fits = |found: Metadata| match found.file_type() {
         kind if kind.is_fifo() || kind.is_char_device() => Ok(()),
         _ => {
-            let found = format!("{} is not a fifo, nor a device", path.display());
+            let found = format!("{} is neither a fifo nor a device", path.display());
             Err(Unusable::new(found, OTHER))
         }
     };
@@ -304,9 +305,9 @@ mod tests {
         let error = |read: RawFd, write: RawFd| inherited(read, write).unwrap_err();
         for (read, write, says) in [
             (file.as_raw_fd(), write.as_raw_fd(), "is a file"),
-            (other.as_raw_fd(), write.as_raw_fd(), "not ends of one pipe"),
+            (other.as_raw_fd(), write.as_raw_fd(), "not the two ends of one pipe"),
             (9999, write.as_raw_fd(), "is closed"),
-            (null.as_raw_fd(), null.as_raw_fd(), "is /dev/null or its like"),
+            (null.as_raw_fd(), null.as_raw_fd(), "is /dev/null or the like"),
             (network.as_raw_fd(), network.as_raw_fd(), "is a socket to another machine"),
         ] {
             let error = error(read, write);

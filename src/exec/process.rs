@@ -157,7 +157,9 @@ impl Running {
         (&self.output).take(MOST_SHOWN).read_to_end(&mut output)?;
         let rest = self.written().saturating_sub(MOST_SHOWN) >> 20;
         if rest > 0 {
-            output.extend(format!("\nkthinlto: {rest} MiB more of this are left out\n").bytes());
+            output.extend(
+                format!("\nkthinlto: {rest} MiB more of this output are left out\n").bytes(),
+            );
         }
         Ok(output)
     }

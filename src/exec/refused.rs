@@ -10,7 +10,7 @@ use rustix::io::Errno;
 /// A system call that was refused, and has no other way.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the system call {call} is refused here ({source}); see what filters system calls, such as \
+    "the system call {call} is refused here ({source}); check what filters system calls, such as \
          a container's seccomp profile"
 )]
 pub struct Refused {

@@ -86,7 +86,7 @@ impl Server {
         match self.receive() {
             Ok([HELLO, 0]) => Ok(()),
             Ok([HELLO, refusal]) => Err(refused(refusal).to_owned()),
-            Ok(_) => Err("it answers in another language".to_owned()),
+            Ok(_) => Err("it does not answer as a fork server of this version does".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 Err("it took too long to start".to_owned())
             }
@@ -97,7 +97,7 @@ impl Server {
                 let output = self.process.output().unwrap_or_default();
                 let text = String::from_utf8_lossy(&output);
                 let said = text.lines().next().unwrap_or("nothing");
-                Err(format!("it ran past the point where it was to wait, and said: {said}"))
+                Err(format!("it ran past the point where it should have waited, and said: {said}"))
             }
         }
     }
@@ -187,7 +187,7 @@ fn refused(reason: i32) -> &'static str {
         3 => "it is a sanitizer build",
         4 => "it was started by another process",
         5 => "its code could not be moved in memory",
-        _ => "it does not want to",
+        _ => "it refused",
     }
 }
 

@@ -190,7 +190,7 @@ impl Drop for Slot {
                 if let Some(Err(error)) = written {
                     let text = format!(
                         "a token could not be given back to make's jobserver ({error}); \
-                         make will say that it misses one"
+                         make will report that one is missing"
                     );
                     state.warnings.push(text);
                 }

@@ -78,7 +78,8 @@ pub fn optional(name: &str, version: &str) -> Result<Series> {
     let series = series.ok_or_else(|| {
         let known = options().join(", ");
         Error::Patch(format!(
-            "there is no optional series `{name}` for Linux {version}; there is: {known}"
+            "there is no optional series `{name}` for Linux {version}; the optional series are: \
+             {known}"
         ))
     })?;
     Ok(Series { option: Some(name.to_owned()), ..series })
@@ -103,7 +104,7 @@ pub fn kernel_version(tree: &Path) -> Result<String> {
     let makefile = tree.join("Makefile");
     let text = regular::read_to_string(&makefile).map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => Error::Patch(format!(
-            "{} is no kernel source tree: it has no Makefile; name the top folder of one",
+            "{} is not a kernel source tree: it has no Makefile; name the top folder of one",
             tree.display()
         )),
         _ => Error::io("read", &makefile, e),
@@ -115,7 +116,7 @@ pub fn kernel_version(tree: &Path) -> Result<String> {
     match (value("VERSION "), value("PATCHLEVEL ")) {
         (Some(version), Some(level)) => Ok(format!("{version}.{level}")),
         _ => Err(Error::Patch(format!(
-            "{} is no kernel source tree: its Makefile has no VERSION and PATCHLEVEL; name the \
+            "{} is not a kernel source tree: its Makefile has no VERSION and PATCHLEVEL; name the \
              top folder of one",
             tree.display()
         ))),
@@ -321,7 +322,7 @@ mod tests {
             assert!(files(&own).is_disjoint(&files(&option)), "{option}");
         }
         let error = optional("../linux-7.3", "7.3").unwrap_err().to_string();
-        assert!(error.contains("there is: initcalls"), "{error}");
+        assert!(error.contains("the optional series are: initcalls"), "{error}");
     }
 
     #[test]
@@ -350,7 +351,7 @@ mod tests {
         let error = for_tree(dir.path()).unwrap_err();
         assert!(error.to_string().contains("Linux 5.4") && error.to_string().contains("7.3"));
         assert_eq!(error.exit_code(), 7);
-        assert!(for_tree(tree("all:\n").path()).unwrap_err().to_string().contains("no kernel"));
+        assert!(for_tree(tree("all:\n").path()).unwrap_err().to_string().contains("not a kernel"));
     }
 
     /// Two patches, of which the second can be made not to fit.

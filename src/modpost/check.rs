@@ -50,10 +50,12 @@ impl Wrong {
             Wrong::OtherVersion { file, object } => {
                 format!("the file has the version {file}, the object's record {object}")
             }
-            Wrong::OtherExport => "the file has another module, license or namespace".to_owned(),
+            Wrong::OtherExport => {
+                "the file has a different module, license or namespace".to_owned()
+            }
             Wrong::Missing => "exported, but not in the file".to_owned(),
             Wrong::NotExported => "in the file, but not exported".to_owned(),
-            Wrong::OtherPlace => "at another place in the file".to_owned(),
+            Wrong::OtherPlace => "at a different place in the file".to_owned(),
         }
     }
 }

@@ -43,7 +43,7 @@ pub fn parse(text: &str) -> Result<Vec<Line>, String> {
 
 fn parse_line(line: &str) -> Result<Line, String> {
     let mut fields = line.splitn(5, '\t');
-    let mut field = || fields.next().ok_or_else(|| "less than five fields".to_owned());
+    let mut field = || fields.next().ok_or_else(|| "fewer than five fields".to_owned());
     let (crc, name, module, license, namespace) =
         (field()?, field()?, field()?, field()?, field()?);
     let digits = crc.strip_prefix("0x").unwrap_or(crc);
@@ -72,11 +72,11 @@ mod tests {
         let returned = parse(&good.replace('\n', "\r\n")).unwrap();
         assert_eq!(returned[0].namespace, "\r");
         for (line, says) in [
-            ("0x1\ta\tvmlinux\tEXPORT_SYMBOL", "line 2 has less than five"),
+            ("0x1\ta\tvmlinux\tEXPORT_SYMBOL", "line 2 has fewer than five"),
             ("0xg\ta\tvmlinux\tEXPORT_SYMBOL\t", "`0xg` for a version"),
             ("0x1\t\tvmlinux\tEXPORT_SYMBOL\t", "no symbol"),
             ("0x1\ta\tvmlinux\tEXPORT\t", "unknown license `EXPORT`"),
-            ("", "less than five"),
+            ("", "fewer than five"),
         ] {
             let error = parse(&format!("{good}{line}\n")).unwrap_err();
             assert!(error.contains(says), "{error}");

@@ -42,7 +42,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> ObjectTables<'d, 
         let header = Elf::parse(data).map_err(broken)?;
         let endian = header.endian().map_err(broken)?;
         if header.e_type(endian) != elf::ET_REL {
-            return Err("an ELF file that is no relocatable object".to_owned());
+            return Err("an ELF file that is not a relocatable object".to_owned());
         }
         let mut tables = ObjectTables {
             data,
@@ -73,7 +73,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> ObjectTables<'d, 
             };
             if offset.checked_add(length).is_none_or(|end| end > size) {
                 let name = String::from_utf8_lossy(self.section_name(index.0));
-                return Err(format!("section {} `{name}` points outside of the file", index.0));
+                return Err(format!("section {} `{name}` points outside the file", index.0));
             }
         }
         Ok(())
@@ -150,7 +150,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> ObjectTables<'d, 
         let name = string_at(self.names, offset)
             .ok_or_else(|| format!("a symbol name at {offset}, outside its table"))?;
         let left = self.left.get().checked_sub(name.len());
-        self.left.set(left.ok_or_else(|| "symbols whose names have no end".to_owned())?);
+        self.left.set(left.ok_or_else(|| "symbols whose names are not terminated".to_owned())?);
         Ok(without_number(name))
     }
 

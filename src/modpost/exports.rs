@@ -119,7 +119,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Exports<'d, Elf, 
         for (place, symbol) in self.tables.relocations(section)? {
             let Some(target) = self.tables.symbols.get(symbol) else {
                 return Err(format!(
-                    "a relocation of .export_symbol for symbol {symbol}, of which there is none"
+                    "a relocation of .export_symbol for symbol {symbol}, which does not exist"
                 ));
             };
             // The label at or before the relocation.
@@ -174,7 +174,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Exports<'d, Elf, 
             )));
         }
         let name = utf8(name)?;
-        let outside = || format!("the export of '{name}' reaches outside of .export_symbol");
+        let outside = || format!("the export of '{name}' reaches outside .export_symbol");
         let start = usize::try_from(address).unwrap_or(usize::MAX);
         let license = string_at(content, start).ok_or_else(outside)?;
         let gpl_only = match license {
@@ -241,7 +241,7 @@ impl<'d, Elf: FileHeader<Endian = Endianness>, R: ReadRef<'d>> Exports<'d, Elf, 
             let content = section.map_or(Ok(&[][..]), |index| self.tables.content(index))?;
             let place = usize::try_from(*place).unwrap_or(usize::MAX);
             let Some(namespace) = string_at(content, place) else {
-                return Err(format!("the namespace of '{}' is outside of its section", text(name)));
+                return Err(format!("the namespace of '{}' is outside its section", text(name)));
             };
             self.found.exports[*at].namespace = utf8(namespace)?.to_owned();
         }

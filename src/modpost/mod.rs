@@ -219,7 +219,7 @@ fn read_parts(settings: &Settings, names: &[String]) -> Result<Vec<Option<Part>>
         let object = read_object(&settings.tree, name, remedy)?;
         match object {
             None if name == "vmlinux.o" => {
-                Err(Error::bad_input(name, "it is no ELF object", remedy))
+                Err(Error::bad_input(name, "it is not an ELF object", remedy))
             }
             object => Ok(object.map(|object| Part { module: module_of(name).to_owned(), object })),
         }

@@ -75,7 +75,7 @@ fn gather<'a>(parts: &[Option<Part>], warnings: &mut Vec<String>) -> Result<Tabl
                 let other = &table.exported[twin].symbol.line.module;
                 errors.push((
                     module.clone(),
-                    format!("'{}' is exported twice, by {other} before", export.name),
+                    format!("'{}' is exported twice, first by {other}", export.name),
                 ));
             }
             let symbol = Symbol { line, versioned: false };
@@ -117,7 +117,10 @@ impl<'a> Table<'a> {
                 let was = exported.symbol.line.crc;
                 let first = exported.record.unwrap_or(&record.path).display();
                 let last = record.path.display();
-                warnings.push(format!("'{name}' has the version 0x{was:08x} in {first}, and 0x{crc:08x} in {last}, which is taken"));
+                warnings.push(format!(
+                    "'{name}' has the version 0x{was:08x} in {first}, and 0x{crc:08x} \
+                     in {last}, which is used"
+                ));
             }
             exported.symbol.line.crc = crc;
             exported.symbol.versioned = true;

@@ -46,7 +46,7 @@ pub fn check(tree: &Tree) -> Result<()> {
     match tree.conf.text(VERSION) {
         Some(configured) if configured != found => Err(Error::bad_input(
             auto_conf::PATH,
-            format!("pahole {configured}, but `{}` is {found}", tree.pahole),
+            format!("configured for pahole {configured}, but `{}` is {found}", tree.pahole),
             "name the other one with PAHOLE=, or run `make olddefconfig` and `make vmlinux`",
         )),
         _ => Ok(()),
@@ -157,7 +157,7 @@ fn pahole_version(tree: &Tree) -> Result<String> {
 /// Runs what tells the flags, in the tree; what it prints.
 fn output(tree: &Tree, name: &str, program: &Helper, rule: &str) -> Result<String> {
     let fail = |why: String| {
-        let found = format!("flags that `{name}` could not tell: {why}");
+        let found = format!("flags that `{name}` could not work out: {why}");
         let remedy = "link this kernel with `make vmlinux`";
         Error::bad_input(Path::new(&tree.source(rule)), found, remedy)
     };

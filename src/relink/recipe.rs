@@ -113,7 +113,7 @@ impl Recipe {
         let Some(last) = self.steps.iter().position(|step| step.name == name || makes(step)) else {
             let mut names: Vec<&str> = self.steps.iter().map(|step| step.name.as_str()).collect();
             names.insert(0, crate::unit::ARCHIVE);
-            let text = format!("there is no step `{name}`; there are {}", names.join(", "));
+            let text = format!("there is no step `{name}`; the steps are {}", names.join(", "));
             return Err(Error::Usage(text));
         };
         let (mut wanted, mut look) = (BTreeSet::from([last]), vec![last]);
@@ -167,6 +167,6 @@ mod tests {
         assert_eq!(names(recipe().until("c").unwrap()), ["b", "c"]);
         assert_eq!(names(recipe().until("d").unwrap()), ["b", "check", "c", "d"]);
         let error = recipe().until("z").unwrap_err().to_string();
-        assert!(error.contains("`z`; there are vmlinux.a, b, check, c, x, d"), "{error}");
+        assert!(error.contains("`z`; the steps are vmlinux.a, b, check, c, x, d"), "{error}");
     }
 }

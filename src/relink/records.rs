@@ -79,13 +79,13 @@ fn is_newer_than_its_record(folder: &Path, object: &str) -> bool {
 fn refuse(wrong: &[&str]) -> Error {
     let record = cmd_file::path_for(Path::new(wrong[0]));
     let found = format!("it is newer than {}, the record of how it was made", record.display());
-    let remedy = format!("remove it, and have it made again with `make {}`", wrong[0]);
+    let remedy = format!("remove it and have it made again with `make {}`", wrong[0]);
     match wrong.len() - 1 {
         0 => Error::bad_input(wrong[0], found, remedy),
         others => {
             let found = format!(
-                "{found}, and so are {others} others than theirs, as in a copy of a tree that did \
-                 not keep its times"
+                "{found}, and so are {others} other objects newer than theirs, as in a copy of a \
+                 tree that did not keep its times"
             );
             let remedy = "copy it again with `cp -a`, or run `make vmlinux` there once";
             Error::bad_input(wrong[0], found, remedy)

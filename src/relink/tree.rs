@@ -87,7 +87,7 @@ impl Tree {
             arch: arch(&timestamp)
                 .ok_or_else(|| unlike(version::OBJECT, "no -I…/arch/…/include"))?,
             link: link_command(&link)
-                .ok_or_else(|| unlike(linked, "no call of link-vmlinux.sh"))?,
+                .ok_or_else(|| unlike(linked, "a command that does not call link-vmlinux.sh"))?,
             archives: archives(folder)?,
             compiler: compiler(&timestamp),
             folder: folder.to_path_buf(),
@@ -157,7 +157,7 @@ fn check_mode(conf: &AutoConf) -> Result<()> {
         return unfit("CONFIG_LTO_CLANG_FULL, which has no thin link", select);
     }
     if !conf.is_on("CONFIG_LTO_CLANG") {
-        return unfit("a kernel without LTO, which make links", select);
+        return unfit("a kernel without LTO, which only make links", select);
     }
     if conf.is_on("CONFIG_ARCH_WANTS_PRE_LINK_VMLINUX") {
         let found = "CONFIG_ARCH_WANTS_PRE_LINK_VMLINUX, whose object only make can build";
@@ -201,7 +201,7 @@ fn linked(folder: &Path) -> Result<&'static str> {
 fn sources(folder: &Path, commands: &[&str]) -> Result<PathBuf> {
     let words = commands.iter().flat_map(|command| raw_words(command));
     let found = words.filter_map(|word| SCRIPTS.iter().find_map(|name| word.strip_suffix(name)));
-    let missing = || unlike(".tmp_initcalls.lds", "a command without a script of the kernel");
+    let missing = || unlike(".tmp_initcalls.lds", "a command that runs no kernel script");
     let place = match found.map(|place| place.trim_start_matches(['"', '\''])).next() {
         Some(place) => place,
         None => return Err(missing()),
@@ -211,7 +211,7 @@ fn sources(folder: &Path, commands: &[&str]) -> Result<PathBuf> {
         place => Path::new(place),
     };
     if !folder.join(place).join("scripts/link-vmlinux.sh").is_file() {
-        let found = "no kernel sources, though the tree was built from there";
+        let found = "no kernel sources are there, although the tree was built from them";
         let remedy =
             "if the sources or the tree were moved, run `make vmlinux` once where they are now";
         return Err(Error::bad_input(place, found, remedy));

@@ -216,7 +216,7 @@ impl<'a> RelinkWork<'a> {
         }
         let read = self.started[number].as_ref().map(|inputs| inputs.files.as_slice());
         if let Some(name) = read.unwrap_or_default().iter().find(|name| self.changed(name)) {
-            let found = format!("bytes that changed while {} was made of it", step.name);
+            let found = format!("it changed while {} was made from it", step.name);
             return Err(Error::bad_input(name, found, "run again"));
         }
         for output in step.outputs.iter().filter(|output| output.aside != output.place) {

@@ -144,7 +144,7 @@ pub fn text(graph: &Graph, most: usize) -> String {
     }
     let mut out = format!(
         "{} modules, {count} imports: {} functions ({} instructions), {} variables\n\n\
-         Dearest edits: backends that run, and their CPU time when they last ran\n\
+         Most expensive edits: backends that run, and their CPU time when they last ran\n\
          {:>8}  {:>9}  {}\n",
         graph.modules.len(),
         sum.functions,

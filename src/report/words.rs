@@ -27,7 +27,7 @@ pub fn label(label: &Label) -> String {
 pub fn change(change: &Change) -> String {
     match change {
         Change::Changed(input) => label(input),
-        Change::Gone(input) => format!("{}, which is an input no more", label(input)),
+        Change::Gone(input) => format!("{}, which is no longer an input", label(input)),
         Change::Order => "the order of its inputs".to_owned(),
     }
 }
@@ -37,10 +37,10 @@ pub fn due(due: &Due) -> String {
     match due {
         Due::NeverRun => "no record of an earlier run".to_owned(),
         Due::Unnamed => "a file that its assembly includes but does not name".to_owned(),
-        Due::OtherAssembler => "an assembler outside of clang".to_owned(),
-        Due::OpaqueCompiler => "a compiler of which nobody can tell what runs".to_owned(),
+        Due::OtherAssembler => "an assembler outside clang".to_owned(),
+        Due::OpaqueCompiler => "a compiler that does not tell which program it runs".to_owned(),
         Due::Input(input) => change(input),
-        Due::OutputGone(name) => format!("{name}, which is gone"),
-        Due::OutputForeign(name) => format!("{name}, which was changed by others"),
+        Due::OutputGone(name) => format!("{name}, which is missing"),
+        Due::OutputForeign(name) => format!("{name}, which something other than kthinlto changed"),
     }
 }

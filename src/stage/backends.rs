@@ -116,7 +116,8 @@ impl Backends {
     pub fn check_compiler(&self, store: &Store) -> Result<()> {
         match self.compiler.changed(store) {
             Some(file) => {
-                let found = "it changed while backends ran, so that nobody knows what compiled";
+                let found = "it changed while backends ran, so that it is unknown which one made \
+                             the objects";
                 Err(Error::bad_input(file, found, "run again"))
             }
             None => Ok(()),
@@ -133,7 +134,7 @@ impl Backends {
         let label = job.part().label();
         let compiler = &self.compiler.text;
         let outcome = outcome.map_err(|e| {
-            let remedy = remedy(&e, "see that CC is right");
+            let remedy = remedy(&e, "check CC");
             format!("cannot run the compiler `{compiler}` for {label}: {e}{remedy}")
         })?;
         let advice = advice(outcome.status, &outcome.output);

@@ -35,7 +35,7 @@ impl<T> Answer<T> {
     fn unknown(role: Role, command: &str) -> Self {
         let role = role.variable();
         Answer::Unknown(format!(
-            "no build here has met {role} `{command}`, and a look starts nothing"
+            "no build in this tree has used {role} `{command}`, and it is not started to find out"
         ))
     }
 }
@@ -168,11 +168,11 @@ pub(super) fn find<'a>(modules: &'a [Indexed], name: &str, tree: &Path) -> Resul
     modules.iter().find(is_it).ok_or_else(|| {
         let objects = modules.iter().map(|module| module.part.object.as_str());
         let hint = match alike(plain, objects).as_slice() {
-            [] => format!("{} lists those that there are", INDEXED),
+            [] => format!("{} lists the modules", INDEXED),
             [one] => format!("did you mean {one}?"),
             [others @ .., last] => format!("did you mean {} or {last}?", others.join(", ")),
         };
-        Error::bad_input(tree.join(plain), "no module that the thin link indexed", hint)
+        Error::bad_input(tree.join(plain), "not a module that the thin link indexed", hint)
     })
 }
 

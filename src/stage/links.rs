@@ -35,7 +35,7 @@ pub(super) enum Last {
 /// The linker of all thin links.
 pub(super) fn linker(session: &mut Session<'_>) -> Result<Tool> {
     let Some(command) = &session.settings.linker else {
-        let text = "LD is not set; kbuild exports it, else name the linker with --ld";
+        let text = "LD is not set; kbuild exports it, or name the linker with --ld";
         return Err(Error::Usage(text.to_owned()));
     };
     let linker = match session.tool(Role::Linker, command)? {
@@ -116,11 +116,11 @@ pub(super) fn take(
 ) -> Result<Vec<Indexed>> {
     let store = &session.store;
     if let Some((name, _)) = members.iter().find(|(name, _)| !store.files.is_unchanged(name)) {
-        let found = "bytes that changed while the linker read them";
+        let found = "it changed while the linker read it";
         return Err(Error::bad_input(name, found, "run again"));
     }
     if let Some(file) = linker.changed(store) {
-        let found = "it changed while it linked, so that nobody knows what did";
+        let found = "it changed while it ran, so that it is unknown which one made the indexes";
         return Err(Error::bad_input(file, found, "run again"));
     }
     let modules = scratch.take(folder, unit.qualifier().as_ref(), store, members)?;

@@ -250,8 +250,8 @@ impl Queue<'_, '_> {
         let command = compiler(settings, first)?;
         let Some(compiler) = self.session.tool(Role::Compiler, &command)? else {
             self.session.warn(&format!(
-                "a dry run starts no compiler, and no build here has met `{command}`: it cannot \
-                 tell which backends would run"
+                "a dry run starts no compiler, and no build in this tree has used `{command}`: it \
+                 cannot tell which backends would run"
             ));
             self.ran.rebuilt.extend(modules.iter().map(|module| module.part.clone()));
             return Ok(None);
@@ -398,7 +398,7 @@ impl Queue<'_, '_> {
             let spared =
                 spare_driver::spare(backends, &self.executor, settings, &mut jobs, answers);
             if spared > 0 {
-                let text = format!("{spared} backends begin where the compiler's driver would end");
+                let text = format!("{spared} backends begin at cc1, past the compiler's driver");
                 self.session.listener.on(&Event::Note(&text));
             }
         }

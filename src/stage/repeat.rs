@@ -72,7 +72,7 @@ impl Repeat {
         let left =
             snapshot::leave(tree, name(settings), question, modules, &self.watch, &store.files);
         if let Err(error) = left {
-            tracing::debug!("the next run looks at everything again: {error}");
+            tracing::debug!("the next run checks everything again: {error}");
         }
     }
 }

@@ -191,7 +191,7 @@ impl Run<'_> {
         let mut wrong = Vec::new();
         if check.in_tree && digest_of(&self.subject.tree.join(&native))? != Some(made) {
             wrong.push(format!(
-                "{native} is not what its backend makes: {}; remove it and build again",
+                "{native} differs from what its backend makes: {}; remove it and build again",
                 self.cause(number, &native, made)
             ));
         }
@@ -199,8 +199,8 @@ impl Run<'_> {
             let copy = self.scratch.path().join(format!("{number}.cached"));
             if cache.fetch(check.inputs.key.digest(), &copy) && digest_of(&copy)? != Some(made) {
                 wrong.push(format!(
-                    "the shared cache has another object for {} than its backend makes; empty it \
-                     with `kthinlto cache clear`",
+                    "the shared cache's object for {} differs from what its backend makes; empty \
+                     the cache with `kthinlto cache clear`",
                     check.part.label()
                 ));
             }
@@ -216,7 +216,7 @@ impl Run<'_> {
     fn cause(&self, number: usize, native: &str, made: Digest) -> String {
         let again = Running::start(&self.invocation(number)).and_then(Running::finish);
         if self.made(number, again) != Ok(made) {
-            return "the compiler makes other bytes each time".to_owned();
+            return "the compiler's output differs each time".to_owned();
         }
         let tree = self.subject.tree;
         let time = |name: &str| fs::metadata(tree.join(name)).and_then(|found| found.modified());
@@ -230,8 +230,8 @@ impl Run<'_> {
             .map(|(label, _)| words::label(label))
             .collect();
         match newer.as_slice() {
-            [] => "no input is newer, so that it was changed, or something is read that is no \
-                   input"
+            [] => "no input is newer, so either it was changed, or its backend reads something \
+                   that is not a known input"
                 .to_owned(),
             some => format!("newer than it: {}", some.join(", ")),
         }

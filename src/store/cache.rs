@@ -131,7 +131,7 @@ impl Cache {
     pub fn existing(place: &Place) -> Result<Self> {
         let folder = &place.folder;
         if !folder.is_dir() {
-            let remedy = "see that the name is right; a build that is told of the cache makes it";
+            let remedy = "check the name; a build that uses the cache creates it";
             return Err(Error::bad_input(folder, "there is no such folder", remedy));
         }
         let root = Room::open(folder).map_err(|e| Error::io("open the cache folder", folder, e))?;
@@ -207,7 +207,7 @@ impl Cache {
                 match error.kind() {
                     io::ErrorKind::NotFound => {}
                     io::ErrorKind::PermissionDenied => self.complain(&place, CLOSED, ONE_GROUP),
-                    _ => self.complain(&place, &format!("is no entry ({error})"), "remove it"),
+                    _ => self.complain(&place, &format!("is not an entry ({error})"), "remove it"),
                 }
                 false
             }
@@ -338,11 +338,11 @@ impl Cache {
 }
 
 /// What to do about a cache that others may write into.
-const TRUST: &str = "take their rights away (chmod go-w), or set KTHINLTO_CACHE_SHARED=yes where \
-                     you trust all of them as yourself";
+const TRUST: &str = "remove their write permission (chmod go-w), or set KTHINLTO_CACHE_SHARED=yes \
+                     if you trust all of them as much as yourself";
 /// What is wrong with entries and folders of others that are closed to us, and what to do.
-const CLOSED: &str = "and perhaps others of the cache are closed to this user";
-const ONE_GROUP: &str = "let all who share the cache be in the folder's group, with umask 002";
+const CLOSED: &str = "and perhaps other entries of the cache are closed to this user";
+const ONE_GROUP: &str = "put all who share the cache into the folder's group, with umask 002";
 
 /// A file of the cache.
 struct Entry<'a> {

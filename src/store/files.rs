@@ -233,9 +233,7 @@ impl Files {
         let bytes = regular::read(&self.path(name)).map_err(|e| Error::io("read", name, e))?;
         match Digest::of(&bytes) == facts.digest {
             true => Ok(bytes),
-            false => {
-                Err(Error::bad_input(name, "bytes that changed while they were read", "run again"))
-            }
+            false => Err(Error::bad_input(name, "it changed while it was read", "run again")),
         }
     }
 

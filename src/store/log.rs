@@ -235,7 +235,7 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         if let Err(error) = self.write() {
-            tracing::debug!("what was learnt is lost: {error}");
+            tracing::debug!("what this run recorded is lost: {error}");
         }
     }
 }
@@ -319,7 +319,7 @@ impl Read {
     fn warning(&self, path: &Path) -> Option<String> {
         let path = path.display();
         if self.other_version {
-            return Some(format!("{path} is of another version; everything is checked anew"));
+            return Some(format!("{path} is from another version; everything is checked again"));
         }
         (self.lost > 0).then(|| {
             let lost = self.lost;

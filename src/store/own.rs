@@ -45,11 +45,11 @@ fn check(root: &Room, room: &Room) -> Result<()> {
     let bad = |found: String, remedy| Err(Error::bad_input(room.place(), found, remedy));
     if ![user, tree.st_uid, 0].contains(&own.st_uid) {
         let found = format!("a folder that belongs to user {}", own.st_uid);
-        return bad(found, "remove it: kthinlto makes its own anew");
+        return bad(found, "remove it: kthinlto will make its own");
     }
     if own.st_mode & 0o002 > tree.st_mode & 0o002 {
         let found = "a folder that anyone can write into".to_owned();
-        return bad(found, "remove it, or take the right away (chmod o-w)");
+        return bad(found, "remove it, or take that permission away (chmod o-w)");
     }
     Ok(())
 }
@@ -69,8 +69,8 @@ pub fn lock(tree: &Path, room: &Room) -> Result<Lock> {
     let file = room.open_file("lock", OFlags::RDWR | OFlags::CREATE).map_err(fail)?;
     let found = file.metadata().map_err(fail)?;
     if found.nlink() != 1 {
-        let remedy = "remove it: kthinlto makes its own anew";
-        return Err(Error::bad_input(&path, "a lock that has another name too", remedy));
+        let remedy = "remove it: kthinlto will make its own";
+        return Err(Error::bad_input(&path, "a lock that also has another name", remedy));
     }
     // Whoever can open it can hold it: that is for those alone who can write into the folder.
     let folder = room.stat().map_err(fail)?.st_mode;
@@ -88,7 +88,7 @@ pub fn lock(tree: &Path, room: &Room) -> Result<Lock> {
         }
         Err(TryLockError::Error(e)) if has_no_locks(&e) => {
             let warning = format!(
-                "{} cannot be locked ({e}): see to it that no other kthinlto runs in this tree",
+                "{} cannot be locked ({e}): make sure that no other kthinlto runs in this tree",
                 path.display()
             );
             Ok(Lock { file, warning: Some(warning) })
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(lock(&tree, &room).unwrap_err().exit_code(), 3);
         fs::remove_file(tree.join(".kthinlto/lock")).unwrap();
         fs::hard_link(other.join("lock"), tree.join(".kthinlto/lock")).unwrap();
-        assert!(lock(&tree, &room).unwrap_err().to_string().contains("has another name too"));
+        assert!(lock(&tree, &room).unwrap_err().to_string().contains("also has another name"));
         assert_eq!(fs::read(other.join("lock")).unwrap(), b"kept");
     }
 

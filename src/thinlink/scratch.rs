@@ -124,7 +124,7 @@ impl Scratch {
             let object = line.strip_prefix(&prefix).filter(|name| known.contains(name));
             let object = object.ok_or_else(|| {
                 let found =
-                    format!("the linker indexed {line}, which is no member of the archives");
+                    format!("the linker indexed {line}, which is not a member of the archives");
                 Error::bad_input(
                     self.room.path(&list),
                     found,
@@ -149,11 +149,11 @@ impl Scratch {
         match (there, self.room.stat()) {
             (Some(there), Ok(own)) if is_same(&there, &own) => Ok(()),
             _ => {
-                let found = "another folder than the one that was made for the thin link";
+                let found = "a folder other than the one that was made for the thin link";
                 Err(Error::bad_input(
                     self.room.place(),
                     found,
-                    "see what replaced it, and run again",
+                    "find out what replaced it and run again",
                 ))
             }
         }
@@ -286,7 +286,7 @@ fn sweep(own: &Room) {
         }
     };
     if swept().is_none() {
-        tracing::debug!("{base} is gone, or not this tree's to remove");
+        tracing::debug!("{base} is gone, or does not belong to this tree");
     }
     let _ = own.remove(RECORD);
 }
@@ -397,7 +397,7 @@ mod tests {
             fs::create_dir(place.join("0")).unwrap();
             fs::write(place.join("0").join(LIST), "").unwrap();
             let error = scratch.take("0", None, &one, &[]).unwrap_err();
-            assert!(error.to_string().contains("another folder than the one"), "{error}");
+            assert!(error.to_string().contains("a folder other than the one"), "{error}");
             drop(scratch);
             assert!(place.exists(), "it is not ours to remove");
             fs::remove_dir_all(&place).unwrap();

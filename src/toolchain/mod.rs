@@ -323,7 +323,7 @@ fn look(role: Role, argv: &[String], search: Search<'_>) -> Result<ToolRecord, F
         Role::Compiler => look_behind(&mut record, &mut files, search)?,
     }
     if let Some(program) = &files.leads_away {
-        record.opaque = Some(format!("{program} leads to files that are not seen from here"));
+        record.opaque = Some(format!("{program} leads to files that cannot be seen from here"));
     }
     record.settled &= record.opaque.is_none();
     record.files = text(&files.all);
@@ -337,7 +337,7 @@ fn look_behind(
     search: Search<'_>,
 ) -> Result<(), Failure> {
     let Some(Behind { program, configuration }) = ask::behind(&record.argv, search)? else {
-        record.opaque = Some("it names no compiler when it is asked with -###".to_owned());
+        record.opaque = Some("it names no compiler when asked with -###".to_owned());
         return Ok(());
     };
     let named = Path::new(&program);

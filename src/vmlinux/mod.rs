@@ -74,7 +74,7 @@ pub struct Link {
 pub fn link(link: &Link) -> Result<()> {
     let unknown = |name: &str| {
         let remedy = "let scripts/link-vmlinux.sh do the final link";
-        Error::bad_input(link.sources.join(name), "rules that are not known here", remedy)
+        Error::bad_input(link.sources.join(name), "rules that kthinlto does not know", remedy)
     };
     let (name, filter_name) = ("scripts/link-vmlinux.sh", "scripts/mksysmap");
     let (text, conf) = (read_text(&link.sources.join(name))?, AutoConf::read(Path::new("."))?);
@@ -97,7 +97,7 @@ pub fn link(link: &Link) -> Result<()> {
     let map = sysmap::text(&linking.filter.keep(symbols), is_64);
     if fitting.as_ref().is_some_and(|fitting| fitting.map != map) {
         return Err(failed(
-            "other addresses than those in its tables",
+            "addresses that differ from those in its tables",
             "run scripts/link-vmlinux.sh",
         ));
     }

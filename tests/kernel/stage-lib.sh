@@ -66,7 +66,7 @@ forked() {
 # spared: most of the last run's backends did not begin in the compiler's driver.
 spared() {
 	local began all
-	began=$(sed -n "s/^# \([0-9]*\) backends begin where the compiler's driver would end$/\1/p" "$WORK/verbose")
+	began=$(sed -n "s/^# \([0-9]*\) backends begin at cc1, past the compiler's driver$/\1/p" "$WORK/verbose")
 	all=$(wc -l <"$obj/vmlinux.thinlto-index")
 	echo "${began:-0} of $all"
 	[ $((${began:-0} * 2)) -gt "$all" ]

@@ -174,7 +174,8 @@ pub fn refuse_foreign(root: &Room) -> Result<()> {
 }
 
 fn foreign(room: &Room) -> Error {
-    let found = format!("no cache of kthinlto: it has no {MARK} of kthinlto's, and other files");
+    let found =
+        format!("not a cache of kthinlto: it holds other files and no {MARK} of kthinlto's");
     Error::bad_input(
         room.place(),
         found,

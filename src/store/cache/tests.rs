@@ -142,7 +142,7 @@ fn a_folder_that_is_no_cache_is_neither_pruned_nor_cleared() {
     close(&proj);
     let error = Cache::existing(&Place::new(&proj, 0)).unwrap_err();
     assert_eq!(error.exit_code(), 3);
-    assert!(error.to_string().contains("v1: no cache of kthinlto"), "{error}");
+    assert!(error.to_string().contains("v1: not a cache of kthinlto"), "{error}");
     // A build puts its own beside it, and prunes that alone.
     let mut cache = open(&proj, 0);
     add(&mut cache, dir.path(), 1, 100);
@@ -234,7 +234,7 @@ fn an_entry_that_is_a_pipe_a_link_or_endless_is_passed_over() {
     let mode = rustix::fs::Mode::from_raw_mode(0o644);
     rustix::fs::mknodat(rustix::fs::CWD, &entry, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     assert!(!cache.fetch(key(1), &target));
-    assert!(cache.warning().unwrap().contains("is no entry (a pipe where"));
+    assert!(cache.warning().unwrap().contains("is not an entry (a pipe where"));
     fs::remove_file(&entry).unwrap();
     for to in [Path::new("/dev/zero"), &good] {
         symlink(to, &entry).unwrap();
