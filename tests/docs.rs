@@ -2,6 +2,8 @@
 //! or by the test on real kernels that is named for it; each heading of
 //! docs/troubleshooting.md is something that the program says; each link leads somewhere.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::collections::BTreeSet;
