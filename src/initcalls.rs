@@ -33,7 +33,7 @@ const DECLARE: &str = "declare initcalls with the macros of <linux/init.h>, each
 
 /// What is wrong with an object, as a clause, and what to do.
 #[derive(Debug)]
-pub struct Unfit {
+pub(crate) struct Unfit {
     found: String,
     remedy: &'static str,
 }
@@ -268,7 +268,7 @@ fn in_regular_archive(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
 const LONGEST: usize = 4096;
 
 /// The initcalls of one object, native or bitcode, in the order of their counters.
-pub fn in_object(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
+pub(crate) fn in_object(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
     let mut all = Vec::new();
     for symbol in local_symbols(bytes).map_err(Unfit::damaged)? {
         if symbol.len() > LONGEST && symbol.starts_with(PREFIX) {

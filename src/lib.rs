@@ -50,7 +50,7 @@ pub mod kbuild;
 pub mod archive;
 pub mod bitcode;
 
-pub mod flag_files;
+pub(crate) mod flag_files;
 pub mod inputs;
 pub mod store;
 pub mod toolchain;

@@ -49,7 +49,7 @@ impl Room {
     }
 
     /// The path that it was opened by, for messages.
-    pub fn place(&self) -> &Path {
+    pub(crate) fn place(&self) -> &Path {
         &self.path
     }
 
@@ -59,7 +59,7 @@ impl Room {
     }
 
     /// Opens a folder in it.
-    pub fn sub(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+    pub(crate) fn sub(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
         let name = plain(name.as_ref())?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&self.folder, name, flags, Mode::empty());
@@ -81,7 +81,7 @@ impl Room {
     }
 
     /// Makes a folder in it that was not there.
-    pub fn make_new(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
+    pub(crate) fn make_new(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
         let name = name.as_ref();
         rustix::fs::mkdirat(&self.folder, plain(name)?, Mode::from_raw_mode(mode))?;
         self.sub(name)
@@ -105,7 +105,7 @@ impl Room {
     }
 
     /// What the folder is.
-    pub fn stat(&self) -> io::Result<Stat> {
+    pub(crate) fn stat(&self) -> io::Result<Stat> {
         Ok(rustix::fs::fstat(&self.folder)?)
     }
 
@@ -119,7 +119,7 @@ impl Room {
     }
 
     /// Opens a regular file, to read it and whatever else `more` says.
-    pub fn open_file(&self, name: impl AsRef<OsStr>, more: OFlags) -> io::Result<File> {
+    pub(crate) fn open_file(&self, name: impl AsRef<OsStr>, more: OFlags) -> io::Result<File> {
         let name = plain(name.as_ref())?;
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | more;
         let mode = Mode::from_raw_mode(0o600);
@@ -138,14 +138,14 @@ impl Room {
 
     /// Opens a regular file in a folder of a room that nobody else writes into: only its own last
     /// part is looked at.
-    pub fn open_within(&self, name: &Path) -> io::Result<File> {
+    pub(crate) fn open_within(&self, name: &Path) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, name, flags, Mode::empty())?;
         Ok(regular::check(file.into())?.0)
     }
 
     /// Makes a new file: nothing may be there. The umask is taken off `mode`.
-    pub fn create(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
+    pub(crate) fn create(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode);
         let file = rustix::fs::openat(&self.folder, plain(name.as_ref())?, flags, mode)?;
@@ -154,7 +154,7 @@ impl Room {
 
     /// Makes a new file in the place of one that a killed run may have left; a link is removed,
     /// and what it leads to is not.
-    pub fn create_anew(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
+    pub(crate) fn create_anew(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
         match self.create(&name, mode) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 self.remove(&name)?;
@@ -170,7 +170,7 @@ impl Room {
     }
 
     /// The same; returns what `look` says of the file before it has its name.
-    pub fn write_with<T>(
+    pub(crate) fn write_with<T>(
         &self,
         name: &OsStr,
         bytes: &[u8],
@@ -192,7 +192,7 @@ impl Room {
     }
 
     /// Gives a file of the folder another name in it.
-    pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
+    pub(crate) fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
         let (from, to) = (plain(from.as_ref())?, plain(to.as_ref())?);
         Ok(rustix::fs::renameat(&self.folder, from, &self.folder, to)?)
     }
@@ -225,7 +225,7 @@ impl Room {
     }
 
     /// Removes a folder that has nothing in it; that there is none is fine.
-    pub fn remove_empty(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+    pub(crate) fn remove_empty(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.folder, plain(name.as_ref())?, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(e.into()),
@@ -233,7 +233,7 @@ impl Room {
     }
 
     /// The names in it, in no order.
-    pub fn names(&self) -> io::Result<Vec<OsString>> {
+    pub(crate) fn names(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.folder)? {
             let entry = entry?;
@@ -271,7 +271,7 @@ impl AsFd for Room {
 pub const ASIDE: &str = ".tmp_";
 
 /// The name under which a file is written.
-pub fn aside(name: &OsStr) -> OsString {
+pub(crate) fn aside(name: &OsStr) -> OsString {
     let mut aside = OsString::from(ASIDE);
     aside.push(name);
     aside
@@ -291,22 +291,22 @@ fn kind_of(found: &Stat) -> FileType {
 }
 
 /// Whether this is a folder, and no link to one.
-pub fn is_folder(found: &Stat) -> bool {
+pub(crate) fn is_folder(found: &Stat) -> bool {
     kind_of(found) == FileType::Directory
 }
 
 /// Whether this is a regular file, and no link to one.
-pub fn is_file(found: &Stat) -> bool {
+pub(crate) fn is_file(found: &Stat) -> bool {
     kind_of(found) == FileType::RegularFile
 }
 
 /// Whether two are the same file or folder.
-pub fn is_same(one: &Stat, other: &Stat) -> bool {
+pub(crate) fn is_same(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// Which others could have written this, as a clause; `None` where only we and root can.
-pub fn writers(found: &Stat) -> Option<String> {
+pub(crate) fn writers(found: &Stat) -> Option<String> {
     let user = rustix::process::geteuid().as_raw();
     // A group that is numbered as the user is the user's own: login(1), pam_umask(8).
     let own_group = found.st_gid == user && rustix::process::getegid().as_raw() == user;

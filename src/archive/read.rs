@@ -32,7 +32,7 @@ pub fn flatten(tree: &Path, archives: &[PathBuf]) -> Result<Vec<String>> {
 }
 
 /// As [`flatten`]; calls `before` with the full path of each archive before it is read.
-pub fn flatten_seen(
+pub(crate) fn flatten_seen(
     tree: &Path,
     archives: &[PathBuf],
     before: &mut dyn FnMut(&Path),
@@ -97,7 +97,7 @@ impl Flattened<'_> {
 }
 
 /// The member names of one thin archive, as they are stored.
-pub fn member_names(bytes: &[u8], shown: &Path) -> Result<Vec<String>> {
+pub(crate) fn member_names(bytes: &[u8], shown: &Path) -> Result<Vec<String>> {
     let corrupt =
         |found: String| Error::bad_input(shown, found, "remove it and build it again with make");
     if bytes.starts_with(REGULAR_ARCHIVE) && bytes.len() > REGULAR_ARCHIVE.len() {
@@ -150,7 +150,7 @@ fn regular(shown: &Path) -> Error {
 }
 
 /// Removes `.` and resolves `..` by text alone, as LLVM's `remove_dots` does.
-pub fn normalize(path: &Path) -> PathBuf {
+pub(crate) fn normalize(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {

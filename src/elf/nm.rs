@@ -84,7 +84,7 @@ fn of_elf<'data, E: FileHeader<Endian = Endianness>>(
 }
 
 /// The letter of a local symbol in this section; `?` where nm has none.
-pub fn section_letter<'data, E, R>(
+pub(crate) fn section_letter<'data, E, R>(
     endian: Endianness,
     sections: &SectionTable<'data, E, R>,
     section: &E::SectionHeader,

@@ -15,9 +15,9 @@
 //! # Ok(()) }
 //! ```
 
-pub mod auto_conf;
+pub(crate) mod auto_conf;
 pub mod cmd_file;
-pub mod ld_flags;
+pub(crate) mod ld_flags;
 pub mod makeflags;
 #[cfg(feature = "program")]
 pub mod patches;

@@ -99,7 +99,7 @@ pub fn for_tree(tree: &Path) -> Result<Series> {
 }
 
 /// `VERSION.PATCHLEVEL` out of a kernel's top Makefile.
-pub fn kernel_version(tree: &Path) -> Result<String> {
+pub(crate) fn kernel_version(tree: &Path) -> Result<String> {
     let makefile = tree.join("Makefile");
     let text = regular::read_to_string(&makefile).map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => Error::Patch(format!(

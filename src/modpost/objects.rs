@@ -33,7 +33,7 @@ pub(super) fn until_nul(text: &[u8]) -> &[u8] {
 }
 
 /// The name of the list of a module's objects: `a/foo` → `a/foo.mod`.
-pub fn list_of_module(module: &str) -> String {
+pub(crate) fn list_of_module(module: &str) -> String {
     format!("{module}.mod")
 }
 

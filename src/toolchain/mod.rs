@@ -22,12 +22,12 @@
 
 mod ask;
 mod ccache;
-pub mod configuration;
+pub(crate) mod configuration;
 mod programs;
 
 use std::path::Path;
 
-pub use self::ask::quoted_words;
+pub(crate) use self::ask::quoted_words;
 
 use crate::error::{Error, Result};
 use crate::exec::helper::Failure;
@@ -36,7 +36,7 @@ use ask::Behind;
 
 /// Oldest LLVM release that is accepted: the oldest that builds Linux 7.2, the first kernel
 /// with distributed ThinLTO.
-pub const OLDEST: u32 = 15;
+pub(crate) const OLDEST: u32 = 15;
 
 /// `CC` or `LD`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum Role {
 
 impl Role {
     /// The make variable that names it.
-    pub fn variable(self) -> &'static str {
+    pub(crate) fn variable(self) -> &'static str {
         match self {
             Role::Compiler => "CC",
             Role::Linker => "LD",
@@ -65,7 +65,7 @@ impl Role {
     }
 
     /// What it has to be.
-    pub fn product(self) -> &'static str {
+    pub(crate) fn product(self) -> &'static str {
         match self {
             Role::Compiler => "clang",
             Role::Linker => "LLD",
@@ -119,13 +119,13 @@ impl Tool {
     }
 
     /// Its words but for the programs among them: what it tells the compiler or linker itself.
-    pub fn options(&self, tree: &Path) -> Vec<String> {
+    pub(crate) fn options(&self, tree: &Path) -> Vec<String> {
         let is_option = |word: &&String| programs::of_word(word, tree).is_none();
         self.argv.iter().filter(is_option).cloned().collect()
     }
 
     /// The first of its files that is not what the identity was taken of.
-    pub fn changed<'a>(&'a self, store: &Store) -> Option<&'a str> {
+    pub(crate) fn changed<'a>(&'a self, store: &Store) -> Option<&'a str> {
         self.files.iter().find(|file| !store.files.is_as_seen(file)).map(String::as_str)
     }
 }
@@ -169,7 +169,7 @@ pub fn resolve(role: Role, command: &str, store: &mut Store) -> Result<Tool> {
 
 /// A tool as a build of this tree met it, by what its files hold now. Starts nothing, so that a
 /// look at a tree cannot run what the tree names: `None` where no build met it.
-pub fn known(role: Role, command: &str, store: &Store) -> Result<Option<Tool>> {
+pub(crate) fn known(role: Role, command: &str, store: &Store) -> Result<Option<Tool>> {
     let argv = shell_words::split(command).map_err(|e| Error::ToolMissing {
         role: role.variable(),
         command: command.to_owned(),
@@ -184,13 +184,13 @@ pub fn known(role: Role, command: &str, store: &Store) -> Result<Option<Tool>> {
 }
 
 /// A tool of which nothing is known but its command.
-pub fn unknown(command: &str) -> Tool {
+pub(crate) fn unknown(command: &str) -> Tool {
     Tool::new(command, Digest::of(b"unknown"), OLDEST)
 }
 
 /// Content of a program that is only run, whatever it is: its words, its files and the libraries
 /// that it loads. One that is not there is an error when it is run.
-pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
+pub(crate) fn identify(command: &str, store: &mut Store) -> Result<Digest> {
     let argv = shell_words::split(command).unwrap_or_default();
     let tree = store.tree().to_path_buf();
     let lookup = format!("program {}", whereabouts(command, &tree));
@@ -219,7 +219,7 @@ pub fn identify(command: &str, store: &mut Store) -> Result<Digest> {
 
 /// The files that the tool behind a command was found to be made of, in whichever role it was met. A
 /// configuration file that is new since then is among them. Starts nothing.
-pub fn files_on_record(command: &str, store: &Store) -> Vec<String> {
+pub(crate) fn files_on_record(command: &str, store: &Store) -> Vec<String> {
     let place = whereabouts(command, store.tree());
     let lookups = ["program", "CC", "LD"].map(|role| format!("{role} {place}"));
     let mut all: Vec<String> = Vec::new();
@@ -237,7 +237,7 @@ pub fn files_on_record(command: &str, store: &Store) -> Vec<String> {
 
 /// Where a command leads now: its words, the program that each leads to, what the dynamic loader
 /// is told, and where configuration files of a user are. Under this a tool is remembered.
-pub fn whereabouts(command: &str, tree: &Path) -> Digest {
+pub(crate) fn whereabouts(command: &str, tree: &Path) -> Digest {
     let mut key = KeyBuilder::new("kthinlto tool 3");
     key.field(command.as_bytes());
     for program in programs::of_command(command, tree) {

@@ -231,7 +231,7 @@ fn words_of(text: &str) -> impl Iterator<Item = &OsStr> {
 
 /// Runs a program to its end; what it prints.
 fn output(argv: &[&OsStr], name: &str) -> Result<Vec<u8>> {
-    let ended = Helper::new(argv, Path::new(".")).as_work().run();
+    let ended = Helper::new(argv, Path::new(".")).at_work().run();
     let cannot = |e| failed(format!("{name} cannot be run: {e}"), "build it with make");
     let ended = ended.map_err(|failure| failure.into_error(cannot))?;
     if ended.status.success() {
