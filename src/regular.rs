@@ -56,6 +56,9 @@ pub fn kind(found: FileType) -> Option<&'static str> {
 }
 
 /// All bytes of a regular file.
+///
+/// # Errors
+/// Where it cannot be read, is no regular file, or has more bytes than can be meant.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let (mut file, found) = open(path)?;
     let mut bytes = Vec::new();
@@ -64,6 +67,9 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// A regular file as text.
+///
+/// # Errors
+/// As [`read`], and where it is no UTF-8.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8");
     String::from_utf8(read(path)?).map_err(not_text)

@@ -42,6 +42,9 @@ pub struct Room {
 
 impl Room {
     /// Opens a folder that someone named: here, and only here, links are followed.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, or is no folder.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(path, flags, Mode::empty())?;
@@ -68,6 +71,9 @@ impl Room {
     }
 
     /// Opens a folder in it, and makes it first if it is not there; the umask is taken off `mode`.
+    ///
+    /// # Errors
+    /// Where it cannot be made or opened, is a link, or is no folder.
     pub fn make(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
         let name = name.as_ref();
         match rustix::fs::mkdirat(&self.folder, plain(name)?, Mode::from_raw_mode(mode)) {
@@ -89,6 +95,10 @@ impl Room {
 
     /// Opens the folder of a name that may have folders in it, none of them by way of a link, and
     /// returns the last part of the name with it.
+    ///
+    /// # Errors
+    /// Where one of the folders is not there, cannot be opened, or is a link, and where the name
+    /// leads out of here.
     pub fn below<'a>(&self, name: &'a Path) -> io::Result<(Self, &'a OsStr)> {
         let outside = || Unfit::error("a name that leads out of its folder", REMOVE);
         let last = name.file_name().ok_or_else(outside)?;
@@ -110,6 +120,9 @@ impl Room {
     }
 
     /// What a name stands for, a link for itself; `None` where there is nothing.
+    ///
+    /// # Errors
+    /// Where the system does not say.
     pub fn find(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Stat>> {
         match rustix::fs::statat(&self.folder, plain(name.as_ref())?, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
@@ -129,6 +142,9 @@ impl Room {
     }
 
     /// The bytes of a regular file, `limit` at most.
+    ///
+    /// # Errors
+    /// Where it cannot be read, is no regular file, or has more bytes than `limit`.
     pub fn read(&self, name: impl AsRef<OsStr>, limit: u64) -> io::Result<Vec<u8>> {
         let mut file = self.open_file(name, OFlags::RDONLY)?;
         let (found, mut bytes) = (file.metadata()?, Vec::new());
@@ -165,6 +181,9 @@ impl Room {
     }
 
     /// Writes a file aside and renames it: a reader sees the old or the new one.
+    ///
+    /// # Errors
+    /// Where the file aside cannot be made, written or renamed.
     pub fn write(&self, name: impl AsRef<OsStr>, bytes: &[u8]) -> io::Result<()> {
         self.write_with(name.as_ref(), bytes, |_| Ok(()))
     }
@@ -198,6 +217,9 @@ impl Room {
     }
 
     /// Removes a file or a link; that there is none is fine.
+    ///
+    /// # Errors
+    /// Where it is there and cannot be removed.
     pub fn remove(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.folder, plain(name.as_ref())?, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -206,6 +228,9 @@ impl Room {
     }
 
     /// Removes a file, a link, or a folder with all that is in it.
+    ///
+    /// # Errors
+    /// Where something in it is there and cannot be removed.
     pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         self.remove_tree(name.as_ref(), 0)
     }

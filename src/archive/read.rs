@@ -22,11 +22,14 @@ const MAX_DEPTH: usize = 64;
 const MOST_ARCHIVES: usize = 20_000;
 const MOST_MEMBERS: usize = 1_000_000;
 
-/// Flattens `archives` (paths relative to `tree`, or absolute) into member names
-/// relative to `tree`, in the order in which `llvm-ar cDPrST` would store them.
+/// Flattens `archives` (paths relative to `tree`, or absolute) into member names relative to
+/// `tree`, in the order in which `llvm-ar cDPrST` would store them.
 ///
 /// A member whose name ends in `.a` is an archive, as in kbuild; others are not opened here.
-/// Regular archives are refused: their members are not files that a backend could compile.
+///
+/// # Errors
+/// Where an archive, or one within it, is not there, cannot be read or is malformed. Regular archives
+/// are refused: their members are not files that a backend could compile.
 pub fn flatten(tree: &Path, archives: &[PathBuf]) -> Result<Vec<String>> {
     flatten_seen(tree, archives, &mut |_| ())
 }

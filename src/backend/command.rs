@@ -103,8 +103,11 @@ pub(crate) fn recorded_text(compiler: &str, flags: &Flags, object: &str) -> Stri
     format!("{compiler} {flags} {fixed} -fthinlto-index={index} -c -o {native} {object}")
 }
 
-/// What a backend made, if it is a native object: clang 22 may exit with 0 after it failed,
-/// and leave an empty file. An `Err` says, as a clause, what it is instead.
+/// What a backend made, if it is a native object: clang 22 may exit with 0 after it failed, and
+/// leave an empty file.
+///
+/// # Errors
+/// A clause that says what it is instead.
 pub fn check_native(path: &Path) -> Result<Stamped, String> {
     let (stamp, bytes) = match stamp::read(path) {
         Ok(read) => read,

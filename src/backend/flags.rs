@@ -19,6 +19,9 @@ pub struct Flags {
 }
 
 /// Reads the flags for `object` (a name below `tree`).
+///
+/// # Errors
+/// Where no flags are on record, or not in a form that can be replayed.
 pub fn recorded(tree: &Path, object: &str) -> Result<Flags> {
     let record = cmd_file::path_for(Path::new(object));
     match CmdFile::read(&tree.join(&record)) {

@@ -35,6 +35,9 @@ pub struct Includes {
 }
 
 /// Finds the files that the inline assembly of a bitcode file includes.
+///
+/// # Errors
+/// Where it is no bitcode that can be read.
 pub fn includes(bitcode: &[u8]) -> Result<Includes, Malformed> {
     let mut search = Search::default();
     bitstream::walk(bitcode, &mut search)?;

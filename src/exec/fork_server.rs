@@ -22,8 +22,11 @@ pub struct ForkServer {
 }
 
 impl ForkServer {
-    /// Starts `program` in `folder` as a server. An `Err` is a clause that says why it
-    /// cannot be one. Takes a slot as any process does. A signal ends the wait for it.
+    /// Starts `program` in `folder` as a server. Takes a slot as any process does. A signal ends
+    /// the wait for it.
+    ///
+    /// # Errors
+    /// A clause that says why it cannot be one.
     pub fn start(program: &str, folder: PathBuf, interrupts: &Interrupts) -> Result<Self, String> {
         let path = clang::find(program, &folder)?;
         let server = Server::start(program, &path, &folder, interrupts)?;

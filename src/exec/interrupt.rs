@@ -29,6 +29,9 @@ pub struct Interrupts {
 
 impl Interrupts {
     /// Starts to catch the signals. Children can be waited for from now on, whatever SIGCHLD was.
+    ///
+    /// # Errors
+    /// Where the system refuses a handler, or a pipe for it.
     pub fn catch() -> io::Result<Self> {
         signals::heed_children()?;
         let (wake, sender) = UnixStream::pair()?;

@@ -103,10 +103,11 @@ pub(crate) fn render(target: &str, command: &str) -> String {
     format!("savedcmd_{target} := {}\n", escape_make(command))
 }
 
-/// Cuts the first simple command off a recorded command line and splits it into words.
-/// What follows (`; objtool …`, `&& mv …`, `| …`) is left out.
+/// Cuts the first simple command off a recorded command line and splits it into words. What follows
+/// (`; objtool …`, `&& mv …`, `| …`) is left out.
 ///
-/// An `Err` says, as a clause, why the line cannot be replayed without a shell.
+/// # Errors
+/// A clause that says why the line cannot be replayed without a shell.
 pub fn first_command(line: &str) -> Result<Vec<String>, String> {
     let end = first_command_end(line)?;
     shell_words::split(&line[..end]).map_err(|_| "a command with an unclosed quote".to_owned())

@@ -57,6 +57,9 @@ pub fn record_of(object: &Path) -> Option<PathBuf> {
 
 /// The text of `.vmlinux.objs`: the members of `archives` (relative to `tree`), as
 /// `llvm-ar t` prints them, one after the other. No process is run. `libgcc.a` is left out.
+///
+/// # Errors
+/// Where an archive cannot be read or is malformed.
 pub fn list_archives(tree: &Path, archives: &[PathBuf]) -> Result<String> {
     let mut text = String::new();
     for archive in archives {

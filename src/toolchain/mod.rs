@@ -132,6 +132,9 @@ impl Tool {
 
 /// Finds, identifies and checks a tool. It is only started when something that it is made of, or
 /// leads to, is new to the store, or where a script decides what runs.
+///
+/// # Errors
+/// Where it cannot be run, is not one that can do distributed ThinLTO, or a file cannot be read.
 pub fn resolve(role: Role, command: &str, store: &mut Store) -> Result<Tool> {
     let missing = |found: String| Error::ToolMissing {
         role: role.variable(),

@@ -65,8 +65,11 @@ pub struct Link {
     pub tables: PathBuf,
 }
 
-/// Makes the output and `System.map`. Fails where the script or the configuration asks for
-/// something that is not known here, and where the tables do not fit in the end.
+/// Makes the output and `System.map`.
+///
+/// # Errors
+/// Where the script or the configuration asks for something that is not known here, the tables do
+/// not fit in the end, a program fails, or a file cannot be read or written.
 pub fn link(link: &Link) -> Result<()> {
     let unknown = |name: &str| {
         let remedy = "let scripts/link-vmlinux.sh do the final link";
