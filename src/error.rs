@@ -12,6 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Every way in which the stage can stop. `Display` is one sentence with a remedy;
 /// `source()` keeps the operating system's or the parser's own words.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The command line or a setting cannot be used.
     #[error("{0}")]

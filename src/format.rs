@@ -20,6 +20,7 @@ pub(crate) const REGULAR_ARCHIVE: &[u8; 8] = b"!<arch>\n";
 
 /// The formats that matter to the stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Format {
     /// LLVM bitcode.
     Bitcode,

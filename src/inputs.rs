@@ -182,6 +182,7 @@ pub(crate) fn compare(now: &[Recorded], before: &[Recorded]) -> Vec<Compared> {
 
 /// What is not as it was when something was last made.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Change {
     /// An input is new, or another.
     Changed(Label),

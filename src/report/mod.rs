@@ -40,6 +40,7 @@ use crate::store::Indexed;
 
 /// Something that happened, or is about to.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// A phase begins, and with it the one before has ended: `thin link`, `plan`, `backends`.
     Phase(&'static str),
@@ -108,6 +109,7 @@ pub struct Backend<'a> {
 /// backends, and links more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum JobKind {
     /// The thin link.
     ThinLink,
