@@ -65,6 +65,9 @@ impl ThinLink<'_> {
     /// Equal keys mean equal indexes. Native members count: they decide which symbols of a
     /// module are seen from outside.
     /// Files that the flags name count by content.
+    ///
+    /// # Errors
+    /// Where a file that the flags name cannot be read.
     pub fn key(&self, store: &Store) -> Result<Digest> {
         let mut key = Key::new(PURPOSE);
         self.walk(store, &mut key)?;
@@ -72,6 +75,9 @@ impl ThinLink<'_> {
     }
 
     /// What the key is made of.
+    ///
+    /// # Errors
+    /// Where a file that the flags name cannot be read.
     pub fn inputs(&self, store: &Store) -> Result<Inputs> {
         let mut inputs = Inputs::new(PURPOSE);
         self.walk(store, &mut inputs)?;
@@ -138,6 +144,9 @@ fn escape(name: &str) -> String {
 
 /// The last thin link, if it still holds: the same key, and each index as it was. Looks at
 /// the indexes on up to `threads` threads.
+///
+/// # Errors
+/// Where an index is there and cannot be read.
 pub fn is_current(store: &Store, key: Digest, threads: usize) -> Result<Option<&LinkRecord>> {
     let Some(record) = store.link().filter(|record| record.key == key) else {
         return Ok(None);

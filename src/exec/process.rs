@@ -84,6 +84,9 @@ pub struct Running {
 impl Running {
     /// Starts a process. Its output goes to a file in memory: there is no pipe to drain,
     /// nothing is interleaved, and a full disk does not matter.
+    ///
+    /// # Errors
+    /// Where it cannot be started, or its output has no place to go.
     pub fn start(what: &Invocation) -> io::Result<Self> {
         let output = output_file()?;
         let started = Instant::now();
@@ -170,6 +173,9 @@ impl Running {
     }
 
     /// Waits for the end.
+    ///
+    /// # Errors
+    /// Where it cannot be waited for, or its output cannot be read.
     pub fn finish(mut self) -> io::Result<Outcome> {
         loop {
             if let Some(outcome) = self.reap(0)? {

@@ -51,6 +51,9 @@ const LARGEST: u64 = 1 << 30;
 impl Scratch {
     /// Makes an empty one for the tree of a store that is open: in memory, if it may be there and
     /// there is room, else in the tree. What a killed run of this tree left is removed.
+    ///
+    /// # Errors
+    /// Where the folder of the tree cannot be opened, emptied or made.
     pub fn new(store: &Store, may_be_in_memory: bool) -> Result<Self> {
         let path = store.tree().join(FOLDER);
         let fail = |e| Error::io("open the folder", &path, e);
@@ -97,6 +100,10 @@ impl Scratch {
 
     /// Takes the outputs of a link that succeeded: the indexed modules in link order. When
     /// all of them are good, an index is put into its place where its bytes are new.
+    ///
+    /// # Errors
+    /// Where the folder is another than the one that was made, an output is missing or names what
+    /// is no member, or an index cannot be put into its place.
     pub fn take(&self, store: &Store, members: &[(String, Facts)]) -> Result<Vec<Indexed>> {
         self.check()?;
         let list = self.room.path(LIST);
