@@ -12,6 +12,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Every way in which the stage can stop. `Display` is one sentence with a remedy;
 /// `source()` keeps the operating system's or the parser's own words.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The command line or a setting cannot be used.
     #[error("{0}")]
@@ -228,18 +229,18 @@ pub struct Unfit {
 
 impl Unfit {
     /// Something to wrap into an `io::Error`.
-    pub fn error(found: impl Into<String>, remedy: &'static str) -> io::Error {
+    pub(crate) fn error(found: impl Into<String>, remedy: &'static str) -> io::Error {
         io::Error::new(io::ErrorKind::InvalidInput, Unfit { found: found.into(), remedy })
     }
 
     /// `kind` is `a pipe`, `a device`, …
-    pub fn not_regular(kind: &str) -> io::Error {
+    pub(crate) fn not_regular(kind: &str) -> io::Error {
         let found = format!("{kind} where a regular file should be");
         Self::error(found, "remove it and have it made again")
     }
 
     /// A file with more bytes than can be meant.
-    pub fn too_large(limit: u64) -> io::Error {
+    pub(crate) fn too_large(limit: u64) -> io::Error {
         let limit = match limit {
             _ if limit.is_multiple_of(1 << 30) => format!("{} GiB", limit >> 30),
             _ if limit.is_multiple_of(1 << 20) => format!("{} MiB", limit >> 20),
@@ -280,7 +281,7 @@ fn io_remedy(doing: &str, source: &io::Error) -> &'static str {
 }
 
 /// How a process ended, in words: `exited with 1`, `was killed by signal 9 (SIGKILL)`.
-pub fn describe_status(status: ExitStatus) -> String {
+pub(crate) fn describe_status(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with {code}"),
@@ -293,7 +294,7 @@ pub fn describe_status(status: ExitStatus) -> String {
 }
 
 /// What to do about a compiler or linker that failed, as a clause.
-pub fn advice(status: ExitStatus, output: &[u8]) -> &'static str {
+pub(crate) fn advice(status: ExitStatus, output: &[u8]) -> &'static str {
     use std::os::unix::process::ExitStatusExt;
     let said = String::from_utf8_lossy(output);
     if said.contains("No space left on device") {

@@ -9,17 +9,18 @@
 use serde::{Deserialize, Serialize};
 
 /// Bitcode's first bytes.
-pub const BITCODE: [u8; 4] = *b"BC\xC0\xDE";
+pub(crate) const BITCODE: [u8; 4] = *b"BC\xC0\xDE";
 /// Bytes of the wrapper that some targets put around it.
-pub const BITCODE_WRAPPER: [u8; 4] = [0xDE, 0xC0, 0x17, 0x0B];
+pub(crate) const BITCODE_WRAPPER: [u8; 4] = [0xDE, 0xC0, 0x17, 0x0B];
 
 /// A thin archive's first bytes: GNU's flavour, as llvm-ar writes it.
-pub const THIN_ARCHIVE: &[u8; 8] = b"!<thin>\n";
+pub(crate) const THIN_ARCHIVE: &[u8; 8] = b"!<thin>\n";
 /// A regular archive's.
-pub const REGULAR_ARCHIVE: &[u8; 8] = b"!<arch>\n";
+pub(crate) const REGULAR_ARCHIVE: &[u8; 8] = b"!<arch>\n";
 
 /// The formats that matter to the stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum Format {
     /// LLVM bitcode.
     Bitcode,

@@ -33,7 +33,7 @@ const DECLARE: &str = "declare initcalls with the macros of <linux/init.h>, each
 
 /// What is wrong with an object, as a clause, and what to do.
 #[derive(Debug)]
-pub struct Unfit {
+pub(crate) struct Unfit {
     found: String,
     remedy: &'static str,
 }
@@ -53,12 +53,13 @@ impl Unfit {
     }
 }
 
-/// The linker script for the initcalls of `files`, in link order: archives, whose members may
-/// be native objects or bitcode, or single objects. Names are relative to `tree`, or absolute.
-/// Reads on up to `threads` threads.
+/// The linker script for the initcalls of `files`, in link order: archives, whose members may be
+/// native objects or bitcode, or single objects. Names are relative to `tree`, or absolute. Reads
+/// on up to `threads` threads.
 ///
-/// Fails on a file that is missing, truncated or no object, on an initcall whose place cannot
-/// be told, and where there is no initcall at all.
+/// # Errors
+/// Where a file is missing, truncated or no object, the place of an initcall cannot be told, or
+/// there is no initcall at all.
 pub fn linker_script(tree: &Path, files: &[PathBuf], threads: usize) -> Result<Vec<u8>> {
     let mut sources = Vec::new();
     for file in files {
@@ -111,8 +112,10 @@ pub struct Initcall {
 }
 
 impl Initcall {
-    /// Reads a symbol's name: `None` if it names no initcall, an error if it does, but not its
-    /// level.
+    /// Reads a symbol's name: `None` if it names no initcall.
+    ///
+    /// # Errors
+    /// Where it names one, but not its level: a clause that says so.
     pub fn parse(symbol: &[u8]) -> Result<Option<Self>, String> {
         let Some(name) = symbol.strip_prefix(PREFIX) else {
             return Ok(None);
@@ -268,7 +271,7 @@ fn in_regular_archive(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
 const LONGEST: usize = 4096;
 
 /// The initcalls of one object, native or bitcode, in the order of their counters.
-pub fn in_object(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
+pub(crate) fn in_object(bytes: &[u8]) -> Result<Vec<Initcall>, Unfit> {
     let mut all = Vec::new();
     for symbol in local_symbols(bytes).map_err(Unfit::damaged)? {
         if symbol.len() > LONGEST && symbol.starts_with(PREFIX) {

@@ -65,13 +65,13 @@ pub struct Label {
 
 impl Label {
     /// An input of this kind and name.
-    pub fn new(kind: Kind, name: &str) -> Self {
+    pub(crate) fn new(kind: Kind, name: &str) -> Self {
         Label { kind, name: name.to_owned() }
     }
 }
 
 /// Takes the inputs of a walk, in a fixed order.
-pub trait Sink {
+pub(crate) trait Sink {
     /// An input: what it is, its name (or none), its content.
     fn input(&mut self, kind: Kind, name: &str, digest: &Digest);
     /// A file that was looked at: to see, later, that it did not change meanwhile.
@@ -90,12 +90,12 @@ pub struct Key {
 
 impl Key {
     /// A key for one purpose; another version of the walk is another purpose.
-    pub fn new(purpose: &str) -> Self {
+    pub(crate) fn new(purpose: &str) -> Self {
         Key { builder: KeyBuilder::new(purpose), unknown: false }
     }
 
     /// Equal keys mean equal output.
-    pub fn digest(&self) -> Digest {
+    pub(crate) fn digest(&self) -> Digest {
         self.builder.finish()
     }
 }
@@ -125,18 +125,18 @@ pub struct Inputs {
 
 impl Inputs {
     /// None yet.
-    pub fn new(purpose: &str) -> Self {
+    pub(crate) fn new(purpose: &str) -> Self {
         Inputs { list: Vec::new(), files: Vec::new(), key: Key::new(purpose) }
     }
 
     /// What a record keeps of them: the start of each digest is enough to tell two apart.
-    pub fn recorded(&self) -> Vec<Recorded> {
+    pub(crate) fn recorded(&self) -> Vec<Recorded> {
         self.list.iter().map(|(label, digest)| (label.clone(), digest.short())).collect()
     }
 }
 
 /// An input with the start of its digest.
-pub type Recorded = (Label, String);
+pub(crate) type Recorded = (Label, String);
 
 impl Sink for Inputs {
     fn input(&mut self, kind: Kind, name: &str, digest: &Digest) {
@@ -165,7 +165,7 @@ pub struct Compared {
 }
 
 /// Inputs of now and of before: those of now in their order, then those that are gone.
-pub fn compare(now: &[Recorded], before: &[Recorded]) -> Vec<Compared> {
+pub(crate) fn compare(now: &[Recorded], before: &[Recorded]) -> Vec<Compared> {
     let was = |label: &Label| before.iter().find(|input| input.0 == *label).map(|i| i.1.clone());
     let mut all: Vec<Compared> = now
         .iter()
@@ -182,6 +182,7 @@ pub fn compare(now: &[Recorded], before: &[Recorded]) -> Vec<Compared> {
 
 /// What is not as it was when something was last made.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Change {
     /// An input is new, or another.
     Changed(Label),
@@ -194,7 +195,7 @@ pub enum Change {
 impl Change {
     /// The first input that is not as it was. An index comes last: it holds the hashes of all
     /// imported modules, and so changes with each of them.
-    pub fn first(was: &[Recorded], now: &[Recorded]) -> Self {
+    pub(crate) fn first(was: &[Recorded], now: &[Recorded]) -> Self {
         let changed = |index: bool| {
             let kind = |label: &Label| (label.kind == Kind::Index) == index;
             now.iter().find(|input| kind(&input.0) && !was.contains(input))

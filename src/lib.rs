@@ -31,8 +31,11 @@
 //! Versions follow semver. While they begin with 0, a change of the middle number may change
 //! any function here, and a change of the last does not. What is stable already, and changes
 //! with a word in CHANGELOG.md only: the program's commands and options, its exit codes, the names and
-//! bytes of its outputs. No promise covers [`cli`] as a library, the texts of messages, or what
+//! bytes of its outputs. No promise covers `cli` as a library, the texts of messages, or what
 //! is below `.kthinlto/`: of another version, it is made anew.
+//!
+//! The feature `program`, on by default, has `cli` and `kbuild::patches`, and all crates that only
+//! they need. A program that calls the phases sets `default-features = false`.
 //!
 //! Linux only: jobs are ended and reaped through process descriptors, or SIGCHLD where there are none.
 
@@ -48,7 +51,7 @@ pub mod kbuild;
 pub mod archive;
 pub mod bitcode;
 
-pub mod flag_files;
+pub(crate) mod flag_files;
 pub mod inputs;
 pub mod store;
 pub mod toolchain;
@@ -71,4 +74,5 @@ pub mod relink;
 pub mod report;
 pub mod stage;
 
+#[cfg(feature = "program")]
 pub mod cli;

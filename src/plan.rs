@@ -61,6 +61,9 @@ pub struct Planned {
 }
 
 /// Looks at all modules, on up to `threads` threads; returns those that have to run.
+///
+/// # Errors
+/// Where an object or one of its inputs cannot be read.
 pub fn plan(
     store: &Store,
     common: &Common,
@@ -80,6 +83,9 @@ fn plan_one(store: &Store, common: &Common, module: &Indexed) -> Result<Option<P
 }
 
 /// Why a module's backend has to run; `None` if its native object is right.
+///
+/// # Errors
+/// Where an object or one of its inputs cannot be read.
 pub fn due(store: &Store, common: &Common, module: &Indexed) -> Result<Option<Due>> {
     // Without an index there are no inputs to list, and no record can hold.
     match store.backend(&module.part) {

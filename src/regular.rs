@@ -19,10 +19,10 @@ use rustix::io::Errno;
 use crate::error::Unfit;
 
 /// Bytes that a file may have that is read whole: formats that are read here count by 32 bits.
-pub const LIMIT: u64 = 4 << 30;
+pub(crate) const LIMIT: u64 = 4 << 30;
 
 /// Opens a regular file to read it.
-pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
+pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
     // Without O_NONBLOCK a pipe would be waited for; a regular file knows no difference.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32;
     match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -36,7 +36,7 @@ pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
 }
 
 /// Passes on a file that was opened without waiting, if it is a regular one.
-pub fn check(file: File) -> io::Result<(File, Metadata)> {
+pub(crate) fn check(file: File) -> io::Result<(File, Metadata)> {
     let found = file.metadata()?;
     match kind(found.file_type()) {
         None if found.is_dir() => Err(Errno::ISDIR.into()),
@@ -56,6 +56,9 @@ pub fn kind(found: FileType) -> Option<&'static str> {
 }
 
 /// All bytes of a regular file.
+///
+/// # Errors
+/// Where it cannot be read, is no regular file, or has more bytes than can be meant.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let (mut file, found) = open(path)?;
     let mut bytes = Vec::new();
@@ -64,13 +67,16 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// A regular file as text.
+///
+/// # Errors
+/// As [`read`], and where it is no UTF-8.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8");
     String::from_utf8(read(path)?).map_err(not_text)
 }
 
 /// Adds the bytes of an open file, `limit` at most, even where it grows meanwhile.
-pub fn read_into(
+pub(crate) fn read_into(
     file: &mut File,
     found: &Metadata,
     limit: u64,

@@ -42,6 +42,9 @@ pub struct Room {
 
 impl Room {
     /// Opens a folder that someone named: here, and only here, links are followed.
+    ///
+    /// # Errors
+    /// Where it cannot be opened, or is no folder.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(path, flags, Mode::empty())?;
@@ -49,7 +52,7 @@ impl Room {
     }
 
     /// The path that it was opened by, for messages.
-    pub fn place(&self) -> &Path {
+    pub(crate) fn place(&self) -> &Path {
         &self.path
     }
 
@@ -59,7 +62,7 @@ impl Room {
     }
 
     /// Opens a folder in it.
-    pub fn sub(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
+    pub(crate) fn sub(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
         let name = plain(name.as_ref())?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(&self.folder, name, flags, Mode::empty());
@@ -68,6 +71,9 @@ impl Room {
     }
 
     /// Opens a folder in it, and makes it first if it is not there; the umask is taken off `mode`.
+    ///
+    /// # Errors
+    /// Where it cannot be made or opened, is a link, or is no folder.
     pub fn make(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
         let name = name.as_ref();
         match rustix::fs::mkdirat(&self.folder, plain(name)?, Mode::from_raw_mode(mode)) {
@@ -81,7 +87,7 @@ impl Room {
     }
 
     /// Makes a folder in it that was not there.
-    pub fn make_new(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
+    pub(crate) fn make_new(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
         let name = name.as_ref();
         rustix::fs::mkdirat(&self.folder, plain(name)?, Mode::from_raw_mode(mode))?;
         self.sub(name)
@@ -89,6 +95,10 @@ impl Room {
 
     /// Opens the folder of a name that may have folders in it, none of them by way of a link, and
     /// returns the last part of the name with it.
+    ///
+    /// # Errors
+    /// Where one of the folders is not there, cannot be opened, or is a link, and where the name
+    /// leads out of here.
     pub fn below<'a>(&self, name: &'a Path) -> io::Result<(Self, &'a OsStr)> {
         let outside = || Unfit::error("a name that leads out of its folder", REMOVE);
         let last = name.file_name().ok_or_else(outside)?;
@@ -105,11 +115,14 @@ impl Room {
     }
 
     /// What the folder is.
-    pub fn stat(&self) -> io::Result<Stat> {
+    pub(crate) fn stat(&self) -> io::Result<Stat> {
         Ok(rustix::fs::fstat(&self.folder)?)
     }
 
     /// What a name stands for, a link for itself; `None` where there is nothing.
+    ///
+    /// # Errors
+    /// Where the system does not say.
     pub fn find(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Stat>> {
         match rustix::fs::statat(&self.folder, plain(name.as_ref())?, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) => Ok(Some(found)),
@@ -119,7 +132,7 @@ impl Room {
     }
 
     /// Opens a regular file, to read it and whatever else `more` says.
-    pub fn open_file(&self, name: impl AsRef<OsStr>, more: OFlags) -> io::Result<File> {
+    pub(crate) fn open_file(&self, name: impl AsRef<OsStr>, more: OFlags) -> io::Result<File> {
         let name = plain(name.as_ref())?;
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | more;
         let mode = Mode::from_raw_mode(0o600);
@@ -129,6 +142,9 @@ impl Room {
     }
 
     /// The bytes of a regular file, `limit` at most.
+    ///
+    /// # Errors
+    /// Where it cannot be read, is no regular file, or has more bytes than `limit`.
     pub fn read(&self, name: impl AsRef<OsStr>, limit: u64) -> io::Result<Vec<u8>> {
         let mut file = self.open_file(name, OFlags::RDONLY)?;
         let (found, mut bytes) = (file.metadata()?, Vec::new());
@@ -138,14 +154,14 @@ impl Room {
 
     /// Opens a regular file in a folder of a room that nobody else writes into: only its own last
     /// part is looked at.
-    pub fn open_within(&self, name: &Path) -> io::Result<File> {
+    pub(crate) fn open_within(&self, name: &Path) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, name, flags, Mode::empty())?;
         Ok(regular::check(file.into())?.0)
     }
 
     /// Makes a new file: nothing may be there. The umask is taken off `mode`.
-    pub fn create(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
+    pub(crate) fn create(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(mode);
         let file = rustix::fs::openat(&self.folder, plain(name.as_ref())?, flags, mode)?;
@@ -154,7 +170,7 @@ impl Room {
 
     /// Makes a new file in the place of one that a killed run may have left; a link is removed,
     /// and what it leads to is not.
-    pub fn create_anew(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
+    pub(crate) fn create_anew(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
         match self.create(&name, mode) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 self.remove(&name)?;
@@ -165,12 +181,15 @@ impl Room {
     }
 
     /// Writes a file aside and renames it: a reader sees the old or the new one.
+    ///
+    /// # Errors
+    /// Where the file aside cannot be made, written or renamed.
     pub fn write(&self, name: impl AsRef<OsStr>, bytes: &[u8]) -> io::Result<()> {
         self.write_with(name.as_ref(), bytes, |_| Ok(()))
     }
 
     /// The same; returns what `look` says of the file before it has its name.
-    pub fn write_with<T>(
+    pub(crate) fn write_with<T>(
         &self,
         name: &OsStr,
         bytes: &[u8],
@@ -192,12 +211,15 @@ impl Room {
     }
 
     /// Gives a file of the folder another name in it.
-    pub fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
+    pub(crate) fn rename(&self, from: impl AsRef<OsStr>, to: impl AsRef<OsStr>) -> io::Result<()> {
         let (from, to) = (plain(from.as_ref())?, plain(to.as_ref())?);
         Ok(rustix::fs::renameat(&self.folder, from, &self.folder, to)?)
     }
 
     /// Removes a file or a link; that there is none is fine.
+    ///
+    /// # Errors
+    /// Where it is there and cannot be removed.
     pub fn remove(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.folder, plain(name.as_ref())?, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -206,6 +228,9 @@ impl Room {
     }
 
     /// Removes a file, a link, or a folder with all that is in it.
+    ///
+    /// # Errors
+    /// Where something in it is there and cannot be removed.
     pub fn remove_all(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         self.remove_tree(name.as_ref(), 0)
     }
@@ -228,7 +253,7 @@ impl Room {
     }
 
     /// Removes a folder that has nothing in it; that there is none is fine.
-    pub fn remove_empty(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
+    pub(crate) fn remove_empty(&self, name: impl AsRef<OsStr>) -> io::Result<()> {
         match rustix::fs::unlinkat(&self.folder, plain(name.as_ref())?, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(e.into()),
@@ -236,7 +261,7 @@ impl Room {
     }
 
     /// The names in it, in no order.
-    pub fn names(&self) -> io::Result<Vec<OsString>> {
+    pub(crate) fn names(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.folder)? {
             let entry = entry?;
@@ -277,7 +302,7 @@ impl AsFd for Room {
 pub const ASIDE: &str = ".tmp_";
 
 /// The name under which a file is written.
-pub fn aside(name: &OsStr) -> OsString {
+pub(crate) fn aside(name: &OsStr) -> OsString {
     let mut aside = OsString::from(ASIDE);
     aside.push(name);
     aside
@@ -297,22 +322,22 @@ fn kind_of(found: &Stat) -> FileType {
 }
 
 /// Whether this is a folder, and no link to one.
-pub fn is_folder(found: &Stat) -> bool {
+pub(crate) fn is_folder(found: &Stat) -> bool {
     kind_of(found) == FileType::Directory
 }
 
 /// Whether this is a regular file, and no link to one.
-pub fn is_file(found: &Stat) -> bool {
+pub(crate) fn is_file(found: &Stat) -> bool {
     kind_of(found) == FileType::RegularFile
 }
 
 /// Whether two are the same file or folder.
-pub fn is_same(one: &Stat, other: &Stat) -> bool {
+pub(crate) fn is_same(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 }
 
 /// Which others could have written this, as a clause; `None` where only we and root can.
-pub fn writers(found: &Stat) -> Option<String> {
+pub(crate) fn writers(found: &Stat) -> Option<String> {
     let user = rustix::process::geteuid().as_raw();
     // A group that is numbered as the user is the user's own: login(1), pam_umask(8).
     let own_group = found.st_gid == user && rustix::process::getegid().as_raw() == user;

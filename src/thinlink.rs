@@ -58,6 +58,9 @@ impl ThinLink<'_> {
     /// Equal keys mean equal indexes. Native members count: they decide which symbols of a
     /// module are seen from outside.
     /// Files that the flags name count by content.
+    ///
+    /// # Errors
+    /// Where a file that the flags name cannot be read.
     pub fn key(&self, store: &Store) -> Result<Digest> {
         let mut key = Key::new(PURPOSE);
         self.walk(store, &mut key)?;
@@ -65,6 +68,9 @@ impl ThinLink<'_> {
     }
 
     /// What the key is made of.
+    ///
+    /// # Errors
+    /// Where a file that the flags name cannot be read.
     pub fn inputs(&self, store: &Store) -> Result<Inputs> {
         let mut inputs = Inputs::new(PURPOSE);
         self.walk(store, &mut inputs)?;
@@ -131,6 +137,9 @@ fn escape(name: &str) -> String {
 
 /// The last thin link of a unit, if it still holds: the same key, and each index as it was. Looks
 /// at the indexes on up to `threads` threads.
+///
+/// # Errors
+/// Where an index is there and cannot be read.
 pub fn is_current<'a>(
     store: &'a Store,
     unit: &str,

@@ -1,6 +1,8 @@
 //! Bad input of every kind: one sentence that says what, on which file, and what to do, the
 //! documented exit code, and the outputs of an earlier build left whole.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! What our reader of bitcode takes for granted of what the real compiler writes.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::path::Path;

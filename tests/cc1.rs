@@ -1,6 +1,8 @@
 //! Copies of the compiler that begin where its driver would end: the same bytes, and the driver
 //! itself wherever it may have more to say than one answer for all.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::collections::BTreeMap;

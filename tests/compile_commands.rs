@@ -1,6 +1,8 @@
 //! `compile_commands.json` of a tree with native objects, by the kernel's own script with our patch
 //! to it. Where the kernel's source is in the cache; `tests/kernel/mainline-7.3` has a whole kernel.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

@@ -2,6 +2,8 @@
 //! run, and the result is what a clean build gives, byte for byte. What is left out of a
 //! key is shown not to move the output.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs::{self, File};

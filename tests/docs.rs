@@ -3,6 +3,8 @@
 //! docs/troubleshooting.md is something that the program says; each link leads somewhere; and only
 //! the command line reads the environment, as DESIGN.md has it.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,8 @@
 //!
 //! To accept a change: `INSTA_UPDATE=always cargo test --test errors`, and read the diff.
 
+#![cfg(feature = "program")]
+
 #[path = "common/built.rs"]
 mod built;
 mod common;

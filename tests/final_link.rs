@@ -1,6 +1,8 @@
 //! The final link of `kthinlto relink` on a small tree: what the kernel's script is given, and who
 //! links when.
 
+#![cfg(feature = "program")]
+
 #[path = "common/built.rs"]
 mod built;
 mod common;

@@ -1,6 +1,8 @@
 //! Backends through a fork server: the same bytes, the same manners as plain processes, and a
 //! plain process wherever there is a doubt, with one line that says why.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

@@ -3,6 +3,8 @@
 //!
 //! To accept a change: `INSTA_UPDATE=always cargo test --test help`, and read the diff.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! Programs that are only asked for something: whatever they do, the answer is one sentence, soon,
 //! and nothing of theirs runs on.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

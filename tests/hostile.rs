@@ -2,6 +2,8 @@
 //! not the tree's, inputs made to hurt. Nothing outside is written or removed, nothing hangs, and
 //! nothing is run by a look.
 
+#![cfg(feature = "program")]
+
 mod common;
 #[path = "common/strangers.rs"]
 mod strangers;

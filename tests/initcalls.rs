@@ -2,6 +2,8 @@
 //! names that kernels and nobody give to initcalls. Where a kernel's source is in the cache,
 //! its own perl script must print the same; `tests/kernel/initcalls` has whole kernels.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

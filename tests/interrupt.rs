@@ -1,6 +1,8 @@
 //! Signals and kills at every moment: everything that was started ends and is reaped, no
 //! half-written file is left, and the next build makes the same bytes as an undisturbed one.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

@@ -2,6 +2,8 @@
 //! of other kinds: never more
 //! processes at once than make allows, as many as it allows, and every token given back.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs::{self, File};

@@ -1,6 +1,8 @@
 //! The library as another program uses it: the example calls each phase on its own, and what
 //! it makes is what `kthinlto build` makes.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::path::Path;
@@ -32,6 +34,23 @@ fn a_program_that_calls_each_phase_makes_what_the_stage_makes() {
     made.remove("built-in-fixup.a");
     common::assert_same(&made, &want);
     assert!(made.contains_key("vmlinux.a") && made.contains_key("kernel/a.thinlto-native.o"));
+}
+
+/// What only the command line needs is nothing that a program with one of its own should build.
+#[test]
+fn alone_it_has_none_of_the_programs_crates() {
+    let mut tree = Command::new(env!("CARGO"));
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    tree.args(["tree", "--quiet", "--locked", "--manifest-path", manifest]);
+    tree.args(["--no-default-features", "-e", "normal", "--prefix", "none", "-f", "{lib}"]);
+    let said = good(tree);
+    let crates: Vec<&str> = said.lines().map(str::trim).collect();
+    assert!(crates.contains(&"blake3"), "{said}");
+    let of_the_program =
+        ["anyhow", "clap", "clap_builder", "clap_complete", "clap_mangen", "diffy", "include_dir"];
+    for name in of_the_program.iter().chain(&["tracing_subscriber"]) {
+        assert!(!crates.contains(name), "{name}: {said}");
+    }
 }
 
 #[test]

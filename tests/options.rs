@@ -1,6 +1,8 @@
 //! Options and variables that mean the same to every command: `-n`, `-C`, empty variables, values
 //! that cannot be used, folders that are not there.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! Progress as a person sees it: the real program on a pseudo terminal, what it draws put on a
 //! screen by an independent terminal parser.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs::{self, File};

@@ -5,6 +5,8 @@
 //! than files differs is one thing at a time, and not for long: a state that was not met before costs
 //! a clean build.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,6 +1,7 @@
 //! System calls that a container's filter refuses: another way gives the same bytes, or the error
 //! names the call. The filters are real ones (seccomp), set for kthinlto and all that it starts.
 
+#![cfg(feature = "program")]
 #![cfg(target_arch = "x86_64")]
 
 mod common;

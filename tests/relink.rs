@@ -2,6 +2,8 @@
 //! recorded commands make one after the other, nothing done twice, nothing half-written, and one
 //! sentence for each thing that can be wrong with the tree.
 
+#![cfg(feature = "program")]
+
 #[path = "common/built.rs"]
 mod built;
 mod common;

@@ -1,6 +1,8 @@
 //! What the steps of `kthinlto relink` read besides what stands in their commands: each changed
 //! alone, with its size as it was, runs what reads it, and nothing else makes it run again.
 
+#![cfg(feature = "program")]
+
 #[path = "common/built.rs"]
 mod built;
 mod common;

@@ -1,6 +1,8 @@
 //! What a run leaves for people and programs: `--json` against what was done, `--trace` and
 //! `--timings` against `--json`, the page opened in a real browser.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::collections::BTreeMap;

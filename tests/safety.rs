@@ -2,6 +2,8 @@
 //! for several containers. Nothing of others is taken, written or removed. Tests with two users
 //! need root, make no users, and say so where they are passed over.
 
+#![cfg(feature = "program")]
+
 mod common;
 #[path = "common/strangers.rs"]
 mod strangers;

@@ -1,6 +1,8 @@
 //! The stage through the real program on a small tree: the same bytes as mainline's
 //! commands, nothing done twice, and kbuild's manners.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

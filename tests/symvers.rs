@@ -2,6 +2,8 @@
 //! kernels of 6.1 and of 6.5 and later give them. The comparison with modpost itself is
 //! `tests/kernel/symvers`.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! Nothing that can change an object is outside its key: the words of tools, the programs behind
 //! wrappers and launchers, configuration files, and what changes while a run goes on.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! The symbols of a linked kernel as `llvm-nm` lists them, on an executable with symbols of all
 //! kinds. The whole final link is compared with the kernel's script in `tests/kernel/relink`.
 
+#![cfg(feature = "program")]
+
 mod common;
 
 use std::fs;

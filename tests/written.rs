@@ -4,6 +4,8 @@
 //! in the tree, the cache, the scratch folder, or a file that was named on the command line.
 //! `a_change_outside_is_seen` is what makes the rest worth something.
 
+#![cfg(feature = "program")]
+
 #[path = "common/built.rs"]
 mod built;
 mod common;

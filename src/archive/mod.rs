@@ -22,5 +22,5 @@
 
 pub mod order;
 pub mod read;
-pub mod symbols;
+pub(crate) mod symbols;
 pub mod write;

@@ -22,17 +22,20 @@ const MAX_DEPTH: usize = 64;
 const MOST_ARCHIVES: usize = 20_000;
 const MOST_MEMBERS: usize = 1_000_000;
 
-/// Flattens `archives` (paths relative to `tree`, or absolute) into member names
-/// relative to `tree`, in the order in which `llvm-ar cDPrST` would store them.
+/// Flattens `archives` (paths relative to `tree`, or absolute) into member names relative to
+/// `tree`, in the order in which `llvm-ar cDPrST` would store them.
 ///
 /// A member whose name ends in `.a` is an archive, as in kbuild; others are not opened here.
-/// Regular archives are refused: their members are not files that a backend could compile.
+///
+/// # Errors
+/// Where an archive, or one within it, is not there, cannot be read or is malformed. Regular archives
+/// are refused: their members are not files that a backend could compile.
 pub fn flatten(tree: &Path, archives: &[PathBuf]) -> Result<Vec<String>> {
     flatten_seen(tree, archives, &mut |_| ())
 }
 
 /// As [`flatten`]; calls `before` with the full path of each archive before it is read.
-pub fn flatten_seen(
+pub(crate) fn flatten_seen(
     tree: &Path,
     archives: &[PathBuf],
     before: &mut dyn FnMut(&Path),
@@ -97,7 +100,7 @@ impl Flattened<'_> {
 }
 
 /// The member names of one thin archive, as they are stored.
-pub fn member_names(bytes: &[u8], shown: &Path) -> Result<Vec<String>> {
+pub(crate) fn member_names(bytes: &[u8], shown: &Path) -> Result<Vec<String>> {
     let corrupt =
         |found: String| Error::bad_input(shown, found, "remove it and build it again with make");
     if bytes.starts_with(REGULAR_ARCHIVE) && bytes.len() > REGULAR_ARCHIVE.len() {
@@ -150,7 +153,7 @@ fn regular(shown: &Path) -> Error {
 }
 
 /// Removes `.` and resolves `..` by text alone, as LLVM's `remove_dots` does.
-pub fn normalize(path: &Path) -> PathBuf {
+pub(crate) fn normalize(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {

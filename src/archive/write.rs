@@ -41,7 +41,7 @@ pub fn thin_archive(entries: &[Entry]) -> Vec<u8> {
 }
 
 /// The bytes of a thin archive with a symbol table, as any later `llvm-ar m` leaves it.
-pub fn thin_archive_with_symbols(entries: &[Entry]) -> Vec<u8> {
+pub(crate) fn thin_archive_with_symbols(entries: &[Entry]) -> Vec<u8> {
     let body = Body::new(entries);
     let table = symbol_table(entries, body.names.len());
     [THIN_ARCHIVE.as_slice(), &table, &body.names, &body.headers].concat()

@@ -21,13 +21,13 @@ pub fn aside_name(native: &str) -> String {
 }
 
 /// Name of the debug information that `-gsplit-dwarf` puts beside a native object.
-pub fn dwo_name(native: &str) -> String {
+pub(crate) fn dwo_name(native: &str) -> String {
     let stem = native.strip_suffix(".o").unwrap_or(native);
     format!("{stem}.dwo")
 }
 
 /// Whether a backend with these flags writes a `.dwo` file: the last option decides.
-pub fn splits_dwarf<'a>(flags: impl IntoIterator<Item = &'a str>) -> bool {
+pub(crate) fn splits_dwarf<'a>(flags: impl IntoIterator<Item = &'a str>) -> bool {
     let options =
         ["-gsplit-dwarf", "-gsplit-dwarf=split", "-gno-split-dwarf", "-gsplit-dwarf=single"];
     let last = flags.into_iter().filter(|word| options.contains(word)).last();
@@ -36,7 +36,7 @@ pub fn splits_dwarf<'a>(flags: impl IntoIterator<Item = &'a str>) -> bool {
 
 /// Whether an option has clang leave files beside an object, named after it: stack usage (`.su`),
 /// a time trace (`.json`), a record of optimizations (`.opt.yaml`), and what is kept for a look.
-pub fn leaves_files(option: &str) -> bool {
+pub(crate) fn leaves_files(option: &str) -> bool {
     const STARTS: [&str; 7] = [
         "-fstack-usage",
         "-ftime-trace",
@@ -52,7 +52,7 @@ pub fn leaves_files(option: &str) -> bool {
 
 /// The files that a backend left beside its temporary output, each with the name that mainline's
 /// backend would have given it.
-pub fn side_files(tree: &Path, native: &str) -> Vec<(PathBuf, PathBuf)> {
+pub(crate) fn side_files(tree: &Path, native: &str) -> Vec<(PathBuf, PathBuf)> {
     let aside = tree.join(aside_name(native));
     let stem = aside.file_stem().unwrap_or_default().to_string_lossy().into_owned() + ".";
     let folder = aside.parent().unwrap_or(tree);
@@ -89,7 +89,7 @@ pub fn invocation(
 }
 
 /// The same command as shell text with the final output, as mainline's makefile records it.
-pub fn recorded_text(compiler: &str, flags: &Flags, part: &Part) -> String {
+pub(crate) fn recorded_text(compiler: &str, flags: &Flags, part: &Part) -> String {
     let quote = |word: &str| shell_words::quote(word).into_owned();
     let (fixed, flags) = (FIXED.join(" "), &flags.text);
     let (native, index) = (quote(&part.native()), quote(&part.index()));
@@ -97,8 +97,11 @@ pub fn recorded_text(compiler: &str, flags: &Flags, part: &Part) -> String {
     format!("{compiler} {flags} {fixed} -fthinlto-index={index} -c -o {native} {object}")
 }
 
-/// What a backend made, if it is a native object: clang 22 may exit with 0 after it failed,
-/// and leave an empty file. An `Err` says, as a clause, what it is instead.
+/// What a backend made, if it is a native object: clang 22 may exit with 0 after it failed, and
+/// leave an empty file.
+///
+/// # Errors
+/// A clause that says what it is instead.
 pub fn check_native(path: &Path) -> Result<Stamped, String> {
     let (stamp, bytes) = match stamp::read(path) {
         Ok(read) => read,

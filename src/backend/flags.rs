@@ -19,6 +19,9 @@ pub struct Flags {
 }
 
 /// Reads the flags for `object` (a name below `tree`).
+///
+/// # Errors
+/// Where no flags are on record, or not in a form that can be replayed.
 pub fn recorded(tree: &Path, object: &str) -> Result<Flags> {
     let record = cmd_file::path_for(Path::new(object));
     match CmdFile::read(&tree.join(&record)) {
@@ -33,7 +36,7 @@ fn no_flags(object: &str, found: String) -> Error {
 }
 
 /// The flags for `object`, whose record says this.
-pub fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
+pub(crate) fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
     let fail = |found: String| no_flags(object, found);
     let (words, text) = match file.saved_c_flags {
         Some(text) => (cmd_file::flags(&text).map_err(fail)?, text),
@@ -56,7 +59,7 @@ pub fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
 }
 
 /// The compiler that the record of `object` names, as shell text, with the options that `CC` had.
-pub fn recorded_compiler(tree: &Path, object: &str) -> Result<String> {
+pub(crate) fn recorded_compiler(tree: &Path, object: &str) -> Result<String> {
     let record = cmd_file::path_for(Path::new(object));
     let fail = |found: String| no_flags(object, found);
     let file = CmdFile::read(&tree.join(&record)).map_err(|e| fail(e.to_string()))?;
@@ -75,7 +78,7 @@ pub fn recorded_compiler(tree: &Path, object: &str) -> Result<String> {
 }
 
 /// Version of the rules below: sets of flags that were made by other ones are not used.
-pub const RULE: u32 = 2;
+pub(crate) const RULE: u32 = 2;
 
 /// Who reads an option, and how many words it takes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +188,7 @@ fn use_of(word: &str) -> Use {
 }
 
 /// Words of `flags` that can change a backend's output.
-pub fn effective(flags: &Words) -> Vec<&str> {
+pub(crate) fn effective(flags: &Words) -> Vec<&str> {
     let mut kept = Vec::new();
     let mut flags = flags.iter();
     while let Some(word) = flags.next() {

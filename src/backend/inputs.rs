@@ -41,7 +41,7 @@ impl Common {
     }
 
     /// It cannot be told which program compiles.
-    pub fn is_opaque(&self) -> bool {
+    pub(crate) fn is_opaque(&self) -> bool {
         self.opaque
     }
 }
@@ -67,7 +67,7 @@ const ENVIRONMENT: [&str; 12] = [
 ];
 
 /// Digest of what clang reads of an environment.
-pub fn environment(all: &Environment) -> Digest {
+pub(crate) fn environment(all: &Environment) -> Digest {
     let mut key = KeyBuilder::new("kthinlto environment 1");
     for name in ENVIRONMENT {
         if let Some(value) = all.get(name) {
@@ -78,25 +78,25 @@ pub fn environment(all: &Environment) -> Digest {
 }
 
 /// The key of one backend.
-pub fn key(store: &Store, common: &Common, module: &Indexed) -> Result<Key> {
+pub(crate) fn key(store: &Store, common: &Common, module: &Indexed) -> Result<Key> {
     let mut key = Key::new(PURPOSE);
     walk(store, common, module, &mut key)?;
     Ok(key)
 }
 
 /// All flags of a module, to run its backend with: out of the record that the key was made from.
-pub fn take_flags(store: &Store, common: &Common, object: &str) -> Result<Flags> {
+pub(crate) fn take_flags(store: &Store, common: &Common, object: &str) -> Result<Flags> {
     common.sets.take(store, object)
 }
 
 /// What a key knows of a module's flags: one for all whose flags differ in nothing that a backend
 /// reads.
-pub fn flag_set(store: &Store, common: &Common, object: &str) -> Result<Arc<FlagSet>> {
+pub(crate) fn flag_set(store: &Store, common: &Common, object: &str) -> Result<Arc<FlagSet>> {
     common.sets.of(store, object)
 }
 
 /// All inputs of one backend.
-pub fn inputs(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> {
+pub(crate) fn inputs(store: &Store, common: &Common, module: &Indexed) -> Result<Inputs> {
     let mut inputs = Inputs::new(PURPOSE);
     walk(store, common, module, &mut inputs)?;
     Ok(inputs)
@@ -135,7 +135,7 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
 
 /// Looks, where an object was read anyhow, for what a walk will ask of it. What is wrong with
 /// it is for the walk to say: until then it may not even be an input.
-pub fn learn(store: &Store, object: &str, facts: Facts, bytes: &[u8]) {
+pub(crate) fn learn(store: &Store, object: &str, facts: Facts, bytes: &[u8]) {
     if facts.format == Format::Bitcode {
         let _ = store.asm_includes(facts.digest, asm::RULE, || asm_record_of(object, bytes));
     }

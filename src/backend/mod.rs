@@ -21,9 +21,9 @@
 //! # Ok(()) }
 //! ```
 
-pub mod cc1;
+pub(crate) mod cc1;
 pub mod command;
 pub mod flags;
-pub mod flagset;
+pub(crate) mod flagset;
 pub mod inputs;
 mod maker;

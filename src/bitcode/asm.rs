@@ -12,7 +12,7 @@
 use super::bitstream::{self, Malformed, Record, Visitor};
 
 /// Version of the rules below: what was found by other ones is looked for again.
-pub const RULE: u32 = 1;
+pub(crate) const RULE: u32 = 1;
 
 const MODULE_BLOCK: u64 = 8;
 const CONSTANTS_BLOCK: u64 = 11;
@@ -35,6 +35,9 @@ pub struct Includes {
 }
 
 /// Finds the files that the inline assembly of a bitcode file includes.
+///
+/// # Errors
+/// Where it is no bitcode that can be read.
 pub fn includes(bitcode: &[u8]) -> Result<Includes, Malformed> {
     let mut search = Search::default();
     bitstream::walk(bitcode, &mut search)?;

@@ -55,6 +55,9 @@ const SURE: u32 = 57;
 const BLOCKINFO: u64 = 0;
 
 /// Walks all blocks of a bitcode file.
+///
+/// # Errors
+/// Where it is malformed.
 pub fn walk<'a>(bytes: &'a [u8], visitor: &mut dyn Visitor<'a>) -> Result<()> {
     let stream = unwrap(bytes)?;
     let bits = Bits::new(stream, 32);

@@ -30,6 +30,9 @@ pub struct Weight {
 }
 
 /// What an index holds of each module in it, the indexed one included, by path.
+///
+/// # Errors
+/// Where it is no index that can be read.
 pub fn weights(index: &[u8]) -> Result<BTreeMap<String, Weight>, Malformed> {
     let mut summary = Summary::default();
     bitstream::walk(index, &mut summary)?;

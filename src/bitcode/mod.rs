@@ -13,4 +13,4 @@
 pub mod asm;
 pub mod bitstream;
 pub mod index;
-pub mod symtab;
+pub(crate) mod symtab;

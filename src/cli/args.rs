@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::builder::{BoolishValueParser, PossibleValue};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::help;
 use crate::exec::executor::Choice;
@@ -129,7 +129,7 @@ pub struct Generate {
 }
 
 /// What is made from the definitions in this file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Generated {
     /// Completions for bash, on standard output
     Bash,
@@ -185,7 +185,7 @@ pub struct GraphArgs {
 }
 
 /// How to print the import graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Form {
     /// How much is imported, and the 20 most expensive edits
     Text,
@@ -309,7 +309,7 @@ pub struct Reports {
 }
 
 /// When to show progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum When {
     /// If standard error is a terminal, except with -q, -s, -n, TERM=dumb or make's -O
     Auto,
@@ -375,12 +375,32 @@ pub struct Relink {
 }
 
 /// Who does the final link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FinalLink {
     /// The script, and kthinlto to compare; then kthinlto alone, as long as only objects change
     Auto,
     /// Always scripts/link-vmlinux.sh
     Script,
+}
+
+impl ValueEnum for Choice {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Choice::Auto, Choice::Process, Choice::ForkServer]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let (name, help) = match self {
+            Choice::Auto => (
+                "auto",
+                "A fork server where it works and there are enough backends, else processes",
+            ),
+            Choice::Process => ("process", "A process for each backend"),
+            Choice::ForkServer => {
+                ("fork-server", "A fork server for any number of backends, where it works")
+            }
+        };
+        Some(PossibleValue::new(name).help(help))
+    }
 }
 
 /// How the stage runs and what it shows: options of all that run it.
@@ -404,7 +424,7 @@ pub struct StageOptions {
 }
 
 /// Where the thin link writes its indexes before they are compared and put into place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scratch {
     /// In /dev/shm, if it is in memory and has 512 MiB free; otherwise in the tree
     Memory,

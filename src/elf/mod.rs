@@ -57,7 +57,7 @@ macro_rules! by_class {
 pub(crate) use by_class;
 
 /// The dynamic loader that a program names; `None` for one that is linked statically.
-pub fn interpreter<'data, E, R>(program: &ElfFile<'data, E, R>) -> Option<&'data [u8]>
+pub(crate) fn interpreter<'data, E, R>(program: &ElfFile<'data, E, R>) -> Option<&'data [u8]>
 where
     E: FileHeader<Endian = Endianness>,
     R: ReadRef<'data>,

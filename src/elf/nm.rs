@@ -41,8 +41,10 @@ pub fn with_sizes(mut symbols: Vec<Symbol<'_>>) -> Vec<u8> {
     text
 }
 
-/// The defined symbols, by address and then by name. `Err`: what is wrong with the file, of
-/// which only the symbols are read.
+/// The defined symbols, by address and then by name; only they are read of the file.
+///
+/// # Errors
+/// A clause that says what is wrong with the file.
 pub fn defined<'data>(file: impl ReadRef<'data>) -> Result<Vec<Symbol<'data>>, String> {
     let symbols = by_class!(file, of_elf(file)).ok_or("not an ELF file")?;
     symbols.map_err(|error| format!("a truncated or corrupt ELF file: {error}"))
@@ -84,7 +86,7 @@ fn of_elf<'data, E: FileHeader<Endian = Endianness>>(
 }
 
 /// The letter of a local symbol in this section; `?` where nm has none.
-pub fn section_letter<'data, E, R>(
+pub(crate) fn section_letter<'data, E, R>(
     endian: Endianness,
     sections: &SectionTable<'data, E, R>,
     section: &E::SectionHeader,

@@ -123,7 +123,7 @@ impl Executor for Processes {
 }
 
 /// Which executor runs the backends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
     /// A fork server where it works and there are enough backends, else processes
     #[default]

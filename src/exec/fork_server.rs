@@ -23,10 +23,12 @@ pub struct ForkServer {
 }
 
 impl ForkServer {
-    /// Starts `program` in `folder` as a server. An `Err` is a clause that says why it
-    /// cannot be one. Takes a slot as any process does. A signal ends the wait for it. It inherits
-    /// the environment of the process; in this one it is looked up where the program is, and which
-    /// variables of the dynamic loader and of malloc are taken.
+    /// Starts `program` in `folder` as a server. Takes a slot as any process does. A signal ends
+    /// the wait for it. It inherits the environment of the process; in this one it is looked up where
+    /// the program is, and which variables of the dynamic loader and of malloc are taken.
+    ///
+    /// # Errors
+    /// A clause that says why it cannot be one.
     pub fn start(
         program: &str,
         folder: PathBuf,

@@ -109,7 +109,7 @@ impl Helper {
     /// go, and it stays in our process group, whose signals then reach it as they reach us. For
     /// programs of a command that is itself a job of a relink.
     #[must_use]
-    pub fn as_work(mut self) -> Self {
+    pub fn at_work(mut self) -> Self {
         self.is_work = true;
         self
     }
@@ -379,7 +379,7 @@ mod tests {
         let (group, own) = groups(shell(script));
         assert_eq!(group, own);
         let ours = rustix::process::getpgrp().as_raw_pid().to_string();
-        assert_eq!(groups(shell(script).as_work()).0, ours);
+        assert_eq!(groups(shell(script).at_work()).0, ours);
     }
 
     #[test]

@@ -29,6 +29,9 @@ pub struct Interrupts {
 
 impl Interrupts {
     /// Starts to catch the signals. Children can be waited for from now on, whatever SIGCHLD was.
+    ///
+    /// # Errors
+    /// Where the system refuses a handler, or a pipe for it.
     pub fn catch() -> io::Result<Self> {
         signals::heed_children()?;
         let (wake, sender) = UnixStream::pair()?;
@@ -64,12 +67,12 @@ impl Interrupts {
     }
 
     /// Says that whoever asks acts on the next signal at once: only the one after that is fatal.
-    pub fn take_over(&self) {
+    pub(crate) fn take_over(&self) {
         self.armed.store(false, Ordering::SeqCst);
     }
 
     /// Empties the pipe that wakes a poll; says whether anything was in it.
-    pub fn drain(&self) -> bool {
+    pub(crate) fn drain(&self) -> bool {
         let mut bytes = [0; 16];
         matches!((&self.wake).read(&mut bytes), Ok(count) if count > 0)
     }

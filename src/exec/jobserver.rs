@@ -62,6 +62,9 @@ impl Unusable {
 
 impl Jobserver {
     /// Opens what `MAKEFLAGS` names.
+    ///
+    /// # Errors
+    /// Where it cannot be used, and why.
     pub fn open(auth: &Auth) -> Result<Self, Unusable> {
         match auth {
             Auth::Pipe { read, write } => {
@@ -75,8 +78,11 @@ impl Jobserver {
         }
     }
 
-    /// Takes a token if there is one now. End of file is an error: the server is gone. A pipe's
-    /// or fifo's is never seen, because we hold its other end too.
+    /// Takes a token if there is one now.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or has ended: the server is gone. A pipe or fifo never ends, because
+    /// we hold its other end too.
     pub fn try_read(&self) -> io::Result<Option<u8>> {
         let mut byte = [0];
         loop {
@@ -97,6 +103,9 @@ impl Jobserver {
     }
 
     /// Gives a token back.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
     pub fn write_back(&self, token: u8) -> io::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {

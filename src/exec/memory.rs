@@ -36,11 +36,8 @@ struct Group {
 impl Memory {
     /// KiB that processes can still get without anything being swapped or killed; `None`
     /// where the kernel does not say.
-    pub fn available(&mut self) -> Option<u64> {
-        self.available_for(u64::MAX / PLENTY)
-    }
-
-    /// The same; looked at less often where it is plenty for `need`.
+    ///
+    /// Looked at less often where it is plenty for `need`.
     fn available_for(&mut self, need: u64) -> Option<u64> {
         if let Some((when, available)) = self.last
             && when.elapsed() < if available / PLENTY >= need { CALM } else { FRESH }
@@ -141,7 +138,7 @@ mod tests {
         assert_eq!(field(text, "MemAvailable:"), Some(23407));
         assert_eq!(field(text, "MemTotal:"), Some(24103));
         assert_eq!(field("MemTotal: 1 kB\n", "MemAvailable:"), None);
-        assert!(Memory::default().available().unwrap() > 0);
+        assert!(Memory::default().available_for(u64::MAX / PLENTY).unwrap() > 0);
     }
 
     #[test]

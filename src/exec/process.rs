@@ -86,6 +86,9 @@ impl Running {
     /// Starts a process. Its output goes to a file in memory: there is no pipe to drain,
     /// nothing is interleaved, and a full disk does not matter. It inherits our environment, and
     /// is found by our `PATH`.
+    ///
+    /// # Errors
+    /// Where it cannot be started, or its output has no place to go.
     pub fn start(what: &Invocation) -> io::Result<Self> {
         let output = output_file()?;
         let started = Instant::now();
@@ -174,6 +177,9 @@ impl Running {
     }
 
     /// Waits for the end.
+    ///
+    /// # Errors
+    /// Where it cannot be waited for, or its output cannot be read.
     pub fn finish(mut self) -> io::Result<Outcome> {
         loop {
             if let Some(outcome) = self.reap(0)? {

@@ -37,7 +37,10 @@ pub trait Work {
     /// Something that the user has to know of the jobserver.
     fn warn(&mut self, _text: &str) {}
     /// A job has ended. `Ok(false)` means that it failed: no other is started then,
-    /// unless the run keeps going. An `Err` ends the run.
+    /// unless the run keeps going.
+    ///
+    /// # Errors
+    /// What ends the run.
     fn done(&mut self, job: usize, outcome: io::Result<Outcome>) -> Result<bool>;
 }
 

@@ -29,7 +29,7 @@ use crate::environment::Environment;
 /// The library, as `build.rs` made it; empty where there is none for this machine.
 const PRELOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
 
-/// First word of the first packet (`preload.rs`).
+/// First word of the first packet (`preload/protocol.rs`).
 const HELLO: i32 = 0x6b74_6c31;
 
 /// How long a server may take to answer, on a machine that has much else to do.
@@ -179,7 +179,7 @@ impl Server {
     }
 }
 
-/// What `preload.rs` means by its reasons.
+/// What `preload/protocol.rs` means by its reasons.
 fn refused(reason: i32) -> &'static str {
     match reason {
         1 => "it starts threads before main",

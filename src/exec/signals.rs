@@ -71,6 +71,9 @@ impl Drop for Guard {
 
 /// Lets children be waited for. Where SIGCHLD is ignored, as some programs leave it to those that
 /// they start, the kernel reaps each child itself, and nobody learns how it ended.
+///
+/// # Errors
+/// Where the system refuses to change it.
 pub fn heed_children() -> io::Result<()> {
     let (handler, flags) = disposition(SIGCHLD)?;
     if handler != libc::SIG_IGN && flags & libc::SA_NOCLDWAIT == 0 {

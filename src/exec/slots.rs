@@ -129,7 +129,7 @@ impl Slots {
 
     /// What to poll for a token when [`try_acquire`](Self::try_acquire) gave none; `None`
     /// where only the end of one of our own jobs, or a lower load, can free a slot.
-    pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         let state = self.pool.state();
         let may_read = state.in_use < self.pool.limit && !state.server_gone && !state.held_back;
         let server = self.pool.server.as_ref().filter(|_| may_read)?;
@@ -140,7 +140,7 @@ impl Slots {
 impl Slots {
     /// When to ask again, if the load of the machine was the reason that there was no slot:
     /// nothing that could be polled tells of that.
-    pub fn wait_time(&self) -> Option<Duration> {
+    pub(crate) fn wait_time(&self) -> Option<Duration> {
         self.pool.state().held_back.then_some(load::PAUSE)
     }
 

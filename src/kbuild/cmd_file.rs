@@ -32,12 +32,12 @@ pub fn path_for(object: &Path) -> PathBuf {
 
 impl CmdFile {
     /// Reads the file; its absence is an `Err` of kind `NotFound`.
-    pub fn read(path: &Path) -> io::Result<Self> {
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
         regular::read(path).map(|bytes| Self::of(&bytes))
     }
 
     /// What a file of these bytes says.
-    pub fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         match std::str::from_utf8(bytes) {
             Ok(text) => Self::parse(text),
             Err(_) => Self::parse(&String::from_utf8_lossy(bytes)),
@@ -69,7 +69,7 @@ fn flags_line(text: &str) -> Option<&str> {
 
 /// The files that a `.cmd` file's list of dependencies names, the source first. Options of the
 /// configuration (`$(wildcard include/config/X)`) are left out: they are empty files.
-pub fn dependencies(text: &str) -> Vec<String> {
+pub(crate) fn dependencies(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut in_list = false;
     for line in text.lines() {
@@ -99,14 +99,15 @@ fn escape_make(text: &str) -> String {
 }
 
 /// The one line of a `.cmd` file that kbuild's `if_changed` writes: `command` is shell text.
-pub fn render(target: &str, command: &str) -> String {
+pub(crate) fn render(target: &str, command: &str) -> String {
     format!("savedcmd_{target} := {}\n", escape_make(command))
 }
 
-/// Cuts the first simple command off a recorded command line and splits it into words.
-/// What follows (`; objtool …`, `&& mv …`, `| …`) is left out.
+/// Cuts the first simple command off a recorded command line and splits it into words. What follows
+/// (`; objtool …`, `&& mv …`, `| …`) is left out.
 ///
-/// An `Err` says, as a clause, why the line cannot be replayed without a shell.
+/// # Errors
+/// A clause that says why the line cannot be replayed without a shell.
 pub fn first_command(line: &str) -> Result<Vec<String>, String> {
     let end = first_command_end(line)?;
     shell_words::split(&line[..end]).map_err(|_| "a command with an unclosed quote".to_owned())
@@ -114,11 +115,11 @@ pub fn first_command(line: &str) -> Result<Vec<String>, String> {
 
 /// How kbuild's `c_flags` begin: with the name of the dependency file (scripts/Makefile.lib,
 /// Linux 6.1 to 7.3).
-pub const START_OF_FLAGS: [&str; 2] = ["-Wp,-MMD,", "-Wp,-MD,"];
+pub(crate) const START_OF_FLAGS: [&str; 2] = ["-Wp,-MMD,", "-Wp,-MD,"];
 
 /// How many words of a recorded compile are `CC`: what stands before kbuild's flags is the
 /// compiler with its own options. In a command without them it has none.
-pub fn compiler_words<S: AsRef<str>>(words: &[S]) -> usize {
+pub(crate) fn compiler_words<S: AsRef<str>>(words: &[S]) -> usize {
     let is_first = |word: &S| START_OF_FLAGS.iter().any(|start| word.as_ref().starts_with(start));
     let is_option = |word: &S| word.as_ref().starts_with('-');
     let end = words.iter().position(is_first).or_else(|| words.iter().position(is_option));
@@ -127,7 +128,7 @@ pub fn compiler_words<S: AsRef<str>>(words: &[S]) -> usize {
 
 /// Splits flags into words. Where more than one command stands there, they are no flags: what
 /// follows would be left out here, and be run by who copies the line.
-pub fn flags(text: &str) -> Result<Vec<String>, String> {
+pub(crate) fn flags(text: &str) -> Result<Vec<String>, String> {
     match text[first_command_end(text)?..].chars().next() {
         None => first_command(text),
         Some(end) => Err(format!("flags with shell syntax (`{}`)", end.escape_default())),

@@ -2,7 +2,7 @@
 //! series for kernel trees. Must not know about LTO.
 //!
 //! ```
-//! use kthinlto::kbuild::{cmd_file, makeflags, patches};
+//! use kthinlto::kbuild::{cmd_file, makeflags};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let record = cmd_file::CmdFile::parse("savedcmd_a.o := clang -DX=$$y -c -o a.o a.c\n");
 //! let command = record.command.ok_or("no command")?;
@@ -12,13 +12,12 @@
 //! let make = makeflags::MakeFlags::parse("kn -j8 --jobserver-auth=3,4");
 //! assert!(make.keep_going && make.dry_run);
 //! assert_eq!(make.auth, Some(makeflags::Auth::Pipe { read: 3, write: 4 }));
-//!
-//! assert!(patches::all().iter().any(|series| series.version == "6.12"));
 //! # Ok(()) }
 //! ```
 
-pub mod auto_conf;
+pub(crate) mod auto_conf;
 pub mod cmd_file;
-pub mod ld_flags;
+pub(crate) mod ld_flags;
 pub mod makeflags;
+#[cfg(feature = "program")]
 pub mod patches;

@@ -72,6 +72,9 @@ pub fn options() -> Vec<String> {
 }
 
 /// The optional series of this name for a kernel version.
+///
+/// # Errors
+/// Where there is none.
 pub fn optional(name: &str, version: &str) -> Result<Series> {
     let folder = PATCHES.get_dir(format!("optional/{name}/linux-{version}"));
     let series = folder.filter(|_| options().iter().any(|known| known == name)).and_then(series_in);
@@ -86,6 +89,9 @@ pub fn optional(name: &str, version: &str) -> Result<Series> {
 }
 
 /// The series for the kernel source tree at `tree`.
+///
+/// # Errors
+/// Where it is no kernel source tree, or there is no series for its version.
 pub fn for_tree(tree: &Path) -> Result<Series> {
     let version = kernel_version(tree)?;
     let all = all();
@@ -100,7 +106,7 @@ pub fn for_tree(tree: &Path) -> Result<Series> {
 }
 
 /// `VERSION.PATCHLEVEL` out of a kernel's top Makefile.
-pub fn kernel_version(tree: &Path) -> Result<String> {
+pub(crate) fn kernel_version(tree: &Path) -> Result<String> {
     let makefile = tree.join("Makefile");
     let text = regular::read_to_string(&makefile).map_err(|e| match e.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory => Error::Patch(format!(
@@ -127,6 +133,9 @@ pub fn kernel_version(tree: &Path) -> Result<String> {
 type Changes = BTreeMap<PathBuf, Option<String>>;
 
 /// Tries a series on a tree, in memory.
+///
+/// # Errors
+/// Where the series neither applies nor is applied, or a file of the tree cannot be read.
 pub fn check(tree: &Path, series: &Series) -> Result<State> {
     if undo(tree, series).is_ok() {
         return Ok(State::Applied);
@@ -135,12 +144,19 @@ pub fn check(tree: &Path, series: &Series) -> Result<State> {
 }
 
 /// Applies a series: all files, or none. Returns the names of the changed files.
+///
+/// # Errors
+/// Where it does not apply, a file that it changes is a link, or a file cannot be written.
 pub fn apply(tree: &Path, series: &Series) -> Result<Vec<PathBuf>> {
     write(tree, changes(tree, series)?)
 }
 
 /// Takes a series out of a tree that has it: all files, or none. Returns the names of the
 /// changed files.
+///
+/// # Errors
+/// Where it is not applied as a whole, a file that it changes is a link, or a file cannot be
+/// written.
 pub fn revert(tree: &Path, series: &Series) -> Result<Vec<PathBuf>> {
     write(tree, undo(tree, series)?)
 }

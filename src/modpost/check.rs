@@ -10,6 +10,7 @@ use super::dump::Line;
 /// What is wrong with a symbol.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "problem")]
+#[non_exhaustive]
 pub enum Wrong {
     /// No version is on record for it.
     NoVersion,

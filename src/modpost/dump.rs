@@ -32,7 +32,10 @@ pub fn render<'a>(lines: impl IntoIterator<Item = &'a Line>) -> String {
     text
 }
 
-/// The lines of a file. An `Err` says, as a clause, which line is broken and how.
+/// The lines of a file.
+///
+/// # Errors
+/// A clause that says which line is broken and how.
 pub fn parse(text: &str) -> Result<Vec<Line>, String> {
     // Not `lines()`: a carriage return would be a difference.
     let numbered = text.split_terminator('\n').enumerate();

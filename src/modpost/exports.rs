@@ -46,6 +46,9 @@ pub struct Object {
 }
 
 /// Reads an object. `Ok(None)` is a file that is no ELF at all: modpost ignores it.
+///
+/// # Errors
+/// Where it is an ELF file that is malformed.
 pub fn read<'d, R: ReadRef<'d>>(data: R) -> Result<Option<Object>, Malformed> {
     let Ok(ident) = data.read_bytes_at(0, 16) else {
         return Ok(None);

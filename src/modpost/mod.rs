@@ -113,6 +113,9 @@ struct Record {
 }
 
 /// Reads the objects of a tree and the versions that are on record for them.
+///
+/// # Errors
+/// Where a list, an object or a record cannot be read, or is malformed.
 pub fn read(settings: &Settings) -> Result<Symvers> {
     let conf = AutoConf::read(&settings.tree)?;
     let trims = conf.is_on("CONFIG_TRIM_UNUSED_KSYMS");

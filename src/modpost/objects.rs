@@ -33,7 +33,7 @@ pub(super) fn until_nul(text: &[u8]) -> &[u8] {
 }
 
 /// The name of the list of a module's objects: `a/foo` → `a/foo.mod`.
-pub fn list_of_module(module: &str) -> String {
+pub(crate) fn list_of_module(module: &str) -> String {
     format!("{module}.mod")
 }
 
@@ -57,6 +57,9 @@ pub fn record_of(object: &Path) -> Option<PathBuf> {
 
 /// The text of `.vmlinux.objs`: the members of `archives` (relative to `tree`), as
 /// `llvm-ar t` prints them, one after the other. No process is run. `libgcc.a` is left out.
+///
+/// # Errors
+/// Where an archive cannot be read or is malformed.
 pub fn list_archives(tree: &Path, archives: &[PathBuf]) -> Result<String> {
     let mut text = String::new();
     for archive in archives {

@@ -78,6 +78,10 @@ pub struct Settings {
 
 /// Relinks a tree. Each file is replaced when its step is done; a failed or interrupted run
 /// leaves the others, and `vmlinux`, as they were.
+///
+/// # Errors
+/// Where the tree cannot be relinked, a step fails, a file cannot be read or written, or a signal
+/// asks us to stop.
 pub fn relink(
     settings: &Settings,
     slots: &Slots,

@@ -50,6 +50,9 @@ impl Identity {
     }
 
     /// Writes the header for a link that is made now.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
     pub fn write(&self, tree: &Path, flags: &[String]) -> Result<()> {
         let number = match &self.number {
             Some(number) => number.clone(),

@@ -76,7 +76,7 @@ impl From<index::Weight> for Weight {
 
 impl Cost {
     /// Of one backend: its wall and CPU time in milliseconds, if they are on record.
-    pub fn of(recorded: Option<(u64, u64)>) -> Self {
+    pub(crate) fn of(recorded: Option<(u64, u64)>) -> Self {
         let (wall_ms, cpu_ms) = recorded.unwrap_or_default();
         Cost { backends: 1, unknown: usize::from(recorded.is_none()), wall_ms, cpu_ms }
     }
@@ -94,7 +94,7 @@ impl AddAssign for Cost {
 impl Graph {
     /// Places of all modules, the one with the most expensive edit first: by CPU time, then by how
     /// many backends run.
-    pub fn most_expensive(&self) -> Vec<usize> {
+    pub(crate) fn most_expensive(&self) -> Vec<usize> {
         let mut places: Vec<usize> = (0..self.modules.len()).collect();
         let cost = |place: &usize| {
             let Cost { cpu_ms, backends, .. } = self.modules[*place].edit;
@@ -105,7 +105,7 @@ impl Graph {
     }
 
     /// Only these modules and what is imported by or from them.
-    pub fn around(&self, objects: &[String]) -> Graph {
+    pub(crate) fn around(&self, objects: &[String]) -> Graph {
         let chosen = |node: &Node| objects.contains(&node.object);
         let near = |place: usize, node: &Node| {
             let imports =

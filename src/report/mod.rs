@@ -41,6 +41,7 @@ use crate::unit::Part;
 
 /// Something that happened, or is about to.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Event<'a> {
     /// A phase begins, and with it the one before has ended: `thin link`, `plan`, `backends`.
     Phase(&'static str),
@@ -110,6 +111,7 @@ pub struct Backend<'a> {
 /// backends, and links more than once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum JobKind {
     /// The thin link.
     ThinLink,

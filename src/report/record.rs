@@ -457,7 +457,7 @@ pub(super) mod tests {
     use crate::store::Digest;
 
     /// A run of two backends out of four modules; one imports from another.
-    pub fn run() -> Run {
+    pub(crate) fn run() -> Run {
         let indexed = |object: &str, imports: &[&str]| Indexed {
             part: part(object).clone(),
             index: Digest::of(b""),

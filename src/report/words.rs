@@ -24,7 +24,7 @@ pub fn label(label: &Label) -> String {
 }
 
 /// What changed.
-pub fn change(change: &Change) -> String {
+pub(crate) fn change(change: &Change) -> String {
     match change {
         Change::Changed(input) => label(input),
         Change::Gone(input) => format!("{}, which is no longer an input", label(input)),

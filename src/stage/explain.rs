@@ -85,6 +85,9 @@ pub fn last_settings(store: &Store, environment: Environment) -> Option<Settings
 }
 
 /// Explains one object of the tree; `name` is the object, its native object or its stem.
+///
+/// # Errors
+/// Where the tree has no record of a thin link or no such object, or an input cannot be read.
 pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Explanation> {
     let modules = linked(&store)?;
     let module = find(&modules, name, &settings.tree)?;
@@ -140,6 +143,9 @@ pub struct ThinLinkExplanation {
 }
 
 /// Explains the thin link, which is known by the list that it makes.
+///
+/// # Errors
+/// Where an archive, a member or a setting cannot be read or used.
 pub fn explain_thin_link(settings: &Settings, mut store: Store) -> Result<ThinLinkExplanation> {
     let due = why_relink(settings, &mut store)?;
     let names = archives::member_names(settings, &mut Watch::default())?;

@@ -14,6 +14,9 @@ use crate::unit::Part;
 
 /// The graph of the tree's last thin link, or the part around some objects: an object's, its
 /// native object's name or its stem. Reads the indexes on up to `threads` threads.
+///
+/// # Errors
+/// Where the tree has no record of a thin link or no such object, or an index cannot be read.
 pub fn graph(store: &Store, objects: &[String], threads: usize) -> Result<Graph> {
     let linked = explain::linked(store)?;
     let chosen = objects.iter().map(|name| explain::find(&linked, name, store.tree()));

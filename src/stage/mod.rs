@@ -117,9 +117,14 @@ impl Settings {
 
 /// Runs the stage.
 ///
-/// Writes `built-in-fixup.a`, `builtin.order`, `vmlinux.thinlto-index`, an index, a native
-/// object and a `.cmd` file beside each indexed object, and `vmlinux.a`, each only where it
-/// is not right already. On an error no output is half-written and `vmlinux.a` is the old one.
+/// Writes `built-in-fixup.a`, `builtin.order`, `vmlinux.thinlto-index`, an index, a native object
+/// and a `.cmd` file beside each indexed object, and `vmlinux.a`, each only where it is not right
+/// already.
+///
+/// # Errors
+/// Where a setting, a tool or an input cannot be used, the thin link or a backend fails, a file
+/// cannot be read or written, or a signal asks us to stop. No output is half-written then, and
+/// `vmlinux.a` is the old one.
 pub fn build(
     settings: &Settings,
     slots: &Slots,
@@ -131,6 +136,9 @@ pub fn build(
 
 /// Runs the stage as [`build`] does, and hands on the state of the tree, still locked, for steps
 /// that follow.
+///
+/// # Errors
+/// As [`build`].
 pub fn build_keeping_store(
     settings: &Settings,
     slots: &Slots,

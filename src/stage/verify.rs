@@ -50,6 +50,10 @@ pub struct Verified {
 
 /// Verifies objects of a tree that was built. Each that differs is a failure that the listener
 /// hears of.
+///
+/// # Errors
+/// Where the tree has no record of a thin link or no such object, the compiler cannot be used, a
+/// file cannot be read, or a signal asks us to stop.
 pub fn verify(
     settings: &Settings,
     mut store: Store,

@@ -96,8 +96,11 @@ enum Found {
 }
 
 impl Cache {
-    /// Opens the cache, whose folder is made if need be. One that others may write into is
-    /// refused, unless it is shared with them.
+    /// Opens the cache, whose folder is made if need be.
+    ///
+    /// # Errors
+    /// Where the folder cannot be made or opened, or others may write into it and it is not shared
+    /// with them.
     pub fn open(place: &Place) -> Result<Self> {
         let folder = &place.folder;
         let fail = |e| Error::io("make the cache folder", folder, e);
@@ -128,6 +131,9 @@ impl Cache {
 
     /// Opens a cache in a folder that is there, to look at it or to tidy it. Whether it was ever
     /// used does not matter; that what is in it is kthinlto's does.
+    ///
+    /// # Errors
+    /// Where there is no such folder, or what is in it is not kthinlto's.
     pub fn existing(place: &Place) -> Result<Self> {
         let folder = &place.folder;
         if !folder.is_dir() {
@@ -237,6 +243,9 @@ impl Cache {
 
     /// Adds the object at `source` under `key`. That others' folders are closed to us is said
     /// once, and is no error.
+    ///
+    /// # Errors
+    /// Where the object cannot be read, or its entry cannot be written.
     pub fn add(&mut self, key: Digest, source: &Path) -> Result<()> {
         let Some(part) = self.current.as_ref().filter(|_| !self.place.readonly) else {
             return Ok(());
@@ -273,6 +282,9 @@ impl Cache {
     }
 
     /// Removes entries, those longest not used first, until the cache keeps to its limit.
+    ///
+    /// # Errors
+    /// Where its folders cannot be read.
     pub fn prune(&mut self) -> Result<Stats> {
         self.added = 0;
         let (surplus, stats) = self.surplus(self.entries(true)?);
@@ -286,6 +298,9 @@ impl Cache {
     }
 
     /// What [`Cache::prune`] would leave.
+    ///
+    /// # Errors
+    /// Where its folders cannot be read.
     pub fn after_pruning(&self) -> Result<Stats> {
         Ok(self.surplus(self.entries(false)?).1)
     }
@@ -311,13 +326,19 @@ impl Cache {
     }
 
     /// What is in the cache.
+    ///
+    /// # Errors
+    /// Where its folders cannot be read.
     pub fn stats(&self) -> Result<Stats> {
         let entries = self.entries(false)?;
         let bytes = entries.iter().map(|entry| entry.size).sum();
         Ok(Stats { entries: entries.len(), bytes })
     }
 
-    /// Removes all entries; fails where one could not be removed, after all others were.
+    /// Removes all entries.
+    ///
+    /// # Errors
+    /// Where one could not be removed, after all others were.
     pub fn clear(&self) -> Result<()> {
         let removed = self.entries(true)?.into_iter().map(|entry| {
             let path = entry.part.room.path(&entry.folder).join(&entry.name);

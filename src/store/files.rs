@@ -119,6 +119,9 @@ impl Files {
 
     /// Facts of a file, looked at once in a run and read only if its stamp is new; `None`
     /// where there is no such file.
+    ///
+    /// # Errors
+    /// Where it is there and cannot be read.
     pub fn find(&self, name: &str) -> Result<Option<Facts>> {
         let recorded = self.known().get(name).copied();
         match recorded {
@@ -129,7 +132,7 @@ impl Files {
 
     /// The same, for who wants the bytes too where they have to be read: they are the ones
     /// that the facts are of. `bytes` is empty where nothing was read.
-    pub fn find_and_read(&self, name: &str, bytes: &mut Vec<u8>) -> Result<Option<Facts>> {
+    pub(crate) fn find_and_read(&self, name: &str, bytes: &mut Vec<u8>) -> Result<Option<Facts>> {
         bytes.clear();
         let recorded = self.known().get(name).copied();
         match recorded {
@@ -139,7 +142,7 @@ impl Files {
     }
 
     /// Facts of a file that was just written.
-    pub fn find_again(&self, name: &str) -> Result<Option<Facts>> {
+    pub(crate) fn find_again(&self, name: &str) -> Result<Option<Facts>> {
         let recorded = self.known().get(name).copied();
         let Some(known) = self.look(name, recorded, None)? else {
             return Ok(None);
@@ -175,6 +178,9 @@ impl Files {
 
     /// Takes down what was put into a file just now under another name, and then renamed. If
     /// its stamp cannot tell, it is read again before it is recorded.
+    ///
+    /// # Errors
+    /// Where the system does not say what it is by now.
     pub fn set(&self, name: &str, made: Stamped) -> Result<()> {
         let found = fs::metadata(self.path(name)).map_err(|e| Error::io("look at", name, e))?;
         let (stamp, facts) = (Stamp::of(&found), made.facts);
@@ -185,6 +191,9 @@ impl Files {
     }
 
     /// Puts these bytes, whose facts are known, into a file, by way of one aside.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8], facts: Facts) -> Result<()> {
         let stamp = write_stamped(&self.path(name), bytes)?;
         self.set(name, Stamped { facts, stamp })
@@ -222,12 +231,18 @@ impl Files {
     }
 
     /// Facts of a file that has to be there.
+    ///
+    /// # Errors
+    /// Where it is not there, or cannot be read.
     pub fn facts(&self, name: &str) -> Result<Facts> {
         let absent = || Error::io("read", name, io::ErrorKind::NotFound.into());
         self.find(name)?.ok_or_else(absent)
     }
 
-    /// The bytes that a file's facts were taken of; an error where it has others by now.
+    /// The bytes that a file's facts were taken of.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or has others by now.
     pub fn read_known(&self, name: &str) -> Result<Vec<u8>> {
         let facts = self.facts(name)?;
         let bytes = regular::read(&self.path(name)).map_err(|e| Error::io("read", name, e))?;

@@ -81,6 +81,9 @@ pub struct Store {
 
 impl Store {
     /// Locks and opens the state of the object tree at `tree`; makes it if there is none.
+    ///
+    /// # Errors
+    /// Where another kthinlto has the lock, or the state cannot be made, read or written.
     pub fn open(tree: &Path) -> Result<Self> {
         let room = own::make(tree)?;
         let lock = own::lock(tree, &room)?;
@@ -90,6 +93,9 @@ impl Store {
     }
 
     /// Reads the state without a lock, and changes nothing on disk.
+    ///
+    /// # Errors
+    /// Where the state is there and cannot be read.
     pub fn peek(tree: &Path) -> Result<Self> {
         let read = Log::peek(own::find(tree)?.as_ref(), STATE)?;
         Ok(Self::with(tree, Grain::default(), read, None))
@@ -152,6 +158,9 @@ impl Store {
     }
 
     /// Records a thin link.
+    ///
+    /// # Errors
+    /// Where the state cannot be written.
     pub fn set_link(&mut self, record: LinkRecord) -> Result<()> {
         self.log().link(&record)?;
         self.records.links.insert(record.unit.clone(), record);
@@ -164,6 +173,9 @@ impl Store {
     }
 
     /// Records a backend.
+    ///
+    /// # Errors
+    /// Where the state cannot be written.
     pub fn set_backend(&mut self, part: &Part, record: BackendRecord) -> Result<()> {
         self.log().backend(part, &record)?;
         self.records.backends.insert(part.clone(), record);
@@ -176,6 +188,9 @@ impl Store {
     }
 
     /// Records the run of a step.
+    ///
+    /// # Errors
+    /// Where the state cannot be written.
     pub fn set_step(&mut self, name: &str, record: BackendRecord) -> Result<()> {
         self.log().step(name, &record)?;
         self.records.steps.insert(name.to_owned(), record);
@@ -194,6 +209,9 @@ impl Store {
     }
 
     /// Records what a build is asked to do, if that is new.
+    ///
+    /// # Errors
+    /// Where the state cannot be written.
     pub fn set_settings(&mut self, record: SettingsRecord) -> Result<()> {
         if self.records.settings.as_ref() != Some(&record) {
             self.log().settings(&record)?;
@@ -208,6 +226,9 @@ impl Store {
     }
 
     /// Records what an output was made from.
+    ///
+    /// # Errors
+    /// Where the state cannot be written.
     pub fn set_output(&mut self, name: &str, made_from: Digest) -> Result<()> {
         self.log().output(name, made_from)?;
         self.records.outputs.insert(name.to_owned(), made_from);
@@ -220,6 +241,9 @@ impl Store {
     }
 
     /// Records a tool.
+    ///
+    /// # Errors
+    /// Where the state cannot be written.
     pub fn set_tool(&mut self, name: &str, record: ToolRecord) -> Result<()> {
         self.log().tool(name, &record)?;
         self.records.tools.insert(name.to_owned(), record);
@@ -228,6 +252,9 @@ impl Store {
 
     /// What the assembly of the bitcode with this digest includes, by this version of the rules;
     /// `find` is asked once.
+    ///
+    /// # Errors
+    /// What `find` gives, or where the state cannot be written.
     pub fn asm_includes(
         &self,
         bitcode: Digest,
@@ -263,6 +290,9 @@ impl Store {
     }
 
     /// Records which flags an object's `.cmd` file gives; returns their set.
+    ///
+    /// # Errors
+    /// Where the state cannot be written.
     pub fn set_flags(
         &self,
         object: &str,
@@ -288,6 +318,9 @@ impl Store {
     }
 
     /// Writes down what was learnt about files.
+    ///
+    /// # Errors
+    /// Where the state cannot be written.
     pub fn flush(&self) -> Result<()> {
         let mut log = self.log();
         for (name, stamp, facts) in self.files.take_unrecorded() {
@@ -302,6 +335,9 @@ impl Store {
 /// The file aside has one name, `.tmp_` and the file's own, so that the next writer removes
 /// what a kill left there; kbuild's `make clean` removes such names too. It is made anew, where
 /// nothing is: never written through a link. One process writes a file, as the tree's lock says.
+///
+/// # Errors
+/// Where it cannot be made, written or renamed.
 pub fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
     write_stamped(path, bytes).map(drop)
 }
@@ -337,6 +373,9 @@ fn create_anew(path: &Path) -> io::Result<File> {
 }
 
 /// Writes a file only if its bytes are not these already; says whether it did.
+///
+/// # Errors
+/// Where the file cannot be written.
 pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<bool> {
     if regular::read(path).is_ok_and(|old| old == bytes) {
         return Ok(false);

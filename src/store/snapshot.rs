@@ -137,6 +137,9 @@ impl Folder<'_> {
 
 /// Leaves a snapshot for the next run, or none where something was too young to be trusted.
 /// It is an optimisation: nothing is lost where it cannot be written.
+///
+/// # Errors
+/// Where it cannot be written.
 pub fn leave(
     tree: &Path,
     name: &str,

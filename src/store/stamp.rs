@@ -90,6 +90,9 @@ impl Grain {
 }
 
 /// The stamp that a file has before it is read, and its bytes.
+///
+/// # Errors
+/// Where it cannot be read.
 pub fn read(path: &Path) -> io::Result<(Stamp, Vec<u8>)> {
     let (mut file, found) = regular::open(path)?;
     let mut bytes = Vec::new();

@@ -52,6 +52,9 @@ const LARGEST: u64 = 1 << 30;
 impl Scratch {
     /// Makes an empty one for the tree of a store that is open: in memory, if it may be there and
     /// there is room, else in the tree. What a killed run of this tree left is removed.
+    ///
+    /// # Errors
+    /// Where the folder of the tree cannot be opened, emptied or made.
     pub fn new(store: &Store, may_be_in_memory: bool) -> Result<Self> {
         let path = store.tree().join(FOLDER);
         let fail = |e| Error::io("open the folder", &path, e);
@@ -97,6 +100,9 @@ impl Scratch {
     }
 
     /// Makes a folder in it for one thin link; returns its name as the linker is to be told it.
+    ///
+    /// # Errors
+    /// Where the folder cannot be made.
     pub fn folder(&self, link: &str) -> Result<String> {
         let fail = |e| Error::io("make the folder", self.room.path(link), e);
         self.room.make_new(link, 0o777).map_err(fail)?;
@@ -106,6 +112,10 @@ impl Scratch {
     /// Takes what a link that succeeded left in its folder: the indexed modules in link order. When
     /// all of them are good, an index is put into its place where its bytes are new, and the folder
     /// is removed. `unit` is the qualifier of the unit that was linked.
+    ///
+    /// # Errors
+    /// Where the folder is not the one that was made, an output is missing or names what is not a
+    /// member, or an index cannot be put into its place.
     pub fn take(
         &self,
         link: &str,

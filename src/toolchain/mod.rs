@@ -24,12 +24,12 @@
 
 mod ask;
 mod ccache;
-pub mod configuration;
+pub(crate) mod configuration;
 mod programs;
 
 use std::path::Path;
 
-pub use self::ask::quoted_words;
+pub(crate) use self::ask::quoted_words;
 
 use crate::environment::Environment;
 use crate::error::{Error, Result};
@@ -40,7 +40,7 @@ use programs::Search;
 
 /// Oldest LLVM release that is accepted: the oldest that builds Linux 7.2, the first kernel
 /// with distributed ThinLTO.
-pub const OLDEST: u32 = 15;
+pub(crate) const OLDEST: u32 = 15;
 
 /// `CC` or `LD`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub enum Role {
 
 impl Role {
     /// The make variable that names it.
-    pub fn variable(self) -> &'static str {
+    pub(crate) fn variable(self) -> &'static str {
         match self {
             Role::Compiler => "CC",
             Role::Linker => "LD",
@@ -69,7 +69,7 @@ impl Role {
     }
 
     /// What it has to be.
-    pub fn product(self) -> &'static str {
+    pub(crate) fn product(self) -> &'static str {
         match self {
             Role::Compiler => "clang",
             Role::Linker => "LLD",
@@ -129,7 +129,7 @@ impl Tool {
     }
 
     /// The first of its files that is not what the identity was taken of.
-    pub fn changed<'a>(&'a self, store: &Store) -> Option<&'a str> {
+    pub(crate) fn changed<'a>(&'a self, store: &Store) -> Option<&'a str> {
         self.files.iter().find(|file| !store.files.is_as_seen(file)).map(String::as_str)
     }
 }
@@ -142,6 +142,9 @@ fn options(argv: &[String], search: Search<'_>) -> Vec<String> {
 /// Finds, identifies and checks a tool. It is only started when something that it is made of, or
 /// leads to, is new to the store, or where a script decides what runs. It is looked for in this
 /// environment; when it is started it inherits that of the process.
+///
+/// # Errors
+/// Where it cannot be run, is not one that can do distributed ThinLTO, or a file cannot be read.
 pub fn resolve(
     role: Role,
     command: &str,
@@ -185,7 +188,7 @@ pub fn resolve(
 
 /// A tool as a build of this tree met it, by what its files hold now. Starts nothing, so that a
 /// look at a tree cannot run what the tree names: `None` where no build met it.
-pub fn known(
+pub(crate) fn known(
     role: Role,
     command: &str,
     store: &Store,
@@ -206,7 +209,7 @@ pub fn known(
 }
 
 /// A tool of which nothing is known but its command.
-pub fn unknown(command: &str, tree: &Path, environment: &Environment) -> Tool {
+pub(crate) fn unknown(command: &str, tree: &Path, environment: &Environment) -> Tool {
     let tool = Tool::new(command, Digest::of(b"unknown"), OLDEST);
     let options = options(&tool.argv, Search { tree, environment });
     Tool { options, ..tool }
@@ -214,7 +217,11 @@ pub fn unknown(command: &str, tree: &Path, environment: &Environment) -> Tool {
 
 /// Content of a program that is only run, whatever it is: its words, its files and the libraries
 /// that it loads. One that is not there is an error when it is run.
-pub fn identify(command: &str, store: &mut Store, environment: &Environment) -> Result<Digest> {
+pub(crate) fn identify(
+    command: &str,
+    store: &mut Store,
+    environment: &Environment,
+) -> Result<Digest> {
     let argv = shell_words::split(command).unwrap_or_default();
     let tree = store.tree().to_path_buf();
     let lookup = format!("program {}", whereabouts(command, &tree, environment));
@@ -243,7 +250,11 @@ pub fn identify(command: &str, store: &mut Store, environment: &Environment) -> 
 
 /// The files that the tool behind a command was found to be made of, in whichever role it was met. A
 /// configuration file that is new since then is among them. Starts nothing.
-pub fn files_on_record(command: &str, store: &Store, environment: &Environment) -> Vec<String> {
+pub(crate) fn files_on_record(
+    command: &str,
+    store: &Store,
+    environment: &Environment,
+) -> Vec<String> {
     let place = whereabouts(command, store.tree(), environment);
     let lookups = ["program", "CC", "LD"].map(|role| format!("{role} {place}"));
     let mut all: Vec<String> = Vec::new();
@@ -261,7 +272,7 @@ pub fn files_on_record(command: &str, store: &Store, environment: &Environment) 
 
 /// Where a command leads now: its words, the program that each leads to, what the dynamic loader
 /// is told, and where configuration files of a user are. Under this a tool is remembered.
-pub fn whereabouts(command: &str, tree: &Path, environment: &Environment) -> Digest {
+pub(crate) fn whereabouts(command: &str, tree: &Path, environment: &Environment) -> Digest {
     let mut key = KeyBuilder::new("kthinlto tool 3");
     key.field(command.as_bytes());
     for program in programs::of_command(command, Search { tree, environment }) {

@@ -69,8 +69,11 @@ pub struct Link {
     pub environment: Environment,
 }
 
-/// Makes the output and `System.map`. Fails where the script or the configuration asks for
-/// something that is not known here, and where the tables do not fit in the end.
+/// Makes the output and `System.map`.
+///
+/// # Errors
+/// Where the script or the configuration asks for something that is not known here, the tables do
+/// not fit in the end, a program fails, or a file cannot be read or written.
 pub fn link(link: &Link) -> Result<()> {
     let unknown = |name: &str| {
         let remedy = "let scripts/link-vmlinux.sh do the final link";
@@ -234,7 +237,7 @@ fn words_of(text: &str) -> impl Iterator<Item = &OsStr> {
 
 /// Runs a program to its end; what it prints.
 fn output(argv: &[&OsStr], name: &str) -> Result<Vec<u8>> {
-    let ended = Helper::new(argv, Path::new(".")).as_work().run();
+    let ended = Helper::new(argv, Path::new(".")).at_work().run();
     let cannot = |e| failed(format!("{name} cannot be run: {e}"), "build it with make");
     let ended = ended.map_err(|failure| failure.into_error(cannot))?;
     if ended.status.success() {

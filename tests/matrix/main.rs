@@ -3,6 +3,8 @@
 //! kind or a step without a row, or a reason why there is none, fails. The steps are those that run in
 //! the small tree here: a step that other trees have needs its configuration in `world.rs`.
 
+#![cfg(feature = "program")]
+
 #[path = "../common/built.rs"]
 mod built;
 #[path = "../common/mod.rs"]

@@ -5,7 +5,7 @@ use core::ffi::{c_char, c_int, c_void};
 use core::hint::black_box;
 use core::ptr::null_mut;
 
-use super::{close, open, read};
+use super::libc::{close, open, read};
 
 /// The start of `struct dl_phdr_info`, and `Elf64_Phdr`.
 #[repr(C)]
@@ -30,6 +30,7 @@ struct Header {
 
 type Visit = unsafe extern "C" fn(*const Loaded, usize, *mut c_void) -> c_int;
 
+// SAFETY: as in `libc`.
 #[link(name = "c")]
 unsafe extern "C" {
     fn mallopt(parameter: c_int, value: c_int) -> c_int;
@@ -75,6 +76,10 @@ const WORD: usize = 8;
 /// What all copies would do each for itself: find the program's code and tables in memory, page
 /// by page, and ask for theirs in small pieces. Where any of it cannot be, it is left as it was;
 /// false if that was not possible either, and the program is not whole any more.
+///
+/// # Safety
+///
+/// Called by the only thread of the process.
 pub unsafe fn warm() -> bool {
     // SAFETY: this process has one thread.
     unsafe {
