@@ -10,7 +10,7 @@
 //!
 //! | to do this | call |
 //! |---|---|
-//! | all of it | [`stage::build`] |
+//! | all of it, for the kernel or any [`unit::Unit`] | [`stage::build`] |
 //! | members of nested thin archives, in link order | [`archive::read::flatten`], [`archive::order::head_objects_first`] |
 //! | indexes and imports | [`thinlink::ThinLink`], [`thinlink::Scratch::take`] |
 //! | which backends have to run, and why | [`plan::plan`] |

@@ -1,5 +1,6 @@
 /* Passes for clang and for ld.lld where thousands of units are made: what it writes is a function of
- * what it was given, as theirs is. Questions go to the real program, whose name is PRETENDS. */
+ * what it was given, as theirs is. Questions go to the real program, whose name is PRETENDS, each once:
+ * the answers are kept beside TEMPLATE. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +89,33 @@ static int compile(const char *index, const char *output, const char *object)
 	return fclose(to);
 }
 
+static int answer(int argc, char **argv)
+{
+	static char command[65536], name[1024];
+	uint64_t sum = 1;
+	size_t length;
+	FILE *file;
+
+	length = snprintf(command, sizeof(command), "%s", PRETENDS);
+	for (int i = 1; i < argc && length < sizeof(command); i++) {
+		for (const char *at = argv[i]; *at; at++)
+			sum = (sum ^ (unsigned char)*at) * 0x100000001b3u;
+		length += snprintf(command + length, sizeof(command) - length, " '%s'", argv[i]);
+	}
+	snprintf(name, sizeof(name), "%s.%s.%016llx", TEMPLATE, PRETENDS, (unsigned long long)sum);
+	if (access(name, R_OK) && length < sizeof(command) - 2 * sizeof(name)) {
+		snprintf(command + length, sizeof(command) - length, " >'%s.%d' 2>&1 </dev/null", name, getpid());
+		if (system(command))
+			return 1;
+		snprintf(command, sizeof(command), "%s.%d", name, getpid());
+		rename(command, name);
+	}
+	file = open_or_die(name, "r");
+	for (int c; (c = fgetc(file)) != EOF;)
+		putchar(c);
+	return fclose(file);
+}
+
 int main(int argc, char **argv)
 {
 	const char *list = NULL, *prefix = NULL, *response = NULL, *index = NULL, *output = NULL;
@@ -112,7 +140,5 @@ int main(int argc, char **argv)
 		return link_members(list, prefix, response);
 	if (index && output)
 		return compile(index, output, argv[argc - 1]);
-	argv[0] = PRETENDS;
-	execvp(argv[0], argv);
-	return marks[0];
+	return answer(argc, argv) || !marks[0];
 }
