@@ -11,10 +11,12 @@
 //! struct Three { given: usize, good: usize }
 //!
 //! impl Work for Three {
-//!     fn next(&mut self) -> Option<(usize, Invocation)> {
-//!         let program = ["true", "true", "false"].get(self.given)?;
+//!     fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
+//!         let programs = ["true", "true", "false"];
+//!         let program = programs.get(self.given);
 //!         self.given += 1;
-//!         Some((self.given, Invocation::new([program], Path::new("/"))))
+//!         let what = program.map(|program| Invocation::new([program], Path::new("/")));
+//!         Ok(what.map(|what| (self.given, what)))
 //!     }
 //!
 //!     fn done(&mut self, _job: usize, outcome: io::Result<Outcome>) -> Result<bool> {
