@@ -174,6 +174,57 @@ fn a_unit_that_fails_keeps_no_other_from_being_made() {
 }
 
 #[test]
+fn a_run_that_ends_at_a_failure_makes_no_archive_of_a_unit_that_lacks_an_object() {
+    let tree = Tree::new();
+    let cc = tree.compiler("cc", "exit 1");
+    let all = Settings { compiler: Some(cc), archives: Vec::new(), ..whole(&tree) };
+    let (failed, _) = build(&all);
+    assert!(matches!(failed, Err(Error::Backends { .. })), "{failed:?}");
+    for unit in modules() {
+        assert!(!tree.objects.join(unit.outputs.archive).exists(), "{}", unit.name);
+    }
+}
+
+#[test]
+fn a_thin_link_that_fails_keeps_no_other_unit_from_being_made() {
+    let tree = Tree::new();
+    let real = format!("exec {} \"$@\"", tool("ld.lld"));
+    let ld = tree.linker("ld", &format!("case \"$*\" in *@lib/one.*) exit 1;; esac; {real}"));
+    let all = Settings { linker: Some(ld), archives: Vec::new(), ..whole(&tree) };
+    let (failed, _) = build(&Settings { keep_going: true, ..all.clone() });
+    assert!(matches!(failed, Err(Error::ThinLink { .. })), "{failed:?}");
+    let archive = |unit: &str| tree.objects.join(format!("lib/{unit}.thinlto-native.a"));
+    assert!(archive("two").exists() && archive("alone_m").exists() && !archive("one").exists());
+    let (failed, _) = build(&all);
+    assert!(matches!(failed, Err(Error::ThinLink { .. })), "{failed:?}");
+}
+
+#[test]
+fn names_that_would_lead_elsewhere_are_refused() {
+    let tree = Tree::new();
+    let refused = |units: Vec<Unit>, archives: Vec<PathBuf>| {
+        build(&Settings { units, archives, ..whole(&tree) }).0.unwrap_err().to_string()
+    };
+    for (name, member, says) in [
+        ("lib/m", "-o", "a linker reads as an option"),
+        ("lib/m", "@kernel/a.o", "a linker reads as an option"),
+        ("lib/m", "../obj/kernel/a.o", "not a name below the object tree"),
+        ("lib/m", "/kernel/a.o", "not a name below the object tree"),
+        ("../m", "kernel/a.o", "a unit that is not below the object tree"),
+        ("", "kernel/a.o", "a unit that is not below the object tree"),
+    ] {
+        let text = refused(vec![unit(name, &[member])], Vec::new());
+        assert!(text.contains(says), "{name}, {member}: {text}");
+    }
+    // Both would be compiled to kernel/a.m.thinlto-native.o.
+    let units = vec![unit("lib/m", &["kernel/a.o"]), unit("lib/n", &["kernel/b.o"])];
+    fs::copy(tree.objects.join("kernel/a.o"), tree.objects.join("kernel/a.m.o")).unwrap();
+    tree.shell(&format!("{} rcsTPD more.a kernel/a.m.o", tool("llvm-ar")));
+    let text = refused(units, vec!["more.a".into()]);
+    assert!(text.contains("its native object would be one of vmlinux too"), "{text}");
+}
+
+#[test]
 fn two_units_of_one_name_are_an_error() {
     let tree = Tree::new();
     let units = vec![unit("fs/same", &["kernel/a.o"]), unit("lib/same", &["kernel/b.o"])];
@@ -323,8 +374,8 @@ fn a_run_of_2000_units_that_is_killed_ends_as_each_alone() {
     assert!(run().status().unwrap().success());
     let made = many.made();
     let members: usize = many.units.iter().map(|unit| unit.members.len()).sum();
-    // An index, a native object and its record for each; four files for each unit.
-    assert_eq!(made.len(), 3 * members + 4 * UNITS);
+    // An index, a native object and its record for each; three files for each unit.
+    assert_eq!(made.len(), 3 * members + 3 * UNITS);
     let (again, _) = build(&many.settings(many.units.clone()));
     let again = again.unwrap();
     assert_eq!((again.modules, again.up_to_date, again.linked), (members, members, false));

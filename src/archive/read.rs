@@ -77,12 +77,7 @@ impl Flattened<'_> {
                 let found = format!("the member {relative}, which is outside the object tree");
                 return Err(Error::bad_input(shown, found, "name archives of the tree itself"));
             }
-            // The linker would take the one for an option and the other for a list of options.
-            if relative.starts_with(['-', '@']) {
-                let found =
-                    format!("the member {relative}, whose name a linker reads as an option");
-                return Err(Error::bad_input(shown, found, "give the object another name"));
-            }
+            check_member(&relative, shown)?;
             if self.members.len() >= MOST_MEMBERS {
                 return bad(format!("archives with more than {MOST_MEMBERS} members"));
             }
@@ -97,6 +92,15 @@ impl Flattened<'_> {
         }
         Ok(())
     }
+}
+
+/// Fails for a member of `shown` whose name the linker would take for an option, or for a list of them.
+pub(crate) fn check_member(name: &str, shown: &Path) -> Result<()> {
+    if name.starts_with(['-', '@']) {
+        let found = format!("the member {name}, whose name a linker reads as an option");
+        return Err(Error::bad_input(shown, found, "give the object another name"));
+    }
+    Ok(())
 }
 
 /// The member names of one thin archive, as they are stored.

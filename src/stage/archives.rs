@@ -18,7 +18,7 @@ use crate::parallel;
 use crate::regular;
 use crate::store::snapshot::Watch;
 use crate::store::{Digest, Indexed, KeyBuilder, Store, write_aside, write_if_changed};
-use crate::unit::{Unit, VMLINUX};
+use crate::unit::{ARCHIVE, Unit, VMLINUX};
 
 /// Kbuild's list of objects that go first.
 const HEAD_LIST: &str = "scripts/head-object-list.txt";
@@ -134,8 +134,8 @@ pub(super) fn write_archive(
     let (members, _) = members::look(&session.store, session.settings, names, threads)?;
     let made_from =
         KeyBuilder::new(archive).digest(&made_from(archive, &members)).digest(&records).finish();
-    if !session.settings.dry_run {
-        write_record(session.settings, unit)?;
+    if !session.settings.dry_run && unit.name == VMLINUX {
+        write_record(session.settings)?;
     }
     if is_output_current(&session.store, archive, made_from)? {
         return Ok(());
@@ -165,16 +165,12 @@ fn records_digest(store: &Store, members: &[Member]) -> Result<Digest> {
 
 /// Kbuild compares commands to see that a target was made in another way: with this
 /// record a later build without THIN_DIST makes its own `vmlinux.a`.
-fn write_record(settings: &Settings, unit: &Unit) -> Result<()> {
-    let archive = &unit.outputs.archive;
-    let path = settings.tree.join(cmd_file::path_for(Path::new(archive)));
-    let from = match unit.name == VMLINUX {
-        true => settings.archives.iter().map(|from| from.to_string_lossy().into_owned()).collect(),
-        false => vec![unit.name.clone()],
-    };
-    let from = shell_words::join(from);
-    let command = format!("kthinlto build {from} # {archive} of native objects");
-    write_if_changed(&path, cmd_file::render(archive, &command).as_bytes())?;
+fn write_record(settings: &Settings) -> Result<()> {
+    let path = settings.tree.join(cmd_file::path_for(Path::new(ARCHIVE)));
+    let archives = settings.archives.iter().map(|archive| archive.to_string_lossy());
+    let archives = shell_words::join(archives);
+    let command = format!("kthinlto build {archives} # {ARCHIVE} of native objects");
+    write_if_changed(&path, cmd_file::render(ARCHIVE, &command).as_bytes())?;
     Ok(())
 }
 

@@ -46,9 +46,9 @@ mod repeat;
 mod schedule;
 mod session;
 mod spare_driver;
+mod units;
 pub mod verify;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -180,7 +180,7 @@ fn run(
         return Ok((None, summary));
     }
     listener.on(&Event::Phase("members"));
-    let units = units(settings, &mut repeat)?;
+    let units = units::of(settings, &mut repeat)?;
     let store = open(settings)?;
     store.warnings().iter().for_each(|text| listener.on(&Event::Warning(text)));
     let mut session = Session { settings, slots, interrupts, listener, store, settled: true };
@@ -196,28 +196,6 @@ fn run(
         session.listener.on(&Event::Done(&summary));
     }
     Ok((Some(session.store), summary))
-}
-
-/// All units of the run: the kernel, if archives are given, and those that are named.
-fn units(settings: &Settings, repeat: &mut Repeat) -> Result<Vec<Unit>> {
-    let mut units = Vec::new();
-    if !settings.archives.is_empty() || settings.units.is_empty() {
-        units.push(Unit::vmlinux(Vec::new()));
-    }
-    units.extend(settings.units.iter().cloned());
-    let mut known = HashSet::new();
-    for unit in &units {
-        // The last part of its name is in the names of files.
-        if !known.insert(unit.qualifier()) {
-            let found = "a second unit of that name, which would have the same files";
-            return Err(Error::bad_input(&unit.name, found, "name each unit once"));
-        }
-        repeat.look(&settings.tree, unit);
-    }
-    if let Some(kernel) = units.first_mut().filter(|unit| unit.name == VMLINUX) {
-        kernel.members = archives::member_names(settings, &mut repeat.watch)?;
-    }
-    Ok(units)
 }
 
 /// Cores that this process may use.
@@ -258,13 +236,16 @@ fn write_archives(
     modules: &[Indexed],
     ran: &Ran,
 ) -> Result<()> {
-    let mut is_first = true;
+    let mut phase = Some(match units.first().is_some_and(|one| one.unit.name == VMLINUX) {
+        true => ARCHIVE,
+        false => "archives",
+    });
     for one in units {
         let Some(indexed) = one.finished(modules) else {
             continue;
         };
-        if std::mem::take(&mut is_first) {
-            session.phase(ARCHIVE);
+        if let Some(phase) = phase.take() {
+            session.phase(phase);
         }
         let held = session.slots.try_acquire_up_to(cores());
         let changed = indexed.iter().any(|module| ran.rebuilt.contains(&module.part));

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::choose_executor::{self, Current};
 use super::members::Member;
 use super::session::Session;
 use super::spare_driver::{self, Answers};
-use super::{cached, compiler, cores, links};
+use super::{Settings, cached, compiler, cores, links};
 use crate::backend::inputs::Common;
 use crate::error::{Error, Result};
 use crate::exec::process::{Invocation, Outcome, Usage};
@@ -33,27 +34,36 @@ use crate::unit::{Part, Unit, VMLINUX};
 pub(super) struct UnitRun {
     pub unit: Unit,
     pub members: Vec<Member>,
-    /// The key of its thin link, where that has to run.
-    due: Option<Digest>,
     /// Its indexed modules, as places in the list of all; none, as long as nobody knows.
     indexed: Option<Range<usize>>,
-    /// Its archive cannot be made.
-    failed: bool,
+    /// Native objects that it still lacks.
+    lacks: usize,
+}
+
+/// A thin link that has to run.
+struct Link {
+    place: usize,
+    key: Digest,
+    linker: Rc<Tool>,
+    /// Gone, folder and all, with the last link.
+    scratch: Rc<Scratch>,
 }
 
 impl UnitRun {
     /// A unit with its members, of which nothing else is known yet.
     pub fn new(unit: Unit, members: Vec<Member>) -> Self {
-        UnitRun { unit, members, due: None, indexed: None, failed: false }
+        UnitRun { unit, members, indexed: None, lacks: 0 }
     }
 }
 
 /// What runs, or is to run.
 enum Task {
     /// The thin link of a unit.
-    Link(usize),
+    Link(Link),
     /// A backend of a unit.
     Backend { unit: usize, job: Box<Job> },
+    /// It ran.
+    Ended,
 }
 
 /// The queue of a run.
@@ -62,8 +72,6 @@ pub(super) struct Queue<'a, 'b> {
     units: Vec<UnitRun>,
     /// Places of units by the qualifiers of their parts.
     places: HashMap<Option<Arc<str>>, usize>,
-    linker: Option<Tool>,
-    scratch: Option<Scratch>,
     backends: Option<Backends>,
     cache: Option<Cache>,
     looked_for_cache: bool,
@@ -77,7 +85,7 @@ pub(super) struct Queue<'a, 'b> {
     /// By the number that the runner knows.
     tasks: Vec<Task>,
     /// Thin links that may start.
-    links: VecDeque<usize>,
+    links: VecDeque<Link>,
     /// Backends that may start: the most expensive first, and of equals the earliest.
     ready: BinaryHeap<((u64, u64), Reverse<usize>)>,
     /// The slots of the jobs that run, by number.
@@ -113,9 +121,9 @@ pub(super) struct Ended {
 }
 
 impl UnitRun {
-    /// Its indexed modules among all, if its archive can be made.
+    /// Its indexed modules among all, if all their native objects are there.
     pub fn finished<'m>(&self, modules: &'m [Indexed]) -> Option<&'m [Indexed]> {
-        self.indexed.clone().filter(|_| !self.failed).map(|range| &modules[range])
+        self.indexed.clone().filter(|_| self.lacks == 0).map(|range| &modules[range])
     }
 }
 
@@ -126,8 +134,6 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
         places: places.collect(),
         session,
         units,
-        linker: None,
-        scratch: None,
         backends: None,
         cache: None,
         looked_for_cache: false,
@@ -163,6 +169,7 @@ impl Queue<'_, '_> {
     /// Finds out which thin links have to run, and takes what the others left.
     fn look_at_links(&mut self) -> Result<()> {
         self.session.phase("thin link");
+        let (mut linker, mut scratch) = (None, None);
         for place in 0..self.units.len() {
             let one = &self.units[place];
             if !one.members.iter().any(|(_, facts)| facts.format == Format::Bitcode) {
@@ -175,13 +182,13 @@ impl Queue<'_, '_> {
                 self.set_modules(place, Vec::new());
                 continue;
             }
-            let linker = match self.linker.take() {
+            let linker = match &linker {
                 Some(known) => known,
-                None => links::linker(self.session)?,
+                None => linker.insert(Rc::new(links::linker(self.session)?)),
             };
             let one = &self.units[place];
-            let dry_run = self.session.settings.dry_run;
-            match links::look(self.session, &linker, &one.unit, &one.members)? {
+            let Settings { dry_run, scratch_in_memory, .. } = *self.session.settings;
+            match links::look(self.session, linker, &one.unit, &one.members)? {
                 links::Last::Holds(modules) => {
                     if !dry_run {
                         links::write_list(self.session.settings, &one.unit, &modules)?;
@@ -189,14 +196,20 @@ impl Queue<'_, '_> {
                     self.set_modules(place, modules);
                 }
                 links::Last::Due(_) if dry_run => {
-                    links::announce(self.session, &linker, &one.unit, &one.members)?;
+                    links::announce(self.session, linker, &one.unit, &one.members)?;
                 }
                 links::Last::Due(key) => {
-                    self.units[place].due = Some(key);
-                    self.links.push_back(place);
+                    let scratch = match &scratch {
+                        Some(made) => made,
+                        None => {
+                            let made = Scratch::new(&self.session.store, scratch_in_memory)?;
+                            scratch.insert(Rc::new(made))
+                        }
+                    };
+                    let (linker, scratch) = (linker.clone(), scratch.clone());
+                    self.links.push_back(Link { place, key, linker, scratch });
                 }
             }
-            self.linker = Some(linker);
         }
         Ok(())
     }
@@ -298,6 +311,7 @@ impl Queue<'_, '_> {
         self.fresh |= !jobs.is_empty();
         for job in jobs {
             let unit = self.places.get(&job.part().unit).copied().unwrap_or_default();
+            self.units[unit].lacks += 1;
             self.ready.push((job.weight(), Reverse(self.tasks.len())));
             self.tasks.push(Task::Backend { unit, job: Box::new(job) });
         }
@@ -311,10 +325,6 @@ impl Queue<'_, '_> {
 
     /// Runs all that may run, and what becomes ready on the way. Returns how many jobs failed.
     fn run_all(&mut self) -> Result<usize> {
-        if !self.links.is_empty() {
-            let settings = self.session.settings;
-            self.scratch = Some(Scratch::new(&self.session.store, settings.scratch_in_memory)?);
-        }
         let runner = Runner {
             slots: self.session.slots,
             interrupts: self.session.interrupts,
@@ -326,36 +336,32 @@ impl Queue<'_, '_> {
         ended
     }
 
-    fn start_link(&mut self, place: usize) -> Result<Invocation> {
-        let (Some(linker), Some(scratch)) = (&self.linker, &self.scratch) else {
-            return Err(Error::Usage("a thin link has no linker".to_owned()));
-        };
-        // One alone has threads for all slots that are free; of many, each has the one it runs on.
-        if self.links.is_empty() && self.in_flight.is_empty() {
+    fn start_link(&mut self, link: &Link) -> Result<Invocation> {
+        // One alone has threads for all slots that are free; beside others, it has the one it runs on.
+        if !self.is_busy() {
             self.threads = self.session.slots.try_acquire_up_to(cores() - 1);
         }
-        let one = &self.units[place];
+        let one = &self.units[link.place];
         let threads = 1 + self.threads.len();
-        let folder = place.to_string();
+        let folder = link.place.to_string();
         let of = (&one.unit, one.members.as_slice());
-        links::begin(self.session, linker, of, (scratch, &folder), threads)
+        links::begin(self.session, &link.linker, of, (&link.scratch, &folder), threads)
     }
 
     /// What comes of a thin link: the backends that it asks for.
-    fn link_ended(&mut self, place: usize, judged: Result<()>) -> Result<bool> {
-        let made = judged.and_then(|()| self.take_link(place));
+    fn link_ended(&mut self, link: &Link, judged: Result<()>) -> Result<bool> {
+        let made = judged.and_then(|()| self.take_link(link));
         match made {
             Ok(modules) => {
                 self.ran.linked = true;
                 let start = self.modules.len();
-                self.set_modules(place, modules);
+                self.set_modules(link.place, modules);
                 let jobs = self.plan(start..self.modules.len())?;
                 self.add(jobs)?;
                 Ok(true)
             }
             // The others are worth going on for, if there are any.
             Err(error) if self.session.settings.keep_going && self.units.len() > 1 => {
-                self.units[place].failed = true;
                 self.session.listener.on(&Event::Failure(&error.to_string()));
                 self.link_error.get_or_insert(error);
                 Ok(false)
@@ -364,15 +370,11 @@ impl Queue<'_, '_> {
         }
     }
 
-    fn take_link(&mut self, place: usize) -> Result<Vec<Indexed>> {
-        let one = &self.units[place];
-        let (Some(linker), Some(scratch), Some(key)) = (&self.linker, &self.scratch, one.due)
-        else {
-            return Err(Error::Usage("a thin link was not to run".to_owned()));
-        };
-        let folder = place.to_string();
+    fn take_link(&mut self, link: &Link) -> Result<Vec<Indexed>> {
+        let one = &self.units[link.place];
+        let folder = link.place.to_string();
         let of = (&one.unit, one.members.as_slice());
-        links::take(self.session, linker, of, (scratch, &folder), key)
+        links::take(self.session, &link.linker, of, (&link.scratch, &folder), link.key)
     }
 
     /// Starts the fork server, and asks the driver, where that pays: on the slot of the backend that
@@ -417,12 +419,11 @@ impl Queue<'_, '_> {
 
     fn backend_ended(
         &mut self,
-        number: usize,
+        (unit, job): (usize, &Job),
         outcome: io::Result<Outcome>,
         slot: Option<usize>,
     ) -> Result<bool> {
-        let (Task::Backend { unit, job }, Some(backends)) = (&self.tasks[number], &self.backends)
-        else {
+        let Some(backends) = &self.backends else {
             return Ok(true);
         };
         if let Ok(outcome) = &outcome
@@ -440,10 +441,10 @@ impl Queue<'_, '_> {
                 backends.accept(store, job, native, usage.as_ref().map(backends::cost))?;
                 cached::give(self.session, &mut self.cache, job);
                 self.ran.rebuilt.insert(job.part().clone());
+                self.units[unit].lacks -= 1;
                 Ok(true)
             }
             Err(sentence) => {
-                self.units[*unit].failed = true;
                 backends::remove_aside(self.session, job);
                 self.session.listener.on(&Event::Failure(&sentence));
                 Ok(false)
@@ -456,8 +457,9 @@ impl Queue<'_, '_> {
         let slot = free_slot(self.in_flight.values().copied());
         self.in_flight.insert(number, slot);
         let label = match &self.tasks[number] {
-            Task::Link(place) => self.units[*place].unit.outputs.indexed.as_str().into(),
+            Task::Link(link) => self.units[link.place].unit.outputs.indexed.as_str().into(),
             Task::Backend { job, .. } => job.part().label(),
+            Task::Ended => return,
         };
         let verb = if kind == JobKind::ThinLink { "LD" } else { "CC" };
         self.session.listener.on(&Event::Started(Started { slot, kind, verb, object: &label }));
@@ -487,10 +489,10 @@ fn announce_plan(session: &mut Session<'_>, modules: &[Indexed], planned: &[Plan
 
 impl Work for Queue<'_, '_> {
     fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
-        if let Some(place) = self.links.pop_front() {
-            let what = self.start_link(place)?;
+        if let Some(link) = self.links.pop_front() {
+            let what = self.start_link(&link)?;
             let number = self.tasks.len();
-            self.tasks.push(Task::Link(place));
+            self.tasks.push(Task::Link(link));
             self.tell_start(number, JobKind::ThinLink);
             return Ok(Some((number, what)));
         }
@@ -520,15 +522,17 @@ impl Work for Queue<'_, '_> {
 
     fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
         let slot = self.in_flight.remove(&number);
-        let Task::Link(place) = self.tasks[number] else {
-            return self.backend_ended(number, outcome, slot);
-        };
-        self.threads.clear();
-        let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
-        let command = self.linker.as_ref().map(|linker| linker.text.clone()).unwrap_or_default();
-        let judged = links::judge(self.session, &command, outcome);
-        tell_end(self.session, slot, judged.is_ok(), usage);
-        self.link_ended(place, judged)
+        match std::mem::replace(&mut self.tasks[number], Task::Ended) {
+            Task::Backend { unit, job } => self.backend_ended((unit, &job), outcome, slot),
+            Task::Link(link) => {
+                self.threads.clear();
+                let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
+                let judged = links::judge(self.session, &link.linker.text, outcome);
+                tell_end(self.session, slot, judged.is_ok(), usage);
+                self.link_ended(&link, judged)
+            }
+            Task::Ended => Ok(true),
+        }
     }
 }
 
