@@ -73,7 +73,9 @@ fn a_build_and_cache_commands_leave_what_is_not_the_caches() {
     let (cache, inner) = (shared.cache.to_str().unwrap(), shared.cache.join("v2"));
     shared.built(|_| {});
     symlink(&home, inner.join("zy")).unwrap();
-    symlink(home.join("docs"), inner.join("ff")).unwrap();
+    // Where the cache may have a folder, and has none yet.
+    let mut folders = (0..=255).map(|number| inner.join(format!("{number:02x}")));
+    symlink(home.join("docs"), folders.find(|folder| !folder.exists()).unwrap()).unwrap();
     fs::create_dir(inner.join("zz")).unwrap();
     fs::write(inner.join("zz/.env"), "mine").unwrap();
     shared.forget();

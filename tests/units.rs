@@ -1,5 +1,5 @@
 //! Many units in one run: an object that several have, jobs of all in one queue, a run that is killed
-//! and goes on. What is made is what a run of each unit alone makes, and what the tools make by hand.
+//! and goes on. The last with 200 units, or `KTHINLTO_UNITS` of them (2,000 in `make check-kernels steps`). What is made is what a run of each unit alone makes, and what the tools make by hand.
 
 mod common;
 
@@ -238,8 +238,10 @@ struct Many {
     units: Vec<Unit>,
 }
 
-/// Units of the tree.
-const UNITS: usize = 2000;
+/// How many units the tree has. In each 200 there are all kinds.
+fn count(default: usize) -> usize {
+    std::env::var("KTHINLTO_UNITS").ok().and_then(|units| units.parse().ok()).unwrap_or(default)
+}
 
 /// Members of a unit: few have many.
 fn size(unit: usize) -> usize {
@@ -252,7 +254,7 @@ fn size(unit: usize) -> usize {
 }
 
 impl Many {
-    fn new() -> Self {
+    fn new(count: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (cc, objects) = (tool("clang"), dir.path().join("obj"));
         let shell = |script: &str| {
@@ -274,7 +276,7 @@ impl Many {
         ));
         let bitcode = [0, 1, 2, 3].map(|n| fs::read(dir.path().join(format!("{n}.o"))).unwrap());
         let mut units: Vec<Unit> = Vec::new();
-        for number in 0..UNITS {
+        for number in 0..count {
             let folder = format!("drivers/d{number}");
             fs::create_dir_all(objects.join(&folder)).unwrap();
             let mut members = Vec::new();
@@ -333,7 +335,7 @@ const TREE: &str = "KTHINLTO_TEST_UNITS";
 
 /// Not a test of its own: the process that another test kills.
 #[test]
-#[ignore = "a_run_of_2000_units_that_is_killed_ends_as_each_alone runs it"]
+#[ignore = "a_run_of_many_units_that_is_killed_ends_as_each_alone runs it"]
 fn run_of_the_units_of_a_tree() {
     let Some(dir) = std::env::var_os(TREE) else {
         return;
@@ -352,8 +354,8 @@ fn run_of_the_units_of_a_tree() {
 }
 
 #[test]
-fn a_run_of_2000_units_that_is_killed_ends_as_each_alone() {
-    let many = Many::new();
+fn a_run_of_many_units_that_is_killed_ends_as_each_alone() {
+    let many = Many::new(count(200));
     let lines = many.units.iter().map(|unit| format!("{} {}\n", unit.name, unit.members.join(" ")));
     fs::write(many.dir.path().join("units"), lines.collect::<String>()).unwrap();
     let run = || {
@@ -362,10 +364,15 @@ fn a_run_of_2000_units_that_is_killed_ends_as_each_alone() {
         command.env(TREE, many.dir.path()).stdout(Stdio::null());
         command
     };
+    // How long a whole run takes tells where its middle is.
+    let began = Instant::now();
+    assert!(run().status().unwrap().success());
+    let whole = began.elapsed();
+    many.remove_made();
     let mut kills = 0;
-    for moment in 1..=8 {
+    for _ in 0..8 {
         let mut child = run().spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(250 * moment));
+        std::thread::sleep(whole / 8);
         kills += u32::from(child.try_wait().unwrap().is_none());
         let _ = child.kill();
         child.wait().unwrap();
@@ -375,7 +382,7 @@ fn a_run_of_2000_units_that_is_killed_ends_as_each_alone() {
     let made = many.made();
     let members: usize = many.units.iter().map(|unit| unit.members.len()).sum();
     // An index, a native object and its record for each; three files for each unit.
-    assert_eq!(made.len(), 3 * members + 3 * UNITS);
+    assert_eq!(made.len(), 3 * members + 3 * many.units.len());
     let (again, _) = build(&many.settings(many.units.clone()));
     let again = again.unwrap();
     assert_eq!((again.modules, again.up_to_date, again.linked), (members, members, false));
@@ -399,8 +406,8 @@ fn a_run_of_2000_units_that_is_killed_ends_as_each_alone() {
 /// what stands in for them is asked in each run what it is.
 #[test]
 #[ignore = "prints a time: cargo test --release --test units -- --ignored --nocapture no_op"]
-fn no_op_of_2000_units() {
-    let many = Many::new();
+fn no_op_of_many_units() {
+    let many = Many::new(count(2000));
     let real = settings(&many.objects(), &tool("clang"), &tool("ld.lld"), many.units.clone());
     let began = Instant::now();
     build(&real).0.unwrap();
