@@ -27,7 +27,8 @@ pub struct Template {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Word {
-    Text(String),
+    /// Words that are the same for all, up to the next gap.
+    Text(Words),
     Object,
     Output,
     Index,
@@ -36,20 +37,28 @@ enum Word {
 }
 
 impl Word {
-    /// The gap that a word of the command for `part` is, or itself.
-    fn of(text: &str, part: &Part) -> Self {
+    /// The gap that a word of the command for `part` is.
+    fn gap(text: &str, part: &Part) -> Option<Self> {
         let gaps = [Word::Object, Word::Output, Word::Index, Word::File];
-        let found = gaps.into_iter().find(|gap| gap.fill(part) == text);
-        found.unwrap_or_else(|| Word::Text(text.to_owned()))
+        gaps.into_iter().find(|gap| gap.name(part).is_some_and(|name| name == text))
     }
 
-    fn fill<'a>(&'a self, part: &'a Part) -> Cow<'a, str> {
-        match self {
-            Word::Text(text) => text.into(),
+    /// What is put into a gap.
+    fn name<'a>(&self, part: &'a Part) -> Option<Cow<'a, str>> {
+        Some(match self {
+            Word::Text(_) => return None,
             Word::Object => part.object.as_str().into(),
             Word::Output => aside_name(&part.native()).into(),
             Word::Index => format!("-fthinlto-index={}", part.index()).into(),
             Word::File => part.object.rsplit('/').next().unwrap_or(&part.object).into(),
+        })
+    }
+
+    fn fill(&self, part: &Part, words: &mut Words) {
+        match (self, self.name(part)) {
+            (_, Some(name)) => words.push(&name),
+            (Word::Text(text), None) => words.append(text),
+            (_, None) => {}
         }
     }
 }
@@ -59,8 +68,14 @@ impl Template {
     /// where it would run something else than one cc1 inside itself, has a warning to give, or
     /// where the first answer does not foretell the second.
     pub fn learn(first: (&Part, &[u8]), second: (&Part, &[u8])) -> Option<Self> {
-        let words = command(std::str::from_utf8(first.1).ok()?)?;
-        let words = words.iter().map(|text| Word::of(text, first.0)).collect();
+        let mut words: Vec<Word> = Vec::new();
+        for text in command(std::str::from_utf8(first.1).ok()?)?.iter() {
+            match (Word::gap(text, first.0), words.last_mut()) {
+                (Some(gap), _) => words.push(gap),
+                (None, Some(Word::Text(run))) => run.push(text),
+                (None, _) => words.push(Word::Text([text].into_iter().collect())),
+            }
+        }
         let template = Template { words };
         let other = command(std::str::from_utf8(second.1).ok()?)?;
         (template.fill(second.0) == other).then_some(template)
@@ -68,7 +83,14 @@ impl Template {
 
     /// The command for one backend.
     pub fn fill(&self, part: &Part) -> Words {
-        self.words.iter().map(|word| word.fill(part)).collect()
+        const NAMES: usize = 512;
+        let texts = self.words.iter().map(|word| match word {
+            Word::Text(text) => text.size(),
+            _ => 0,
+        });
+        let mut words = Words::with_room(texts.sum::<usize>() + NAMES);
+        self.words.iter().for_each(|word| word.fill(part, &mut words));
+        words
     }
 }
 

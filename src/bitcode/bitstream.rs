@@ -4,10 +4,7 @@
 //! Format: llvm.org/docs/BitCodeFormat.html (the container has not changed since LLVM 3).
 //! No maintained crate reads it without copying every record of every block.
 
-use std::rc::Rc;
-
-use rustc_hash::FxHashMap as HashMap;
-
+use super::abbrevs::{Abbrev, Abbrevs, Known, Op};
 use crate::format::{BITCODE, BITCODE_WRAPPER};
 
 /// Why a bitstream cannot be read, as a clause for a sentence.
@@ -46,9 +43,6 @@ pub trait Visitor<'a> {
 
 /// Blocks within blocks deeper than this are refused; LLVM's own nest four deep.
 const MAX_DEPTH: usize = 32;
-/// Abbreviations that a block may have; LLVM's own have some dozens. Each block that adds one copies
-/// those that it begins with.
-const MOST_ABBREVS: usize = 1000;
 /// Bits that eight bytes hold at least, wherever in the first of them one begins.
 const SURE: u32 = 57;
 /// The standard block that carries abbreviations for others.
@@ -60,9 +54,8 @@ const BLOCKINFO: u64 = 0;
 /// Where it is malformed.
 pub fn walk<'a>(bytes: &'a [u8], visitor: &mut dyn Visitor<'a>) -> Result<()> {
     let stream = unwrap(bytes)?;
-    let bits = Bits::new(stream, 32);
-    let (info, spare) = (HashMap::default(), Record::default());
-    let mut walker = Walker { bits, info, spare, visitor };
+    let (bits, abbrevs, spare) = (Bits::new(stream, 32), Abbrevs::default(), Record::default());
+    let mut walker = Walker { bits, abbrevs, spare, visitor };
     // Streams are padded to four bytes; less than a block's head is no block.
     while walker.bits.left() >= 64 {
         match walker.bits.fixed(2)? {
@@ -94,23 +87,9 @@ fn unwrap(bytes: &[u8]) -> Result<&[u8]> {
     }
 }
 
-/// One operand of an abbreviation.
-#[derive(Debug, Clone, Copy)]
-enum Op {
-    Literal(u64),
-    Fixed(u32),
-    Vbr(u32),
-    Array,
-    Char6,
-    Blob,
-}
-
-type Abbrev = Rc<Vec<Op>>;
-
 struct Walker<'a, 'v> {
     bits: Bits<'a>,
-    /// Abbreviations that blocks of an id begin with.
-    info: HashMap<u64, Rc<Vec<Abbrev>>>,
+    abbrevs: Abbrevs,
     /// Room for a record, taken by the block that is read.
     spare: Record<'a>,
     visitor: &'v mut dyn Visitor<'a>,
@@ -134,11 +113,13 @@ impl<'a> Walker<'a, '_> {
         let end = end.ok_or(Malformed("a block that ends after the file"))?;
         if block == BLOCKINFO {
             // Each module of a file begins anew, and so do LLVM's readers.
-            self.info.clear();
+            self.abbrevs.begin_anew();
         }
         if block == BLOCKINFO || self.visitor.wants(block) {
             let mut record = std::mem::take(&mut self.spare);
-            self.contents(block, width, depth, &mut record)?;
+            let known = self.abbrevs.enter(block);
+            self.contents((block, width, known), depth, &mut record)?;
+            self.abbrevs.leave(known);
             self.spare = record;
         }
         self.bits.at = end;
@@ -147,12 +128,10 @@ impl<'a> Walker<'a, '_> {
 
     fn contents(
         &mut self,
-        block: u64,
-        width: u32,
+        (block, width, known): (u64, u32, Known),
         depth: usize,
         record: &mut Record<'a>,
     ) -> Result<()> {
-        let mut abbrevs = self.info.get(&block).cloned().unwrap_or_default();
         let mut described = None; // the block that a BLOCKINFO record speaks of
         record.code = u64::MAX;
         let reads = block == BLOCKINFO || self.visitor.reads(block);
@@ -170,12 +149,15 @@ impl<'a> Walker<'a, '_> {
                 2 if block == BLOCKINFO => {
                     let abbrev = self.define_abbrev()?;
                     let target = described.ok_or(Malformed("an abbreviation for no block"))?;
-                    add_abbrev(self.info.entry(target).or_default(), abbrev)?;
+                    self.abbrevs.give(target, abbrev)?;
                 }
-                2 => add_abbrev(&mut abbrevs, self.define_abbrev()?)?,
+                2 => {
+                    let abbrev = self.define_abbrev()?;
+                    self.abbrevs.add(known, abbrev)?;
+                }
                 3 => self.plain_record(record)?,
                 id => {
-                    let abbrev = abbrevs.get(id as usize - 4);
+                    let abbrev = self.abbrevs.get(known, id as usize - 4);
                     let abbrev = abbrev.ok_or(Malformed("an unknown abbreviation"))?;
                     self.bits.abbreviated(abbrev, record)?;
                     if !reads {
@@ -207,7 +189,7 @@ impl<'a> Walker<'a, '_> {
 
     fn define_abbrev(&mut self) -> Result<Abbrev> {
         let count = self.bits.vbr(5)?;
-        let mut ops = Vec::new();
+        let start = self.abbrevs.begin();
         for _ in 0..count {
             let op = match self.bits.fixed(1)? {
                 1 => Op::Literal(self.bits.vbr(8)?),
@@ -220,9 +202,9 @@ impl<'a> Walker<'a, '_> {
                     _ => return Err(Malformed("an unknown encoding")),
                 },
             };
-            ops.push(op);
+            self.abbrevs.push(op);
         }
-        Ok(Rc::new(ops))
+        Ok(self.abbrevs.end(start))
     }
 
     /// How many bits an operand takes. One of none is the number 0, as in LLVM.
@@ -233,14 +215,6 @@ impl<'a> Walker<'a, '_> {
             _ => Err(Malformed("an operand wider than 64 bits")),
         }
     }
-}
-
-fn add_abbrev(abbrevs: &mut Rc<Vec<Abbrev>>, abbrev: Abbrev) -> Result<()> {
-    if abbrevs.len() >= MOST_ABBREVS {
-        return Err(Malformed("abbreviations without end"));
-    }
-    Rc::make_mut(abbrevs).push(abbrev);
-    Ok(())
 }
 
 /// A position in a stream of bits, little end first.
@@ -542,7 +516,8 @@ mod tests {
     #[test]
     fn abbreviations_have_an_end() {
         let mut bits = Written::default();
-        (0..=MOST_ABBREVS).for_each(|_| _ = bits.fixed(2, 4).vbr(1, 5).fixed(1, 1).vbr(1, 8));
+        (0..=super::super::abbrevs::MOST)
+            .for_each(|_| _ = bits.fixed(2, 4).vbr(1, 5).fixed(1, 1).vbr(1, 8));
         assert_eq!(counted(&bits.block()).0, Err(Malformed("abbreviations without end")));
     }
 

@@ -10,6 +10,7 @@
 //! assert!(found.unknown, "the second is no literal name: such a module is compiled each time");
 //! ```
 
+mod abbrevs;
 pub mod asm;
 pub mod bitstream;
 pub mod index;

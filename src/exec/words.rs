@@ -13,11 +13,27 @@ pub struct Words {
 }
 
 impl Words {
+    /// None yet, with room for so many bytes.
+    pub fn with_room(bytes: usize) -> Self {
+        Words { text: String::with_capacity(bytes), unfit: false }
+    }
+
+    /// How many bytes they take, each with the zero byte after it.
+    pub fn size(&self) -> usize {
+        self.text.len()
+    }
+
     /// Adds a word at the end.
     pub fn push(&mut self, word: &str) {
         self.unfit |= word.contains('\0');
         self.text.push_str(word);
         self.text.push('\0');
+    }
+
+    /// Adds all words of others at the end.
+    pub fn append(&mut self, others: &Words) {
+        self.unfit |= others.unfit;
+        self.text.push_str(&others.text);
     }
 
     /// All words in turn; they are whole only where [`Words::text`] is there.
@@ -63,6 +79,9 @@ mod tests {
     #[test]
     fn words_with_a_zero_byte_are_no_text() {
         assert_eq!(of(&["a\0b", "c"]).text(), None);
+        let mut words = of(&["a"]);
+        words.append(&of(&["b\0"]));
+        assert_eq!(words.text(), None);
         assert_eq!(of(&["a", "b", "c"]).text(), Some("a\0b\0c\0"));
         assert_ne!(of(&["a\0b", "c"]), of(&["a", "b", "c"]));
     }
@@ -73,7 +92,7 @@ mod tests {
         let mut words = of(&[""]);
         assert_eq!(words.text(), Some("\0"));
         words.push("a");
-        words.extend(["", "b"]);
+        words.append(&of(&["", "b"]));
         assert_eq!(words.text(), Some("\0a\0\0b\0"));
         assert_eq!(words.iter().collect::<Vec<_>>(), ["", "a", "", "b"]);
     }

@@ -95,12 +95,20 @@ fn unescape_make(text: &str) -> String {
 
 /// Does what kbuild's `make-cmd` does to a command.
 fn escape_make(text: &str) -> String {
-    text.replace('$', "$$").replace('#', "$(pound)")
+    let mut escaped = String::with_capacity(text.len() + 64);
+    for piece in text.split_inclusive(['$', '#']) {
+        match (piece.strip_suffix('$'), piece.strip_suffix('#')) {
+            (Some(start), _) => escaped.extend([start, "$$"]),
+            (_, Some(start)) => escaped.extend([start, "$(pound)"]),
+            _ => escaped.push_str(piece),
+        }
+    }
+    escaped
 }
 
 /// The one line of a `.cmd` file that kbuild's `if_changed` writes: `command` is shell text.
 pub(crate) fn render(target: &str, command: &str) -> String {
-    format!("savedcmd_{target} := {}\n", escape_make(command))
+    ["savedcmd_", target, " := ", &escape_make(command), "\n"].concat()
 }
 
 /// Cuts the first simple command off a recorded command line and splits it into words. What follows
