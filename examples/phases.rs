@@ -95,7 +95,8 @@ fn compile(tree: &Path, compiler: &Tool, planned: &Planned) -> Result<()> {
     let flags = flags::recorded(tree, object)?;
     // A whole program would move the .dwo too that -gsplit-dwarf leaves.
     run(&invocation(&compiler.argv, &flags, &planned.part, &aside, tree, false))?;
-    check_native(&tree.join(&aside)).map_err(|found| format!("{native}: {found}"))?;
+    check_native(&tree.join(&aside), &mut Vec::new())
+        .map_err(|found| format!("{native}: {found}"))?;
     fs::rename(tree.join(&aside), tree.join(&native))?;
     println!("backend: {native}, due to {}", words::due(&planned.due));
     Ok(())

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Digest, KeyBuilder};
+use crate::store::{Digest, Facts, KeyBuilder};
 
 /// Defines [`Kind`] with all that has to know each case, so that none can be forgotten.
 macro_rules! kinds {
@@ -71,11 +71,12 @@ impl Label {
 }
 
 /// Takes the inputs of a walk, in a fixed order.
-pub(crate) trait Sink {
+pub(crate) trait InputVisitor {
     /// An input: what it is, its name (or none), its content.
     fn input(&mut self, kind: Kind, name: &str, digest: &Digest);
-    /// A file that was looked at: to see, later, that it did not change meanwhile.
-    fn file(&mut self, name: &str);
+    /// A file that is read, or one that was only looked at, without facts: to see, later, that it did
+    /// not change meanwhile.
+    fn file(&mut self, name: &str, read: Option<&Facts>);
     /// Something is read that could not be named: what is made has to be made every time.
     fn unknown(&mut self);
 }
@@ -100,15 +101,33 @@ impl Key {
     }
 }
 
-impl Sink for Key {
+impl InputVisitor for Key {
     fn input(&mut self, kind: Kind, name: &str, digest: &Digest) {
         self.builder.field(kind.key().as_bytes()).field(name.as_bytes()).digest(digest);
     }
 
-    fn file(&mut self, _: &str) {}
+    fn file(&mut self, _: &str, _: Option<&Facts>) {}
 
     fn unknown(&mut self) {
         self.unknown = true;
+    }
+}
+
+/// A file that a job reads, by its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its name, below the tree or absolute.
+    pub name: String,
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Their number.
+    pub size: u64,
+}
+
+impl File {
+    /// A file of this name, of which this is known.
+    pub(crate) fn new(name: &str, facts: &Facts) -> Self {
+        File { name: name.to_owned(), digest: facts.digest, size: facts.size }
     }
 }
 
@@ -117,8 +136,10 @@ impl Sink for Key {
 pub struct Inputs {
     /// What they are, and their contents, in the key's order.
     pub list: Vec<(Label, Digest)>,
-    /// Files among them, by name below the tree.
-    pub files: Vec<String>,
+    /// Files that are read.
+    pub files: Vec<File>,
+    /// Names of files that only this program looked at.
+    pub looked_at: Vec<String>,
     /// The key.
     pub key: Key,
 }
@@ -126,7 +147,18 @@ pub struct Inputs {
 impl Inputs {
     /// None yet.
     pub(crate) fn new(purpose: &str) -> Self {
-        Inputs { list: Vec::new(), files: Vec::new(), key: Key::new(purpose) }
+        Inputs {
+            list: Vec::new(),
+            files: Vec::new(),
+            looked_at: Vec::new(),
+            key: Key::new(purpose),
+        }
+    }
+
+    /// Names of all files whose change would matter.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let read = self.files.iter().map(|file| &file.name);
+        read.chain(&self.looked_at).map(String::as_str)
     }
 
     /// What a record keeps of them: the start of each digest is enough to tell two apart.
@@ -138,14 +170,17 @@ impl Inputs {
 /// An input with the start of its digest.
 pub(crate) type Recorded = (Label, String);
 
-impl Sink for Inputs {
+impl InputVisitor for Inputs {
     fn input(&mut self, kind: Kind, name: &str, digest: &Digest) {
         self.list.push((Label::new(kind, name), *digest));
         self.key.input(kind, name, digest);
     }
 
-    fn file(&mut self, name: &str) {
-        self.files.push(name.to_owned());
+    fn file(&mut self, name: &str, read: Option<&Facts>) {
+        match read {
+            Some(facts) => self.files.push(File::new(name, facts)),
+            None => self.looked_at.push(name.to_owned()),
+        }
     }
 
     fn unknown(&mut self) {

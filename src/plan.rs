@@ -38,7 +38,7 @@ pub enum Due {
     /// Its assembler is a program that no key covers.
     OtherAssembler,
     /// It cannot be told which program compiles.
-    OpaqueCompiler,
+    UnidentifiedCompiler,
     /// An input is not as it was.
     Input(Change),
     /// A file that it made is gone.
@@ -117,8 +117,8 @@ fn look(store: &Store, common: &Common, module: &Indexed) -> Result<Option<(Due,
 }
 
 fn unknown(store: &Store, common: &Common, module: &Indexed) -> Result<Due> {
-    if common.is_opaque() {
-        return Ok(Due::OpaqueCompiler);
+    if common.is_unidentified() {
+        return Ok(Due::UnidentifiedCompiler);
     }
     let set = inputs::flag_set(store, common, &module.part.object)?;
     Ok(if set.other_assembler { Due::OtherAssembler } else { Due::Unnamed })

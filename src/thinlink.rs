@@ -32,7 +32,7 @@ pub use self::scratch::{Scratch, remove_left};
 use crate::error::Result;
 use crate::exec::process::Invocation;
 use crate::flag_files::Named;
-use crate::inputs::{Inputs, Key, Kind, Sink};
+use crate::inputs::{InputVisitor, Inputs, Key, Kind};
 use crate::parallel;
 use crate::store::{Digest, Facts, Indexed, KeyBuilder, LinkRecord, Store};
 use crate::toolchain::Tool;
@@ -77,22 +77,25 @@ impl ThinLink<'_> {
         Ok(inputs)
     }
 
-    fn walk(&self, store: &Store, sink: &mut dyn Sink) -> Result<()> {
-        sink.input(Kind::Tool, "LD", &self.linker.identity);
+    fn walk(&self, store: &Store, visitor: &mut dyn InputVisitor) -> Result<()> {
+        visitor.input(Kind::Tool, "LD", &self.linker.identity);
         let mut flags = KeyBuilder::new("kthinlto linker's flags 1");
         self.flags.iter().for_each(|flag| {
             flags.field(flag.as_bytes());
         });
-        sink.input(Kind::Flags, "", &flags.finish());
+        visitor.input(Kind::Flags, "", &flags.finish());
         for (name, facts) in self.members {
-            sink.input(Kind::Member, name, &facts.digest);
+            visitor.input(Kind::Member, name, &facts.digest);
+            visitor.file(name, Some(facts));
         }
         let options = self.linker.options.iter();
         let words: Vec<&str> = options.chain(self.flags).map(String::as_str).collect();
         let mut named = Named::new(&store.files, &[]);
         named.add(&words)?;
         for name in named.found {
-            sink.input(Kind::FlagFile, &name, &store.files.facts(&name)?.digest);
+            let facts = store.files.facts(&name)?;
+            visitor.input(Kind::FlagFile, &name, &facts.digest);
+            visitor.file(&name, Some(&facts));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The command of one backend, the names of its outputs, and what makes an output good.
 //! Must not know why it runs or on which slot.
 
+use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ use object::Object;
 
 use super::flags::Flags;
 use crate::exec::process::Invocation;
+use crate::exec::words::Words;
 use crate::format::Format;
 use crate::room::ASIDE;
 use crate::store::{Facts, Stamped, stamp};
@@ -76,16 +78,19 @@ pub fn invocation(
     tree: &Path,
     splits_dwarf: bool,
 ) -> Invocation {
-    let words = compiler.iter().map(String::as_str).chain(flags.words.iter());
-    let mut what = Invocation::new(words.chain(FIXED), tree);
+    const REST: usize = 512;
+    let mut argv = Words::with_room(flags.words.size() + REST);
+    argv.extend(compiler);
+    argv.append(&flags.words);
+    argv.extend(FIXED);
     if splits_dwarf {
         // The object names its .dwo: not the one beside the temporary output.
         let name = dwo_name(&part.native());
-        what.argv.extend(["-Xclang", "-split-dwarf-file", "-Xclang", &name]);
+        argv.extend(["-Xclang", "-split-dwarf-file", "-Xclang", &name]);
     }
     let index = format!("-fthinlto-index={}", part.index());
-    what.argv.extend([&index, "-c", "-o", output, &part.object]);
-    what
+    argv.extend([&index, "-c", "-o", output, &part.object]);
+    Invocation { argv, folder: tree.to_path_buf(), inner: None }
 }
 
 /// The same command as shell text with the final output, as mainline's makefile records it.
@@ -94,34 +99,40 @@ pub(crate) fn recorded_text(compiler: &str, flags: &Flags, part: &Part) -> Strin
     let (fixed, flags) = (FIXED.join(" "), &flags.text);
     let (native, index) = (quote(&part.native()), quote(&part.index()));
     let object = quote(&part.object);
-    format!("{compiler} {flags} {fixed} -fthinlto-index={index} -c -o {native} {object}")
+    let rest = fixed.len() + index.len() + native.len() + object.len() + 64;
+    let mut text = String::with_capacity(compiler.len() + flags.len() + rest);
+    // Writing to a string never fails.
+    let _ =
+        write!(text, "{compiler} {flags} {fixed} -fthinlto-index={index} -c -o {native} {object}");
+    text
 }
 
 /// What a backend made, if it is a native object: clang 22 may exit with 0 after it failed, and
-/// leave an empty file.
+/// leave an empty file. `buffer` is for its bytes: of thousands of objects, all but the largest
+/// find room in it.
 ///
 /// # Errors
 /// A clause that says what it is instead.
-pub fn check_native(path: &Path) -> Result<Stamped, String> {
-    let (stamp, bytes) = match stamp::read(path) {
-        Ok(read) => read,
+pub fn check_native(path: &Path, buffer: &mut Vec<u8>) -> Result<Stamped, String> {
+    let (stamp, bytes) = match stamp::read_into(path, buffer) {
+        Ok(stamp) => (stamp, buffer.as_slice()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err("no object".into()),
         Err(e) => return Err(format!("an object that cannot be read ({e})")),
     };
     if bytes.is_empty() {
         return Err("an empty object".into());
     }
-    if Format::of(&bytes) != Format::Elf {
+    if Format::of(bytes) != Format::Elf {
         return Err("a file that is not an ELF object".into());
     }
-    match object::File::parse(bytes.as_slice()) {
+    match object::File::parse(bytes) {
         Ok(file) if file.kind() != object::ObjectKind::Relocatable => {
             Err("an ELF file that is not a relocatable object".into())
         }
         Ok(file) if file.sections().next().is_none() => {
             Err("an ELF object with no sections".into())
         }
-        Ok(_) => Ok(Stamped { facts: Facts::of(&bytes), stamp }),
+        Ok(_) => Ok(Stamped { facts: Facts::of(bytes), stamp }),
         Err(e) => Err(format!("a damaged ELF object ({e})")),
     }
 }
@@ -173,17 +184,19 @@ mod tests {
     fn only_a_whole_relocatable_object_is_good() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.o");
-        assert_eq!(check_native(&path).unwrap_err(), "no object");
+        assert_eq!(check_native(&path, &mut Vec::new()).unwrap_err(), "no object");
         for (bytes, found) in
             [(b"".as_slice(), "empty"), (b"!<arch>\n", "not an ELF"), (b"\x7fELF", "damaged")]
         {
             fs::write(&path, bytes).unwrap();
-            assert!(check_native(&path).unwrap_err().contains(found));
+            assert!(check_native(&path, &mut Vec::new()).unwrap_err().contains(found));
         }
         let own = fs::read(std::env::current_exe().unwrap()).unwrap();
         fs::write(&path, &own).unwrap();
-        assert!(check_native(&path).unwrap_err().contains("not a relocatable object"));
+        assert!(
+            check_native(&path, &mut Vec::new()).unwrap_err().contains("not a relocatable object")
+        );
         fs::write(&path, &own[..own.len() / 2]).unwrap();
-        assert!(check_native(&path).is_err(), "truncated");
+        assert!(check_native(&path, &mut Vec::new()).is_err(), "truncated");
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that can change what a backend makes: one walk, read by the key and by
 //! whoever explains it. Must not know whether anything runs.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 
 use rustc_hash::FxHashSet;
@@ -9,7 +10,7 @@ use crate::bitcode::asm::{self, Includes};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::format::Format;
-use crate::inputs::{Inputs, Key, Kind, Sink};
+use crate::inputs::{InputVisitor, Inputs, Key, Kind};
 use crate::store::{AsmRecord, Digest, Facts, Indexed, KeyBuilder, Store};
 use crate::toolchain::Tool;
 
@@ -22,7 +23,7 @@ pub struct Common {
     /// Identity of the compiler: its words, programs, libraries, configuration.
     compiler: Digest,
     /// It cannot be told which program compiles.
-    opaque: bool,
+    unidentified: bool,
     /// Digest of the environment that clang reads.
     environment: Digest,
     /// Sets of flags, resolved once in a run.
@@ -34,15 +35,15 @@ impl Common {
     pub fn new(compiler: &Tool, environment: &Environment) -> Self {
         Common {
             compiler: compiler.identity,
-            opaque: compiler.opaque.is_some(),
+            unidentified: compiler.unidentified.is_some(),
             environment: self::environment(environment),
             sets: FlagSets::new(compiler),
         }
     }
 
     /// It cannot be told which program compiles.
-    pub(crate) fn is_opaque(&self) -> bool {
-        self.opaque
+    pub(crate) fn is_unidentified(&self) -> bool {
+        self.unidentified
     }
 }
 
@@ -66,13 +67,17 @@ const ENVIRONMENT: [&str; 12] = [
     "LLVM_OVERRIDE_PRODUCER",
 ];
 
+/// What clang reads of an environment.
+pub(crate) fn variables(all: &Environment) -> Vec<(OsString, OsString)> {
+    let found = ENVIRONMENT.iter().filter_map(|name| Some((name.into(), all.get(name)?.into())));
+    found.collect()
+}
+
 /// Digest of what clang reads of an environment.
 pub(crate) fn environment(all: &Environment) -> Digest {
     let mut key = KeyBuilder::new("kthinlto environment 1");
-    for name in ENVIRONMENT {
-        if let Some(value) = all.get(name) {
-            key.field(name.as_bytes()).field(value.as_encoded_bytes());
-        }
+    for (name, value) in variables(all) {
+        key.field(name.as_encoded_bytes()).field(value.as_encoded_bytes());
     }
     key.finish()
 }
@@ -103,7 +108,12 @@ pub(crate) fn inputs(store: &Store, common: &Common, module: &Indexed) -> Result
 }
 
 /// Walks all inputs of one backend: what the key is made of, and what `explain` prints.
-fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -> Result<()> {
+fn walk(
+    store: &Store,
+    common: &Common,
+    module: &Indexed,
+    visitor: &mut dyn InputVisitor,
+) -> Result<()> {
     let object = &module.part.object;
     let bitcode = store.files.facts(object)?;
     if bitcode.format != Format::Bitcode {
@@ -114,23 +124,24 @@ fn walk(store: &Store, common: &Common, module: &Indexed, sink: &mut dyn Sink) -
         asm_record_of(object, &store.files.read_known(object)?)
     })?;
     let flags = common.sets.of(store, object)?;
-    if common.opaque || included.unknown || flags.other_assembler {
-        sink.unknown();
+    if common.unidentified || included.unknown || flags.other_assembler {
+        visitor.unknown();
     }
     let mut file = |kind: Kind, name: &str| -> Result<()> {
-        sink.input(kind, name, &store.files.facts(name)?.digest);
-        sink.file(name);
+        let facts = store.files.facts(name)?;
+        visitor.input(kind, name, &facts.digest);
+        visitor.file(name, Some(&facts));
         Ok(())
     };
     file(Kind::Bitcode, object)?;
     file(Kind::Index, &module.part.index())?;
     module.imports.iter().try_for_each(|import| file(Kind::Import, import))?;
     flags.named.iter().try_for_each(|name| file(Kind::FlagFile, name))?;
-    sink.file(&flagset::record_of(object));
-    sink.input(Kind::Tool, "", &common.compiler);
-    sink.input(Kind::Environment, "", &common.environment);
-    sink.input(Kind::Flags, "", &flags.digest);
-    add_asm_files(store, &included.files, sink)
+    visitor.file(&flagset::record_of(object), None);
+    visitor.input(Kind::Tool, "", &common.compiler);
+    visitor.input(Kind::Environment, "", &common.environment);
+    visitor.input(Kind::Flags, "", &flags.digest);
+    add_asm_files(store, &included.files, visitor)
 }
 
 /// Looks, where an object was read anyhow, for what a walk will ask of it. What is wrong with
@@ -156,7 +167,7 @@ const MOST_INCLUDED: usize = 1000;
 /// Adds files that assembly includes: LLVM looks for them in the folder where clang runs. One
 /// that is not there, or is no regular file, might be found or read in a way that is not known
 /// here, so that its module is compiled each time. Text may include more.
-fn add_asm_files(store: &Store, names: &[String], sink: &mut dyn Sink) -> Result<()> {
+fn add_asm_files(store: &Store, names: &[String], visitor: &mut dyn InputVisitor) -> Result<()> {
     let mut seen = FxHashSet::default();
     // The next one last: what a file includes comes before what is included after it.
     let mut rest: Vec<String> = names.iter().rev().cloned().collect();
@@ -165,7 +176,7 @@ fn add_asm_files(store: &Store, names: &[String], sink: &mut dyn Sink) -> Result
             continue;
         }
         if seen.len() > MOST_INCLUDED {
-            sink.unknown();
+            visitor.unknown();
             return Ok(());
         }
         let found = match store.files.find(&name) {
@@ -173,17 +184,17 @@ fn add_asm_files(store: &Store, names: &[String], sink: &mut dyn Sink) -> Result
             found => found?,
         };
         let Some(facts) = found else {
-            sink.input(Kind::AsmFile, &name, &Digest::of(b"absent"));
-            sink.unknown();
+            visitor.input(Kind::AsmFile, &name, &Digest::of(b"absent"));
+            visitor.unknown();
             continue;
         };
-        sink.input(Kind::AsmFile, &name, &facts.digest);
-        sink.file(&name);
+        visitor.input(Kind::AsmFile, &name, &facts.digest);
+        visitor.file(&name, Some(&facts));
         let text = store.files.read_known(&name)?;
         let mut nested = Includes::default();
         asm::scan(&text, &mut nested);
         if nested.unknown && is_text(&text) {
-            sink.unknown();
+            visitor.unknown();
         }
         rest.extend(nested.files.into_iter().rev());
     }

@@ -45,7 +45,7 @@ pub(super) struct Abbrevs {
 
 /// The abbreviations of one block.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Known {
+pub(super) struct Scope {
     /// A list, and how much of it.
     list: Option<(usize, usize)>,
     /// Where its own begin, and its own operands.
@@ -57,16 +57,16 @@ pub(super) struct Known {
 
 impl Abbrevs {
     /// What a block of this id begins with.
-    pub fn enter(&self, block: u64) -> Known {
+    pub fn enter(&self, block: u64) -> Scope {
         let list = self.of.get(&block).map(|list| (*list, self.lists[*list].len()));
-        Known { list, local: self.local.len(), ops: self.ops.len(), given: self.given }
+        Scope { list, local: self.local.len(), ops: self.ops.len(), given: self.given }
     }
 
     /// Forgets the block's own; operands that a list uses by now stay.
-    pub fn leave(&mut self, known: Known) {
-        self.local.truncate(known.local);
-        if self.given == known.given {
-            self.ops.truncate(known.ops);
+    pub fn leave(&mut self, scope: Scope) {
+        self.local.truncate(scope.local);
+        if self.given == scope.given {
+            self.ops.truncate(scope.ops);
         }
     }
 
@@ -91,19 +91,19 @@ impl Abbrevs {
     }
 
     /// The abbreviation of this number, from 0, in a block.
-    pub fn get(&self, known: Known, number: usize) -> Option<&[Op]> {
-        let listed = known.list.map_or(0, |(_, count)| count);
-        let abbrev = match known.list.filter(|_| number < listed) {
+    pub fn get(&self, scope: Scope, number: usize) -> Option<&[Op]> {
+        let listed = scope.list.map_or(0, |(_, count)| count);
+        let abbrev = match scope.list.filter(|_| number < listed) {
             Some((list, _)) => self.lists[list].get(number)?,
-            None => self.local.get(known.local + number - listed)?,
+            None => self.local.get(scope.local + number - listed)?,
         };
         Some(&self.ops[abbrev.start..abbrev.end])
     }
 
     /// Adds one to the block's own.
-    pub fn add(&mut self, known: Known, abbrev: Abbrev) -> Result<(), Malformed> {
-        let listed = known.list.map_or(0, |(_, count)| count);
-        check_count(listed + self.local.len() - known.local)?;
+    pub fn add(&mut self, scope: Scope, abbrev: Abbrev) -> Result<(), Malformed> {
+        let listed = scope.list.map_or(0, |(_, count)| count);
+        check_count(listed + self.local.len() - scope.local)?;
         self.local.push(abbrev);
         Ok(())
     }
@@ -138,8 +138,8 @@ mod tests {
         abbrevs.end(start)
     }
 
-    fn value(abbrevs: &Abbrevs, known: Known, number: usize) -> Option<u64> {
-        match abbrevs.get(known, number)? {
+    fn value(abbrevs: &Abbrevs, scope: Scope, number: usize) -> Option<u64> {
+        match abbrevs.get(scope, number)? {
             [Op::Literal(value)] => Some(*value),
             other => panic!("{other:?}"),
         }

@@ -4,7 +4,7 @@
 //! Format: llvm.org/docs/BitCodeFormat.html (the container has not changed since LLVM 3).
 //! No maintained crate reads it without copying every record of every block.
 
-use super::abbrevs::{Abbrev, Abbrevs, Known, Op};
+use super::abbrevs::{Abbrev, Abbrevs, Op, Scope};
 use crate::format::{BITCODE, BITCODE_WRAPPER};
 
 /// Why a bitstream cannot be read, as a clause for a sentence.
@@ -117,9 +117,9 @@ impl<'a> Walker<'a, '_> {
         }
         if block == BLOCKINFO || self.visitor.wants(block) {
             let mut record = std::mem::take(&mut self.spare);
-            let known = self.abbrevs.enter(block);
-            self.contents((block, width, known), depth, &mut record)?;
-            self.abbrevs.leave(known);
+            let scope = self.abbrevs.enter(block);
+            self.contents((block, width, scope), depth, &mut record)?;
+            self.abbrevs.leave(scope);
             self.spare = record;
         }
         self.bits.at = end;
@@ -128,7 +128,7 @@ impl<'a> Walker<'a, '_> {
 
     fn contents(
         &mut self,
-        (block, width, known): (u64, u32, Known),
+        (block, width, scope): (u64, u32, Scope),
         depth: usize,
         record: &mut Record<'a>,
     ) -> Result<()> {
@@ -153,11 +153,11 @@ impl<'a> Walker<'a, '_> {
                 }
                 2 => {
                     let abbrev = self.define_abbrev()?;
-                    self.abbrevs.add(known, abbrev)?;
+                    self.abbrevs.add(scope, abbrev)?;
                 }
                 3 => self.plain_record(record)?,
                 id => {
-                    let abbrev = self.abbrevs.get(known, id as usize - 4);
+                    let abbrev = self.abbrevs.get(scope, id as usize - 4);
                     let abbrev = abbrev.ok_or(Malformed("an unknown abbreviation"))?;
                     self.bits.abbreviated(abbrev, record)?;
                     if !reads {

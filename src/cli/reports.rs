@@ -17,11 +17,11 @@ use crate::report::record::{Recorder, Run};
 use crate::report::{Event, Listener, json, timings, trace};
 
 /// The listeners of one run, and the files that wait for its end.
-pub struct Shown {
+pub struct Listeners {
     console: Box<dyn Listener>,
     /// None where no file is wanted.
     recorder: Option<Recorder>,
-    files: Vec<Wanted>,
+    files: Vec<ReportFile>,
     /// Something is made, or would be.
     steps: bool,
 }
@@ -30,7 +30,7 @@ pub struct Shown {
 type Render = fn(&Run) -> String;
 
 /// A file to write, and in which way.
-struct Wanted {
+struct ReportFile {
     path: PathBuf,
     file: File,
     render: Render,
@@ -47,7 +47,7 @@ pub struct About<'a> {
     pub mode: Mode,
 }
 
-impl Shown {
+impl Listeners {
     /// Opens the files, so that one that cannot be written is known before any work is done.
     pub fn new(
         verbosity: Verbosity,
@@ -64,17 +64,17 @@ impl Shown {
             let path = path.clone().filter(|path| !path.as_os_str().is_empty())?;
             Some((path, render))
         });
-        let files: Result<Vec<Wanted>, Error> = named
+        let files: Result<Vec<ReportFile>, Error> = named
             .map(|(path, render)| {
                 let file = create_named(&path)?;
-                Ok(Wanted { path, file, render })
+                Ok(ReportFile { path, file, render })
             })
             .collect();
         let files = files?;
         let recorder = (!files.is_empty())
             .then(|| Recorder::new(about.command, about.tree, about.mode.is_dry()));
         let console = console(verbosity, asked, make, about.mode);
-        Ok(Shown { console, recorder, files, steps: false })
+        Ok(Listeners { console, recorder, files, steps: false })
     }
 
     /// Whether something was made, or would have been.
@@ -89,7 +89,7 @@ impl Shown {
             let error = result.as_ref().err();
             let code = error.map_or(0, Error::exit_code);
             let run = recorder.finish(code, error.map(Error::to_string));
-            for Wanted { path, mut file, render } in self.files {
+            for ReportFile { path, mut file, render } in self.files {
                 let written = file.write_all(render(&run).as_bytes());
                 if let Err(error) = written.map_err(|error| Error::io("write", path, error)) {
                     return Err(result.err().unwrap_or(error));
@@ -100,7 +100,7 @@ impl Shown {
     }
 }
 
-impl Listener for Shown {
+impl Listener for Listeners {
     fn on(&mut self, event: &Event<'_>) {
         if let Some(recorder) = &mut self.recorder {
             recorder.on(event);

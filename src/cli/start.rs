@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::args::{Common, Scratch, StageOptions};
 use super::mode::Mode;
-use super::reports::{About, Shown};
+use super::reports::{About, Listeners};
 use super::{make_flags, place, tree, verbosity};
 use crate::error::Error;
 use crate::exec::slots::Slots;
@@ -33,7 +33,7 @@ pub struct Start {
     /// Where jobs get leave to run.
     pub slots: Slots,
     /// The listeners of the run.
-    pub shown: Shown,
+    pub shown: Listeners,
 }
 
 impl Start {
@@ -59,7 +59,7 @@ pub fn start(
     let verbosity = verbosity(common, &flags);
     let tree = tree(common);
     let about = About { command, tree: &tree, mode };
-    let mut shown = Shown::new(verbosity, &options.reports, &flags, about)?;
+    let mut shown = Listeners::new(verbosity, &options.reports, &flags, about)?;
     let granted = Slots::granted(make.as_ref(), common.jobs.map(usize::from), stage::cores());
     if let Some(warning) = granted.warning {
         shown.on(&Event::Warning(&warning));

@@ -13,7 +13,7 @@ use crate::exec::slots::Slots;
 use crate::report::console::Console;
 use crate::stage;
 use crate::stage::explain::last_settings;
-use crate::stage::verify::{Wanted, verify};
+use crate::stage::verify::{Selection, verify};
 use crate::store::Store;
 use crate::store::cache::Cache;
 
@@ -27,7 +27,7 @@ pub fn run(common: &Common, arguments: &Verify, dry_run: bool) -> anyhow::Result
         return Err(Error::bad_input(tree, found, remedy).into());
     };
     settings.compiler = super::given(&arguments.cc).or(settings.compiler);
-    let wanted = Wanted {
+    let wanted = Selection {
         objects: arguments.objects.clone(),
         sample: arguments.sample,
         cache: if arguments.cache { Some(cache(arguments)?) } else { None },

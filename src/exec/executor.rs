@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 
+use super::action::Action;
 use super::poll::poll;
-use super::process::{Invocation, Outcome, Running};
+use super::process::{Outcome, Running};
 
 /// A job that runs somewhere. Dropping one that has not ended cancels it.
 ///
-/// Its descriptor is readable when it has ended, or may have: look with [`Job::try_finish`].
+/// Its descriptor is readable when it has ended, or may have, and stays so until [`Job::try_finish`] was
+/// asked.
 pub trait Job: AsFd {
     /// The outcome, if it has ended.
     ///
@@ -87,9 +89,9 @@ pub trait Executor {
     /// # Errors
     /// Where it cannot be started. [`io::ErrorKind::WouldBlock`] and
     /// [`io::ErrorKind::OutOfMemory`] say that it may be possible once another has ended.
-    fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>>;
+    fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>>;
 
-    /// Whether it begins a job at [`Invocation::inner`].
+    /// Whether it begins a job at [`Invocation::inner`](super::process::Invocation::inner).
     fn takes_inner(&self) -> bool {
         false
     }
@@ -97,7 +99,7 @@ pub trait Executor {
     /// A job that is in doubt failed. Starts it once more in another way, if there is one.
     fn second_try(
         &mut self,
-        _what: &Invocation,
+        _what: &Action,
         _failed: &Outcome,
     ) -> Option<io::Result<Box<dyn Job>>> {
         None
@@ -117,8 +119,8 @@ pub trait Executor {
 pub struct Processes;
 
 impl Executor for Processes {
-    fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>> {
-        Ok(Box::new(Running::start(what)?))
+    fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
+        Ok(Box::new(Running::start(&what.command)?))
     }
 }
 

@@ -5,6 +5,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::action::Action;
 use super::clang;
 use super::executor::{Executor, Job};
 use super::interrupt::Interrupts;
@@ -68,16 +69,16 @@ impl ForkServer {
 }
 
 impl Executor for ForkServer {
-    fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>> {
-        Ok(Box::new(self.copy(what).unwrap_or_else(|| Running::start(what))?))
+    fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
+        Ok(Box::new(self.copy(&what.command).unwrap_or_else(|| Running::start(&what.command))?))
     }
 
     fn takes_inner(&self) -> bool {
         self.server.is_some()
     }
 
-    fn second_try(&mut self, what: &Invocation, _: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
-        Some(Running::start(what).map(|running| Box::new(running) as Box<dyn Job>))
+    fn second_try(&mut self, what: &Action, _: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
+        Some(Running::start(&what.command).map(|running| Box::new(running) as Box<dyn Job>))
     }
 
     fn first_try_was_wrong(&mut self) {

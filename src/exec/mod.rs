@@ -4,19 +4,19 @@
 //! ```
 //! use std::{io, path::Path};
 //! use kthinlto::error::Result;
-//! use kthinlto::exec::{executor::Processes, interrupt::Interrupts, process::{Invocation, Outcome}};
+//! use kthinlto::exec::{action::Action, executor::Processes, interrupt::Interrupts, process::{Invocation, Outcome}};
 //! use kthinlto::exec::{run::{Runner, Work}, slots::Slots};
 //!
 //! /// Three jobs, of which the last fails.
 //! struct Three { given: usize, good: usize }
 //!
 //! impl Work for Three {
-//!     fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
+//!     fn next(&mut self) -> Result<Option<(usize, Action)>> {
 //!         let programs = ["true", "true", "false"];
 //!         let program = programs.get(self.given);
 //!         self.given += 1;
 //!         let what = program.map(|program| Invocation::new([program], Path::new("/")));
-//!         Ok(what.map(|what| (self.given, what)))
+//!         Ok(what.map(|what| (self.given, what.into())))
 //!     }
 //!
 //!     fn done(&mut self, _job: usize, outcome: io::Result<Outcome>) -> Result<bool> {
@@ -35,6 +35,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod action;
 mod clang;
 mod end;
 pub mod executor;

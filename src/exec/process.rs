@@ -156,6 +156,9 @@ impl Running {
     /// What it has written so far; of very much, the start and a word on the rest.
     pub(super) fn output(&mut self) -> io::Result<Vec<u8>> {
         let mut output = Vec::new();
+        if self.written() == 0 {
+            return Ok(output);
+        }
         self.output.rewind()?;
         (&self.output).take(MOST_SHOWN).read_to_end(&mut output)?;
         let rest = self.written().saturating_sub(MOST_SHOWN) >> 20;

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::action::Action;
 use super::executor::{Capacity, Executor, Job};
 use super::interrupt::Interrupts;
 use super::memory::Memory;
 use super::pause::Pauses;
 use super::poll::poll;
-use super::process::{Invocation, Outcome};
+use super::process::Outcome;
 use super::slots::{Slot, Slots};
 use crate::error::{Error, Result};
 
@@ -29,7 +30,7 @@ pub trait Work {
     ///
     /// # Errors
     /// What ends the run.
-    fn next(&mut self) -> Result<Option<(usize, Invocation)>>;
+    fn next(&mut self) -> Result<Option<(usize, Action)>>;
     /// KiB of memory that the job which `next` would give may need; 0 if nobody knows.
     fn next_memory(&self) -> u64 {
         0
@@ -60,18 +61,20 @@ pub struct Runner<'a> {
 struct Active {
     running: Box<dyn Job>,
     number: usize,
-    what: Invocation,
+    what: Action,
     /// KiB that it may need.
     memory: u64,
     /// It failed before, started in another way.
     again: bool,
+    /// Its descriptor was readable at the last wait.
+    may_have_ended: bool,
     _slot: Option<Slot>,
 }
 
 /// A job that could not be started yet.
 struct Pending {
     number: usize,
-    what: Invocation,
+    what: Action,
     memory: u64,
 }
 
@@ -120,12 +123,13 @@ impl Runner<'_> {
             memory: Memory::default(),
         };
         let pauses = Pauses::catch()?;
+        let (mut looked, mut may_pause) = (Instant::now(), true);
         loop {
             if let Some(signal) = self.interrupts.signal() {
                 self.stop(&mut run.active);
                 return Err(Error::Interrupted(signal));
             }
-            if pause(&pauses, &mut run.active) {
+            if may_pause && pause(&pauses, &mut run.active) {
                 continue;
             }
             let lacks = run.start_all();
@@ -133,23 +137,30 @@ impl Runner<'_> {
                 return run.fatal.map_or(Ok(run.failed), Err);
             }
             self.slots.take_warnings().iter().for_each(|text| run.work.warn(text));
-            self.wait(&run.active, &pauses, lacks == Lacks::Slot);
-            run.end_endless();
+            may_pause = self.wait(&mut run.active, &pauses, lacks == Lacks::Slot);
+            if looked.elapsed() >= TICK {
+                looked = Instant::now();
+                run.end_endless();
+            }
             run.take_ended();
         }
     }
 
     /// Sleeps until a signal, a token or a lower load (if a slot is wanted), or the end of a child.
-    fn wait(&self, active: &[Active], pauses: &Pauses, wants_slot: bool) {
+    /// Marks the jobs that may have ended, and says whether a stop may have been asked for.
+    fn wait(&self, active: &mut [Active], pauses: &Pauses, wants_slot: bool) -> bool {
         let (token, time) = match wants_slot {
             true => (self.slots.wait_fd(), self.slots.wait_time()),
             false => (None, None),
         };
-        let descriptors = [self.interrupts.as_fd(), pauses.as_fd()].into_iter().chain(token);
+        let jobs = active.iter().map(|a| a.running.as_fd());
+        let descriptors = jobs.chain([self.interrupts.as_fd(), pauses.as_fd()]).chain(token);
         // Now and then a look at what they write, which wakes nobody.
         let tick = (!active.is_empty()).then_some(TICK);
         let time = time.into_iter().chain(tick).min();
-        poll(descriptors.chain(active.iter().map(|a| a.running.as_fd())), time);
+        let mut ready = poll(descriptors, time).into_iter();
+        active.iter_mut().zip(ready.by_ref()).for_each(|(one, ready)| one.may_have_ended = ready);
+        ready.nth(1).unwrap_or(true)
     }
 
     /// Ends all children: SIGTERM, and SIGKILL after the grace or at a second signal. What
@@ -241,6 +252,7 @@ impl Progress<'_> {
                     what,
                     memory,
                     again: false,
+                    may_have_ended: false,
                     _slot: slot,
                 });
             }
@@ -274,6 +286,10 @@ impl Progress<'_> {
     fn take_ended(&mut self) {
         let mut ended = Vec::new();
         for mut one in std::mem::take(&mut self.active) {
+            if !one.may_have_ended {
+                self.active.push(one);
+                continue;
+            }
             match one.running.try_finish() {
                 Ok(None) => self.active.push(one),
                 Ok(Some(outcome)) => match self.try_again(one, &outcome) {
@@ -300,7 +316,7 @@ impl Progress<'_> {
             return Err(one.number);
         }
         match self.executor.second_try(&one.what, outcome) {
-            Some(Ok(running)) => Ok(Active { running, again: true, ..one }),
+            Some(Ok(running)) => Ok(Active { running, again: true, may_have_ended: false, ..one }),
             _ => Err(one.number),
         }
     }
@@ -326,7 +342,7 @@ mod tests {
 
     use super::*;
     use crate::exec::executor::Processes;
-    use crate::exec::process::Running;
+    use crate::exec::process::{Invocation, Running};
 
     /// Runs shells, as another machine would: none of them needs a slot of ours.
     struct Elsewhere {
@@ -367,14 +383,14 @@ mod tests {
             Capacity::Jobs(self.most)
         }
 
-        fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>> {
+        fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
             self.started += 1;
-            Ok(Box::new(Doubtful(Running::start(what)?)))
+            Ok(Box::new(Doubtful(Running::start(&what.command)?)))
         }
 
-        fn second_try(&mut self, _: &Invocation, _: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
+        fn second_try(&mut self, _: &Action, _: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
             self.second += 1;
-            Some(Processes.start(&Invocation::new(["true"], Path::new("."))))
+            Some(Processes.start(&Invocation::new(["true"], Path::new(".")).into()))
         }
     }
 
@@ -394,7 +410,7 @@ mod tests {
     }
 
     impl Work for Jobs {
-        fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
+        fn next(&mut self) -> Result<Option<(usize, Action)>> {
             let Some(left) = self.left.checked_sub(1) else {
                 return Ok(None);
             };
@@ -402,7 +418,7 @@ mod tests {
             self.running += 1;
             self.most = self.most.max(self.running);
             let what = Invocation::new(["sh", "-c", self.script], Path::new("."));
-            Ok(Some((self.left, what)))
+            Ok(Some((self.left, what.into())))
         }
 
         fn done(&mut self, _: usize, outcome: io::Result<Outcome>) -> Result<bool> {

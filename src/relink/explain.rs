@@ -52,7 +52,7 @@ pub fn explain(settings: &Settings, name: &str) -> Result<Vec<Explained>> {
             due: due(store, step, &found)?,
             inputs: compare(&found.recorded(), &before),
             tools: tools(store, step, environment),
-            files: found.files,
+            files: found.names().map(str::to_owned).collect(),
         })
     });
     explained.collect()

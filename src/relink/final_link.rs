@@ -15,7 +15,7 @@ use super::btf;
 use super::command::{program, raw_words, retarget};
 use super::planner::Planner;
 use super::reads::{for_another_folder, named_by_flags, named_by_options, post_link};
-use super::recipe::{Action, Output, Prepare, Proof, Step};
+use super::recipe::{Output, Prepare, Procedure, Proof, Step};
 use super::tree::Tree;
 use super::version::{self, HEADER, OBJECT};
 use crate::error::{Error, Result};
@@ -104,7 +104,7 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
         inputs,
         made_by,
         outputs: outputs(planner),
-        action: Action::Shell {
+        procedure: Procedure::Shell {
             text: text(planner, &compile, &environment, linked_by)?,
             linker: Some(link.linker.clone()),
         },

@@ -7,7 +7,7 @@ use super::recipe::Step;
 use crate::archive::read::flatten;
 use crate::error::Result;
 use crate::format::Format;
-use crate::inputs::{Inputs, Kind, Sink};
+use crate::inputs::{InputVisitor, Inputs, Kind};
 use crate::store::{Digest, Facts, KeyBuilder, Store};
 use crate::unit::ARCHIVE;
 
@@ -21,24 +21,25 @@ pub fn of(store: &Store, step: &Step) -> Result<Inputs> {
     Ok(inputs)
 }
 
-fn walk(store: &Store, step: &Step, sink: &mut dyn Sink) -> Result<()> {
-    sink.input(Kind::Flags, &step.name, &Digest::of(step.shown.as_bytes()));
+fn walk(store: &Store, step: &Step, visitor: &mut dyn InputVisitor) -> Result<()> {
+    visitor.input(Kind::Flags, &step.name, &Digest::of(step.shown.as_bytes()));
     for (label, digest) in &step.made_by {
-        sink.input(label.kind, &label.name, digest);
+        visitor.input(label.kind, &label.name, digest);
     }
     for name in &step.inputs {
-        sink.file(name);
-        match store.files.find(name)? {
-            Some(facts) if facts.format == Format::Archive => archive(store, name, facts, sink)?,
-            Some(facts) => sink.input(Kind::File, name, &facts.digest),
-            None => sink.input(Kind::File, name, &Digest::of(b"absent")),
+        let found = store.files.find(name)?;
+        visitor.file(name, found.as_ref());
+        match found {
+            Some(facts) if facts.format == Format::Archive => archive(store, name, facts, visitor)?,
+            Some(facts) => visitor.input(Kind::File, name, &facts.digest),
+            None => visitor.input(Kind::File, name, &Digest::of(b"absent")),
         }
     }
     Ok(())
 }
 
 /// A thin archive holds names: what a step reads are its members.
-fn archive(store: &Store, name: &str, facts: Facts, sink: &mut dyn Sink) -> Result<()> {
+fn archive(store: &Store, name: &str, facts: Facts, visitor: &mut dyn InputVisitor) -> Result<()> {
     let mut key = KeyBuilder::new("members");
     key.digest(&facts.digest);
     if name == ARCHIVE {
@@ -46,14 +47,15 @@ fn archive(store: &Store, name: &str, facts: Facts, sink: &mut dyn Sink) -> Resu
         key.field(format!("{:?}", store.output(ARCHIVE)).as_bytes());
     } else if let Ok(members) = flatten(store.tree(), &[PathBuf::from(name)]) {
         for member in members {
-            sink.file(&member);
+            let found = store.files.find(&member)?;
+            visitor.file(&member, found.as_ref());
             key.field(member.as_bytes());
-            match store.files.find(&member)? {
+            match found {
                 Some(facts) => key.digest(&facts.digest),
                 None => key.field(b"absent"),
             };
         }
     } // else its members are in it
-    sink.input(Kind::ThinArchive, name, &key.finish());
+    visitor.input(Kind::ThinArchive, name, &key.finish());
     Ok(())
 }

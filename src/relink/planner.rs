@@ -74,7 +74,7 @@ impl Planner<'_> {
                 .unwrap_or_else(|| toolchain::unknown(command, &self.tree.folder, environment)),
             false => toolchain::resolve(Role::Compiler, command, self.store, environment)?,
         };
-        let identity = match tool.opaque {
+        let identity = match tool.unidentified {
             None => tool.identity,
             Some(_) => Digest::of(format!("{:?}", std::time::SystemTime::now()).as_bytes()),
         };

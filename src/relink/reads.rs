@@ -111,7 +111,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::store::stamp::Grain;
+    use crate::store::stamp::TimeResolution;
 
     #[test]
     fn a_configuration_file_is_named_by_the_same_word_or_the_next() {
@@ -121,7 +121,7 @@ mod tests {
         {
             fs::write(dir.path().join(name), text).unwrap();
         }
-        let files = || Files::new(dir.path(), Grain::default(), HashMap::default());
+        let files = || Files::new(dir.path(), TimeResolution::default(), HashMap::default());
         for command in ["cc --config a.cfg -c a.c", "cc --config=a.cfg -c a.c"] {
             let mut found = named_by_options(&files(), command).unwrap();
             found.sort();

@@ -21,7 +21,7 @@ pub struct Output {
 
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum Procedure {
     /// A command for a shell. `linker` is the program in it that can use several threads.
     Shell {
         /// The text.
@@ -66,7 +66,7 @@ pub struct Step {
     /// Its command as make recorded it, or as it would be written by hand.
     pub shown: String,
     /// What it does.
-    pub action: Action,
+    pub procedure: Procedure,
     /// What has to be done right before.
     pub prepare: Prepare,
     /// What the command may show by a file that it leaves.
@@ -142,7 +142,7 @@ mod tests {
             made_by: Vec::new(),
             outputs: vec![output],
             shown: String::new(),
-            action: Action::Shell { text: String::new(), linker: None },
+            procedure: Procedure::Shell { text: String::new(), linker: None },
             prepare: Prepare::Nothing,
             proof: None,
         }

@@ -10,7 +10,7 @@ use super::command::{programs, raw_words, replace_words, retarget};
 use super::final_link;
 use super::planner::Planner;
 use super::reads::{modules, named_by_options};
-use super::recipe::{Action, Output, Prepare, Recipe, Step};
+use super::recipe::{Output, Prepare, Procedure, Recipe, Step};
 use super::tree::Tree;
 use crate::error::Result;
 use crate::inputs::{Kind, Label};
@@ -61,7 +61,7 @@ impl Planner<'_> {
             inputs,
             made_by: self.tools(&programs(&shown))?,
             outputs: vec![self.output(place, false)],
-            action: Action::Shell {
+            procedure: Procedure::Shell {
                 text: retarget(&shown, place, &self.aside(place)),
                 linker: None,
             },
@@ -80,7 +80,7 @@ impl Planner<'_> {
             inputs: files.clone(),
             made_by: Vec::new(),
             outputs: vec![self.output(INITCALLS, false)],
-            action: Action::Initcalls { files },
+            procedure: Procedure::Initcalls { files },
             shown,
             prepare: Prepare::Nothing,
             proof: None,
@@ -105,7 +105,7 @@ impl Planner<'_> {
             inputs,
             made_by: self.tools(&[&linker])?,
             outputs,
-            action: Action::Shell {
+            procedure: Procedure::Shell {
                 text: retarget(&shown, "vmlinux.o", &self.aside("vmlinux.o")),
                 linker: Some(linker),
             },
@@ -130,7 +130,7 @@ impl Planner<'_> {
             made_by: self.tools(&[&self.tree.nm])?,
             outputs: Vec::new(),
             shown: text.clone(),
-            action: Action::Shell { text, linker: None },
+            procedure: Procedure::Shell { text, linker: None },
             prepare: Prepare::Nothing,
             proof: None,
         }))
@@ -152,7 +152,7 @@ impl Planner<'_> {
             )],
             outputs: vec![self.output(VMLINUX_OBJS, false)],
             shown: format!("llvm-ar t {ARCHIVE} > {VMLINUX_OBJS}"),
-            action: Action::ListObjects { front_end_names },
+            procedure: Procedure::ListObjects { front_end_names },
             prepare: Prepare::Nothing,
             proof: None,
         })
@@ -181,7 +181,7 @@ impl Planner<'_> {
             inputs,
             made_by: Vec::new(),
             outputs: vec![written, self.output(symvers, true)],
-            action: Action::Shell {
+            procedure: Procedure::Shell {
                 text: retarget(&shown, symvers, &self.aside(symvers)),
                 linker: None,
             },
@@ -208,7 +208,7 @@ impl Planner<'_> {
             inputs,
             made_by: [compiler, self.tools(&[&linker])?].concat(),
             outputs: vec![self.output(EXPORT_O, false)],
-            action: Action::Shell {
+            procedure: Procedure::Shell {
                 text: retarget(&shown, EXPORT_O, &self.aside(EXPORT_O)),
                 linker: None,
             },

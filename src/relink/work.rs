@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use super::btf::THREADS;
 use super::command::add_to_program;
-use super::recipe::{Action, Output, Prepare, Recipe, Step};
+use super::recipe::{Output, Prepare, Procedure, Recipe, Step};
 use super::tree::Tree;
 use super::version::Identity;
 use super::{final_link, inputs};
 use crate::error::{Error, Result, advice, describe_status};
+use crate::exec::action::Action;
 use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::refused::Refused;
 use crate::exec::run::Work;
@@ -127,7 +128,7 @@ impl<'a> RelinkWork<'a> {
     }
 
     /// Starts a step, or does it right here. `None`: it is done.
-    fn start(&mut self, number: usize) -> Result<Option<Invocation>> {
+    fn start(&mut self, number: usize) -> Result<Option<Action>> {
         let recipe = self.with.recipe;
         let step = &recipe.steps[number];
         let inputs = inputs::of(self.with.store, step)?;
@@ -140,21 +141,35 @@ impl<'a> RelinkWork<'a> {
         if step.prepare == Prepare::FinalLink {
             final_link::prepare(self.with.tree, self.with.scratch, self.with.identity)?;
         }
-        match &step.action {
-            Action::Shell { text, linker } => {
+        match &step.procedure {
+            Procedure::Shell { text, linker } => {
                 self.begin(number);
                 let text = match linker {
                     Some(linker) => self.with_threads(number, text, linker),
                     None => text.clone(),
                 };
                 let argv = ["sh", "-c", &format!("set -e; {text}")];
-                return Ok(Some(Invocation::new(argv, &self.with.tree.folder)));
+                let command = Invocation::new(argv, &self.with.tree.folder);
+                return Ok(Some(self.action(number, command)));
             }
-            Action::ListObjects { front_end_names } => self.list_objects(step, *front_end_names)?,
-            Action::Initcalls { files } => self.write_initcalls(step, files)?,
+            Procedure::ListObjects { front_end_names } => {
+                self.list_objects(step, *front_end_names)?
+            }
+            Procedure::Initcalls { files } => self.write_initcalls(step, files)?,
         }
         self.accept(number)?;
         Ok(None)
+    }
+
+    /// All that is known of a step: its programs are not, since a shell finds them.
+    fn action(&self, number: usize, command: Invocation) -> Action {
+        let read = self.started[number].iter().flat_map(|inputs| &inputs.files).cloned();
+        let outputs = self.with.recipe.steps[number].outputs.iter();
+        Action {
+            inputs: read.collect(),
+            outputs: outputs.map(|output| output.aside.clone()).collect(),
+            ..command.into()
+        }
     }
 
     fn begin(&mut self, number: usize) {
@@ -214,8 +229,8 @@ impl<'a> RelinkWork<'a> {
         for output in &step.outputs {
             self.check(step, output)?;
         }
-        let read = self.started[number].as_ref().map(|inputs| inputs.files.as_slice());
-        if let Some(name) = read.unwrap_or_default().iter().find(|name| self.changed(name)) {
+        let mut read = self.started[number].iter().flat_map(Inputs::names);
+        if let Some(name) = read.find(|name| self.changed(name)) {
             let found = format!("it changed while {} was made from it", step.name);
             return Err(Error::bad_input(name, found, "run again"));
         }
@@ -282,7 +297,7 @@ impl<'a> RelinkWork<'a> {
 }
 
 impl Work for RelinkWork<'_> {
-    fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
+    fn next(&mut self) -> Result<Option<(usize, Action)>> {
         while let Some(number) = self.ready().filter(|_| self.failure.is_none()) {
             match self.start(number) {
                 Ok(Some(what)) => return Ok(Some((number, what))),

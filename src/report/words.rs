@@ -38,7 +38,9 @@ pub fn due(due: &Due) -> String {
         Due::NeverRun => "no record of an earlier run".to_owned(),
         Due::Unnamed => "a file that its assembly includes but does not name".to_owned(),
         Due::OtherAssembler => "an assembler outside clang".to_owned(),
-        Due::OpaqueCompiler => "a compiler that does not tell which program it runs".to_owned(),
+        Due::UnidentifiedCompiler => {
+            "a compiler that does not tell which program it runs".to_owned()
+        }
         Due::Input(input) => change(input),
         Due::OutputGone(name) => format!("{name}, which is missing"),
         Due::OutputForeign(name) => format!("{name}, which something other than kthinlto changed"),

@@ -2,13 +2,16 @@
 //! only when it is right. What a backend is made from is the backend phase's; when it runs is the
 //! queue's.
 
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::Settings;
 use super::schedule;
 use super::session::Session;
 use crate::backend::cc1::Template;
@@ -19,8 +22,10 @@ use crate::backend::flags::Flags;
 use crate::backend::flagset::FlagSet;
 use crate::backend::inputs::{self, Common};
 use crate::error::{Error, Result, advice, describe_status};
+use crate::exec::action::Action;
 use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::refused::remedy;
+use crate::inputs::File;
 use crate::kbuild::cmd_file;
 use crate::plan::Planned;
 use crate::report::{Event, words};
@@ -34,6 +39,12 @@ pub(super) struct Job {
     flags: Flags,
     /// What a key knows of the flags.
     pub flag_set: Arc<FlagSet>,
+    /// Where it writes, until that is known to be good.
+    pub aside: String,
+    /// The files that it reads.
+    reads: Arc<[File]>,
+    /// Its command, as it is recorded.
+    command: OnceCell<String>,
     /// What the compiler's driver would run, where that is known.
     pub inner: Option<Rc<Template>>,
     /// What it took the last time.
@@ -42,22 +53,20 @@ pub(super) struct Job {
 
 impl Job {
     /// A planned backend with what is needed to run it.
-    pub fn new(store: &Store, common: &Common, planned: Planned) -> Result<Self> {
+    pub fn new(store: &Store, common: &Common, mut planned: Planned) -> Result<Self> {
         let object = &planned.part.object;
         let flags = inputs::take_flags(store, common, object)?;
         let flag_set = inputs::flag_set(store, common, object)?;
         let cost = store.backend(&planned.part).and_then(|was| was.cost);
-        Ok(Job { planned, flags, flag_set, inner: None, cost })
+        let aside = aside_name(&planned.part.native());
+        let reads = std::mem::take(&mut planned.inputs.files).into();
+        let command = OnceCell::new();
+        Ok(Job { planned, flags, flag_set, aside, reads, command, inner: None, cost })
     }
 
     /// What it compiles.
     pub fn part(&self) -> &Part {
         &self.planned.part
-    }
-
-    /// Where it writes, until that is known to be good.
-    pub fn aside(&self) -> String {
-        aside_name(&self.part().native())
     }
 
     /// What it may take, for the order of all: CPU time, and the size of its bitcode.
@@ -89,22 +98,68 @@ pub(super) struct Backends {
     pub common: Common,
     /// Warnings are no errors.
     pub only_warn: bool,
+    /// For the bytes of one object after the other.
+    buffer: RefCell<Vec<u8>>,
+    shared: OnceCell<Shared>,
+}
+
+/// What all actions have in common.
+struct Shared {
+    environment: Arc<[(OsString, OsString)]>,
+    tools: Arc<[File]>,
 }
 
 impl Backends {
+    /// Backends of this compiler.
+    pub fn new(compiler: Tool, common: Common, only_warn: bool) -> Self {
+        let (buffer, shared) = (RefCell::default(), OnceCell::new());
+        Backends { compiler, common, only_warn, buffer, shared }
+    }
+
     /// Tells the listener that a backend runs.
     pub fn announce(&self, session: &mut Session<'_>, job: &Job) {
-        let part = job.part();
-        let more = if self.only_warn { format!(" {ONLY_WARN}") } else { String::new() };
-        let command = recorded_text(&self.compiler.text, &job.flags, part) + &more;
-        session.step("CC", &part.native(), &command, &words::due(&job.planned.due));
+        let command = self.command(job);
+        let command = match self.only_warn {
+            true => &format!("{command} {ONLY_WARN}"),
+            false => command,
+        };
+        session.step("CC", &job.part().native(), command, &words::due(&job.planned.due));
+    }
+
+    /// The command of a job as it is recorded.
+    fn command<'j>(&self, job: &'j Job) -> &'j str {
+        job.command.get_or_init(|| recorded_text(&self.compiler.text, &job.flags, job.part()))
+    }
+
+    /// All that a job needs.
+    pub fn action(&self, settings: &Settings, store: &Store, job: &Job) -> Result<Action> {
+        let inner = job.inner.as_ref().map(|template| template.fill(job.part()));
+        let shared = match self.shared.get() {
+            Some(known) => known,
+            None => {
+                let environment = inputs::variables(&settings.environment).into();
+                let tools = self.compiler.contents(store)?;
+                self.shared.get_or_init(|| Shared { environment, tools })
+            }
+        };
+        let FlagSet { splits_dwarf, side_files, .. } = *job.flag_set;
+        let dwo = splits_dwarf.then(|| dwo_name(&job.aside));
+        // Such as STEM.su: the object's name without its ending, and another one.
+        let beside = side_files.then(|| format!("{}.*", job.aside.trim_end_matches(".o")));
+        Ok(Action {
+            command: Invocation { inner, ..self.invocation(&settings.tree, job) },
+            environment: shared.environment.clone(),
+            inputs: job.reads.clone(),
+            tools: shared.tools.clone(),
+            outputs: [job.aside.clone()].into_iter().chain(dwo).chain(beside).collect(),
+        })
     }
 
     /// The command of a job.
     pub fn invocation(&self, tree: &Path, job: &Job) -> Invocation {
         let splits_dwarf = job.flag_set.splits_dwarf;
-        let (compiler, flags, aside) = (&self.compiler.argv, &job.flags, job.aside());
-        let mut what = invocation(compiler, flags, job.part(), &aside, tree, splits_dwarf);
+        let (compiler, flags) = (&self.compiler.argv, &job.flags);
+        let mut what = invocation(compiler, flags, job.part(), &job.aside, tree, splits_dwarf);
         if self.only_warn {
             what.argv.push(ONLY_WARN);
         }
@@ -142,13 +197,17 @@ impl Backends {
             let how = describe_status(outcome.status);
             return Err(format!("the backend of {label} failed: `{compiler}` {how}; {advice}"));
         }
-        let native = check_native(&store.tree().join(job.aside())).map_err(|found| {
-            format!(
-                "the backend of {label} failed: `{compiler}` exited with 0 but left {found}; \
+        let mut buffer = self.buffer.borrow_mut();
+        let native =
+            check_native(&store.tree().join(&job.aside), &mut buffer).map_err(|found| {
+                format!(
+                    "the backend of {label} failed: `{compiler}` exited with 0 but left {found}; \
                  {advice}"
-            )
-        })?;
-        match job.planned.inputs.files.iter().find(|name| !store.files.is_unchanged(name)) {
+                )
+            })?;
+        let names = job.reads.iter().map(|file| file.name.as_str());
+        let mut names = names.chain(job.planned.inputs.names());
+        match names.find(|name| !store.files.is_unchanged(name)) {
             Some(name) => {
                 Err(format!("{name} changed while the backend of {label} read it; run again"))
             }
@@ -165,10 +224,10 @@ impl Backends {
         cost: Option<Cost>,
     ) -> Result<()> {
         let (tree, part) = (store.tree().to_path_buf(), job.part());
-        let (native, aside) = (part.native(), job.aside());
+        let (native, aside) = (part.native(), &job.aside);
         if job.flag_set.splits_dwarf {
             let dwo = dwo_name(&native);
-            match fs::rename(tree.join(dwo_name(&aside)), tree.join(&dwo)) {
+            match fs::rename(tree.join(dwo_name(aside)), tree.join(&dwo)) {
                 // Without -g there is none.
                 Err(e) if e.kind() != ErrorKind::NotFound => {
                     return Err(Error::io("rename into", &dwo, e));
@@ -184,9 +243,8 @@ impl Backends {
         let place = tree.join(&native);
         let renamed = fs::rename(tree.join(aside), place);
         renamed.map_err(|e| Error::io("rename into", &native, e))?;
-        let text = recorded_text(&self.compiler.text, &job.flags, part);
         let record = tree.join(cmd_file::path_for(Path::new(&native)));
-        write_if_changed(&record, cmd_file::render(&native, &text).as_bytes())?;
+        write_if_changed(&record, cmd_file::render(&native, self.command(job)).as_bytes())?;
         store.files.set(&native, made)?;
         let inputs = &job.planned.inputs;
         let key = inputs.key.digest();
@@ -199,8 +257,8 @@ impl Backends {
 /// (`STEM-RANDOM.o.tmp`) and leaves when it is killed.
 pub(super) fn remove_aside(session: &mut Session<'_>, job: &Job) {
     let tree = &session.settings.tree;
-    let aside = job.aside();
-    for name in [&aside, &dwo_name(&aside)] {
+    let aside = &job.aside;
+    for name in [aside, &dwo_name(aside)] {
         match fs::remove_file(tree.join(name)) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
                 let text = format!("{name}, left half-written, cannot be removed: {e}");
@@ -211,7 +269,7 @@ pub(super) fn remove_aside(session: &mut Session<'_>, job: &Job) {
     }
     let left = side_files(tree, &job.part().native());
     left.iter().for_each(|(left, _)| drop(fs::remove_file(left)));
-    let place = tree.join(&aside);
+    let place = tree.join(aside);
     let stem = place.file_stem().unwrap_or_default().to_string_lossy().into_owned() + "-";
     let folder = place.parent().unwrap_or(tree);
     remove_all(folder, |name| name.starts_with(&stem) && name.ends_with(".tmp"));

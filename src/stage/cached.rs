@@ -43,7 +43,7 @@ pub(super) fn take(
         session.check_interrupt()?;
         let wanted = some.iter().map(|number| {
             let job = &jobs[*number];
-            (job.planned.inputs.key.digest(), session.settings.tree.join(job.aside()))
+            (job.planned.inputs.key.digest(), session.settings.tree.join(&job.aside))
         });
         let wanted: Vec<(Digest, PathBuf)> = wanted.collect();
         let held = session.slots.try_acquire_up_to(cores());
@@ -96,6 +96,7 @@ fn fetch(cache: &Cache, key: Digest, aside: &Path) -> Option<(Stamped, Duration)
     if !cache.fetch(key, aside) {
         return None;
     }
-    let native = check_native(aside).inspect_err(|_| drop(fs::remove_file(aside))).ok()?;
+    let native =
+        check_native(aside, &mut Vec::new()).inspect_err(|_| drop(fs::remove_file(aside))).ok()?;
     Some((native, began.elapsed()))
 }

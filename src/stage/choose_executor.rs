@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use super::Settings;
 use super::session::Session;
+use crate::exec::action::Action;
 use crate::exec::executor::{Capacity, Choice, Executor, Job, Processes};
 use crate::exec::fork_server::ForkServer;
-use crate::exec::process::{Invocation, Outcome};
+use crate::exec::process::Outcome;
 use crate::report::Event;
 use crate::toolchain::Tool;
 
@@ -21,9 +22,9 @@ const ENOUGH: usize = 4;
 pub(super) struct Current(Rc<RefCell<Box<dyn Executor>>>);
 
 impl Current {
-    /// Plain processes, until [`choose`] says otherwise.
-    pub fn new() -> Self {
-        Current(Rc::new(RefCell::new(Box::new(Processes))))
+    /// The one that was given, or plain processes, until [`choose`] says otherwise.
+    pub fn new(given: Option<Box<dyn Executor>>) -> Self {
+        Current(Rc::new(RefCell::new(given.unwrap_or_else(|| Box::new(Processes)))))
     }
 
     fn set(&self, executor: Box<dyn Executor>) {
@@ -36,7 +37,7 @@ impl Executor for Current {
         self.0.borrow().capacity()
     }
 
-    fn start(&mut self, what: &Invocation) -> io::Result<Box<dyn Job>> {
+    fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
         self.0.borrow_mut().start(what)
     }
 
@@ -44,11 +45,7 @@ impl Executor for Current {
         self.0.borrow().takes_inner()
     }
 
-    fn second_try(
-        &mut self,
-        what: &Invocation,
-        failed: &Outcome,
-    ) -> Option<io::Result<Box<dyn Job>>> {
+    fn second_try(&mut self, what: &Action, failed: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
         self.0.borrow_mut().second_try(what, failed)
     }
 

@@ -9,10 +9,13 @@ use std::path::Path;
 use super::members::Member;
 use super::session::Session;
 use super::{Settings, cores};
+use crate::backend::inputs::variables;
 use crate::error::{Error, Result, advice, describe_status};
-use crate::exec::process::{Invocation, Outcome};
+use crate::exec::action::Action;
+use crate::exec::process::Outcome;
 use crate::exec::refused::Refused;
 use crate::format::Format;
+use crate::inputs::File;
 use crate::kbuild::{cmd_file, ld_flags};
 use crate::regular;
 use crate::report::Event;
@@ -66,7 +69,7 @@ pub(super) fn look(
         let mut parts = record.modules.iter().map(|module| &module.part);
         parts.all(|part| known.contains(part.object.as_str()) && part.unit == qualifier)
     };
-    let usable = current.filter(|record| linker.opaque.is_none() && is_ours(record));
+    let usable = current.filter(|record| linker.unidentified.is_none() && is_ours(record));
     Ok(usable.map_or(Last::Due(key), |record| Last::Holds(record.modules.clone())))
 }
 
@@ -96,14 +99,24 @@ pub(super) fn begin(
     (unit, members): (&Unit, &[Member]),
     (scratch, folder): (&Scratch, &str),
     threads: usize,
-) -> Result<Invocation> {
+) -> Result<Action> {
     let flags = flags(session.settings, members)?;
     let link = ThinLink { linker, flags: &flags, members };
     let response = response(session, unit, members)?;
     let place = scratch.folder(folder)?;
-    let what = link.invocation(&session.settings.tree, &place, &response, threads);
-    session.step("LD", &unit.outputs.indexed, &what.shell_text(), WHY);
-    Ok(what)
+    let command = link.invocation(&session.settings.tree, &place, &response, threads);
+    session.step("LD", &unit.outputs.indexed, &command.shell_text(), WHY);
+    let (store, environment) = (&session.store, &session.settings.environment);
+    let mut reads = link.inputs(store)?.files;
+    let facts = store.files.find_again(&response)?;
+    reads.extend(facts.map(|facts| File::new(&response, &facts)));
+    Ok(Action {
+        command,
+        environment: variables(environment).into(),
+        inputs: reads.into(),
+        tools: linker.contents(store)?,
+        outputs: vec![place],
+    })
 }
 
 /// Takes what a thin link that ended well has made, and puts it on record.

@@ -19,7 +19,7 @@ pub type Member = (String, Facts);
 /// Symbols of the members that were read, as [`defined_globals`] finds them.
 pub type Symbols = HashMap<String, Option<Vec<String>>>;
 
-struct Looked {
+struct FoundMember {
     facts: Facts,
     /// Of a member that was read.
     symbols: Option<Option<Vec<String>>>,
@@ -68,7 +68,7 @@ pub fn look(
     Ok((members, symbols))
 }
 
-fn look_at(store: &Store, name: &str) -> Result<Option<Looked>> {
+fn look_at(store: &Store, name: &str) -> Result<Option<FoundMember>> {
     let mut bytes = Vec::new();
     let Some(facts) = store.files.find_and_read(name, &mut bytes)? else {
         return Ok(None);
@@ -77,7 +77,7 @@ fn look_at(store: &Store, name: &str) -> Result<Option<Looked>> {
     if was_read {
         inputs::learn(store, name, facts, &bytes);
     }
-    Ok(Some(Looked { facts, symbols: was_read.then(|| defined_globals(&bytes)) }))
+    Ok(Some(FoundMember { facts, symbols: was_read.then(|| defined_globals(&bytes)) }))
 }
 
 fn missing(settings: &Settings, name: &str) -> Error {

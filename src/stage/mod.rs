@@ -45,7 +45,7 @@ mod queue;
 mod repeat;
 mod schedule;
 mod session;
-mod spare_driver;
+mod skip_driver;
 mod units;
 pub mod verify;
 
@@ -55,7 +55,7 @@ use std::time::Instant;
 use crate::backend::flags;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
-use crate::exec::executor::Choice;
+use crate::exec::executor::{Choice, Executor};
 use crate::exec::interrupt::Interrupts;
 use crate::exec::slots::{Slot, Slots};
 use crate::report::{Event, Listener, Summary};
@@ -131,7 +131,23 @@ pub fn build(
     interrupts: &Interrupts,
     listener: &mut dyn Listener,
 ) -> Result<Summary> {
-    run(settings, slots, interrupts, listener).map(|(_, summary)| summary)
+    run(settings, None, slots, interrupts, listener).map(|(_, summary)| summary)
+}
+
+/// Runs the stage as [`build`] does, with thin links and backends started by this executor, whatever
+/// [`Settings::executor`] says. What is run to verify objects ([`Settings::verify`]) is run here all the
+/// same, as plain processes.
+///
+/// # Errors
+/// As [`build`], and what the executor cannot start.
+pub fn build_by(
+    executor: Box<dyn Executor>,
+    settings: &Settings,
+    slots: &Slots,
+    interrupts: &Interrupts,
+    listener: &mut dyn Listener,
+) -> Result<Summary> {
+    run(settings, Some(executor), slots, interrupts, listener).map(|(_, summary)| summary)
 }
 
 /// Runs the stage as [`build`] does, and hands on the state of the tree, still locked, for steps
@@ -145,7 +161,7 @@ pub fn build_keeping_store(
     interrupts: &Interrupts,
     listener: &mut dyn Listener,
 ) -> Result<(Store, Summary)> {
-    let (store, summary) = run(settings, slots, interrupts, listener)?;
+    let (store, summary) = run(settings, None, slots, interrupts, listener)?;
     Ok(match store {
         Some(store) => (store, summary),
         None => (open(settings)?, summary),
@@ -162,6 +178,7 @@ fn open(settings: &Settings) -> Result<Store> {
 /// No store comes back where a snapshot of the last run was enough.
 fn run(
     settings: &Settings,
+    executor: Option<Box<dyn Executor>>,
     slots: &Slots,
     interrupts: &Interrupts,
     listener: &mut dyn Listener,
@@ -173,7 +190,7 @@ fn run(
     let threads = held.len().max(1);
     if !listener.wants_modules()
         && settings.verify == 0.0
-        && let Some(mut summary) = repeat.answer(settings, threads)
+        && let Some(mut summary) = repeat.find(settings, threads)
     {
         summary.time = started.elapsed();
         listener.on(&Event::Done(&summary));
@@ -183,14 +200,15 @@ fn run(
     let units = units::of(settings, &mut repeat)?;
     let store = open(settings)?;
     store.warnings().iter().for_each(|text| listener.on(&Event::Warning(text)));
-    let mut session = Session { settings, slots, interrupts, listener, store, settled: true };
+    let mut session =
+        Session { settings, slots, interrupts, listener, store, executor, repeatable: true };
     let result = run_units(&mut session, units, held);
     let flushed = session.store.flush();
     let mut summary = result?;
     flushed?;
     summary.time = started.elapsed();
-    if !settings.dry_run && session.settled {
-        repeat.leave(settings, &session.store, &summary);
+    if !settings.dry_run && session.repeatable {
+        repeat.write(settings, &session.store, &summary);
     }
     if !settings.dry_run {
         session.listener.on(&Event::Done(&summary));

@@ -13,11 +13,12 @@ use super::backends::{self, Backends, Job};
 use super::choose_executor::{self, Current};
 use super::members::Member;
 use super::session::Session;
-use super::spare_driver::{self, Answers};
+use super::skip_driver::{self, Answers};
 use super::{Settings, cached, compiler, cores, links};
 use crate::backend::inputs::Common;
 use crate::error::{Error, Result};
-use crate::exec::process::{Invocation, Outcome, Usage};
+use crate::exec::action::Action;
+use crate::exec::process::{Outcome, Usage};
 use crate::exec::run::{Runner, Work};
 use crate::exec::slots::Slot;
 use crate::format::Format;
@@ -130,15 +131,16 @@ impl UnitRun {
 /// Runs the thin links and the backends of all units, as far as they have to run.
 pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ended> {
     let places = units.iter().enumerate().map(|(place, one)| (one.unit.qualifier(), place));
+    let given = session.executor.take();
     let mut queue = Queue {
         places: places.collect(),
+        chosen: given.is_some(),
+        executor: Current::new(given),
         session,
         units,
         backends: None,
         cache: None,
         looked_for_cache: false,
-        executor: Current::new(),
-        chosen: false,
         answers: Answers::new(),
         fresh: false,
         modules: Vec::new(),
@@ -273,7 +275,7 @@ impl Queue<'_, '_> {
         let common = Common::new(&compiler, &settings.environment);
         let conf = AutoConf::read(&settings.tree);
         let only_warn = conf.is_ok_and(|conf| conf.is_on("CONFIG_LTO_CLANG_THIN"));
-        Ok(Some(Backends { compiler, common, only_warn }))
+        Ok(Some(Backends::new(compiler, common, only_warn)))
     }
 
     /// Takes planned jobs in: those that the cache has are done, the others may run.
@@ -336,7 +338,7 @@ impl Queue<'_, '_> {
         ended
     }
 
-    fn start_link(&mut self, link: &Link) -> Result<Invocation> {
+    fn start_link(&mut self, link: &Link) -> Result<Action> {
         // One alone has threads for all slots that are free; beside others, it has the one it runs on.
         if !self.is_busy() {
             self.threads = self.session.slots.try_acquire_up_to(cores() - 1);
@@ -397,24 +399,21 @@ impl Queue<'_, '_> {
             });
             let mut jobs: Vec<&mut Job> = jobs.collect();
             let (settings, answers) = (self.session.settings, &mut self.answers);
-            let spared =
-                spare_driver::spare(backends, &self.executor, settings, &mut jobs, answers);
-            if spared > 0 {
-                let text = format!("{spared} backends begin at cc1, past the compiler's driver");
+            let skipped = skip_driver::skip(backends, &self.executor, settings, &mut jobs, answers);
+            if skipped > 0 {
+                let text = format!("{skipped} backends begin at cc1, past the compiler's driver");
                 self.session.listener.on(&Event::Note(&text));
             }
         }
     }
 
-    fn start_backend(&mut self, number: usize) -> Option<Invocation> {
+    fn start_backend(&mut self, number: usize) -> Result<Option<Action>> {
         let (Task::Backend { job, .. }, Some(backends)) = (&self.tasks[number], &self.backends)
         else {
-            return None;
+            return Ok(None);
         };
         backends.announce(self.session, job);
-        let inner = job.inner.as_ref().map(|template| template.fill(job.part()));
-        let what = backends.invocation(&self.session.settings.tree, job);
-        Some(Invocation { inner, ..what })
+        backends.action(self.session.settings, &self.session.store, job).map(Some)
     }
 
     fn backend_ended(
@@ -488,7 +487,7 @@ fn announce_plan(session: &mut Session<'_>, modules: &[Indexed], planned: &[Plan
 }
 
 impl Work for Queue<'_, '_> {
-    fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
+    fn next(&mut self) -> Result<Option<(usize, Action)>> {
         if let Some(link) = self.links.pop_front() {
             let what = self.start_link(&link)?;
             let number = self.tasks.len();
@@ -503,7 +502,7 @@ impl Work for Queue<'_, '_> {
         let Some((_, Reverse(number))) = self.ready.pop() else {
             return Ok(None);
         };
-        let what = self.start_backend(number);
+        let what = self.start_backend(number)?;
         self.tell_start(number, JobKind::Backend);
         Ok(what.map(|what| (number, what)))
     }

@@ -1,5 +1,5 @@
-//! The shortest way through the stage: asked again what was asked before, with every file as
-//! it was, a run says so and ends. What is looked at is the whole walk's; here is only what
+//! The shortest way through the stage: if the request is the one before, and every file is as it was,
+//! a run says so and ends. What is looked at is the whole walk's; here is only what
 //! that walk reads outside of the store.
 
 use std::path::Path;
@@ -19,35 +19,34 @@ fn name(settings: &Settings) -> &'static str {
     NAMES[usize::from(!settings.units.is_empty())]
 }
 
-/// One question to the stage, and what is looked at to answer it.
+/// One request to the stage, and what is looked at to find out whether its result still holds.
 #[derive(Debug)]
 pub(super) struct Repeat {
-    question: Option<Digest>,
+    request: Option<Digest>,
     pub(super) watch: Watch,
 }
 
 impl Repeat {
-    /// Takes the question. There is none where the compiler is not named: which one it is
+    /// Takes the request down. There is none where the compiler is not named: which one it is
     /// then stands in a file.
     pub(super) fn new(settings: &Settings) -> Self {
-        let question = settings.compiler.as_ref().zip(settings.linker.as_ref());
-        let question = question.filter(|_| !settings.dry_run).map(|(compiler, linker)| {
+        let request = settings.compiler.as_ref().zip(settings.linker.as_ref());
+        let request = request.filter(|_| !settings.dry_run).map(|(compiler, linker)| {
             let Settings { tree, environment, .. } = settings;
-            let tools =
-                [compiler, linker].map(|tool| toolchain::whereabouts(tool, tree, environment));
-            snapshot::question(&[
+            let tools = [compiler, linker].map(|tool| toolchain::location(tool, tree, environment));
+            snapshot::request(&[
                 // The text has no variables: those that count follow.
                 format!("{settings:?}").as_bytes(),
                 format!("{tools:?} {}", inputs::environment(environment)).as_bytes(),
             ])
         });
-        Repeat { question, watch: Watch::default() }
+        Repeat { request, watch: Watch::default() }
     }
 
-    /// What the stage would say, if nothing changed since it last said it.
-    pub(super) fn answer(&self, settings: &Settings, threads: usize) -> Option<Summary> {
-        let question = self.question?;
-        let modules = snapshot::answer(&settings.tree, name(settings), question, threads)?;
+    /// The result of the last run, if nothing changed since.
+    pub(super) fn find(&self, settings: &Settings, threads: usize) -> Option<Summary> {
+        let request = self.request?;
+        let modules = snapshot::find(&settings.tree, name(settings), request, threads)?;
         let modules = usize::try_from(modules).ok()?;
         tracing::debug!("nothing changed since the last run");
         Some(Summary { modules, up_to_date: modules, ..Summary::default() })
@@ -62,16 +61,16 @@ impl Repeat {
         }
     }
 
-    /// Leaves the answer for the next run, if this one did nothing but look.
-    pub(super) fn leave(&self, settings: &Settings, store: &Store, summary: &Summary) {
+    /// Writes the result down for the next run, if this one did nothing but look.
+    pub(super) fn write(&self, settings: &Settings, store: &Store, summary: &Summary) {
         let idle = !summary.linked && summary.up_to_date == summary.modules;
-        let Some(question) = self.question.filter(|_| idle) else {
+        let Some(request) = self.request.filter(|_| idle) else {
             return;
         };
         let (tree, modules) = (store.tree(), summary.modules as u64);
-        let left =
-            snapshot::leave(tree, name(settings), question, modules, &self.watch, &store.files);
-        if let Err(error) = left {
+        let written =
+            snapshot::write(tree, name(settings), request, modules, &self.watch, &store.files);
+        if let Err(error) = written {
             tracing::debug!("the next run checks everything again: {error}");
         }
     }

@@ -3,6 +3,7 @@
 
 use super::Settings;
 use crate::error::{Error, Result};
+use crate::exec::executor::Executor;
 use crate::exec::interrupt::Interrupts;
 use crate::exec::slots::Slots;
 use crate::report::{Event, Listener};
@@ -16,8 +17,10 @@ pub(super) struct Session<'a> {
     pub interrupts: &'a Interrupts,
     pub listener: &'a mut dyn Listener,
     pub store: Store,
+    /// What runs the jobs, if the caller brought it.
+    pub executor: Option<Box<dyn Executor>>,
     /// What was looked at decides which programs run.
-    pub settled: bool,
+    pub repeatable: bool,
 }
 
 impl Session<'_> {
@@ -53,8 +56,8 @@ impl Session<'_> {
     /// Takes down whether a tool's answer can be kept, and says what follows where it cannot be
     /// told which program runs.
     pub fn note_tool(&mut self, role: Role, tool: &Tool) {
-        self.settled &= tool.settled;
-        let Some(why) = &tool.opaque else {
+        self.repeatable &= tool.self_contained;
+        let Some(why) = &tool.unidentified else {
             return;
         };
         let (name, text, product) = (role.variable(), &tool.text, role.product());

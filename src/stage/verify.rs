@@ -13,6 +13,7 @@ use crate::backend::command::{check_native, invocation};
 use crate::backend::flags::Flags;
 use crate::backend::inputs::{self, Common};
 use crate::error::{Error, Result, describe_status};
+use crate::exec::action::Action;
 use crate::exec::executor::Processes;
 use crate::exec::interrupt::Interrupts;
 use crate::exec::process::{Invocation, Outcome, Running};
@@ -28,7 +29,7 @@ use crate::unit::Part;
 
 /// What is to be verified.
 #[derive(Debug, Default)]
-pub struct Wanted {
+pub struct Selection {
     /// These objects; all, where none is named.
     pub objects: Vec<String>,
     /// As many of them, chosen at random.
@@ -57,7 +58,7 @@ pub struct Verified {
 pub fn verify(
     settings: &Settings,
     mut store: Store,
-    wanted: Wanted,
+    wanted: Selection,
     with: (&Slots, &Interrupts),
     listener: &mut dyn Listener,
 ) -> Result<Verified> {
@@ -184,7 +185,7 @@ impl Run<'_> {
         if !outcome.status.success() {
             return Err(format!("it {}", describe_status(outcome.status)));
         }
-        let made = check_native(&self.aside(number));
+        let made = check_native(&self.aside(number), &mut Vec::new());
         made.map(|made| made.facts.digest).map_err(|found| format!("it left {found}"))
     }
 
@@ -244,9 +245,9 @@ impl Run<'_> {
     /// Nothing can be said of what changed meanwhile.
     fn check_unchanged(&self, number: usize) -> Result<()> {
         let Subject { store, compiler, .. } = self.subject;
-        let files = &self.checks[number].inputs.files;
-        let changed = files.iter().find(|name| !store.files.is_unchanged(name));
-        match changed.map(String::as_str).or_else(|| compiler.changed(store)) {
+        let mut files = self.checks[number].inputs.names();
+        let changed = files.find(|name| !store.files.is_unchanged(name));
+        match changed.or_else(|| compiler.changed(store)) {
             Some(name) => {
                 let found = "it changed while objects were verified";
                 Err(Error::bad_input(name, found, "run again"))
@@ -257,13 +258,13 @@ impl Run<'_> {
 }
 
 impl Work for Run<'_> {
-    fn next(&mut self) -> Result<Option<(usize, Invocation)>> {
+    fn next(&mut self) -> Result<Option<(usize, Action)>> {
         let number = self.next;
         if number == self.checks.len() {
             return Ok(None);
         }
         self.next += 1;
-        Ok(Some((number, self.invocation(number))))
+        Ok(Some((number, self.invocation(number).into())))
     }
 
     fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {

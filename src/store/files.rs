@@ -1,40 +1,20 @@
 //! Digests of files. Times, sizes and inode numbers only save the reading of a file that
-//! was hashed before; a file too young for its times to tell is read again. Must not know
+//! was hashed before; a file too recent for its times to tell is read again. Must not know
 //! what a file is for.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap as HashMap;
-use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::stamp::{Grain, Stamp, nanos_now};
+use super::facts::{Facts, hash};
+use super::stamp::{Stamp, TimeResolution, nanos_now};
 use super::write_stamped;
 use crate::error::{Error, Result};
-use crate::format::Format;
 use crate::regular;
-
-/// What is known of a file's content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
-    /// Digest of all bytes.
-    pub digest: Digest,
-    /// Format, by its first bytes.
-    pub format: Format,
-    /// Size in bytes.
-    pub size: u64,
-}
-
-impl Facts {
-    /// Facts of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        let size = bytes.len() as u64;
-        Facts { digest: Digest::of(bytes), format: Format::of(bytes), size }
-    }
-}
 
 /// Facts of bytes, and the stamp that their file had before they were read.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +30,7 @@ struct Known {
     stamp: Stamp,
     facts: Facts,
     /// Read so soon after its last change that a later one may have given it the same stamp.
-    young: bool,
+    recent: bool,
     /// On record in the state file.
     recorded: bool,
     /// Looked at in this run: its facts hold until [`Files::is_unchanged`] says otherwise.
@@ -58,6 +38,11 @@ struct Known {
 }
 
 impl Known {
+    /// Whether an earlier reading was of the same write.
+    fn is_as(&self, earlier: &Known) -> bool {
+        earlier.facts == self.facts && earlier.stamp.is_same_write(&self.stamp)
+    }
+
     /// This reading, if the file was not written meanwhile: its stamp is the same `now`. Where only
     /// links, modes or numbers of it are others, the reading before has to have been alike, and
     /// the stamp is not believed.
@@ -68,9 +53,7 @@ impl Known {
         if self.stamp == *now {
             return Some(self);
         }
-        let alike =
-            |before: &Known| before.facts == self.facts && before.stamp.is_same_write(&self.stamp);
-        before.is_some_and(alike).then_some(Known { young: true, ..self })
+        before.is_some_and(|before| self.is_as(before)).then_some(Known { recent: true, ..self })
     }
 }
 
@@ -86,7 +69,7 @@ struct Unread {
 #[derive(Debug)]
 pub struct Files {
     folder: PathBuf,
-    grain: Grain,
+    resolution: TimeResolution,
     known: Mutex<HashMap<String, Known>>,
     /// What was looked at in this run and not read.
     unread: Mutex<HashMap<String, Unread>>,
@@ -94,15 +77,19 @@ pub struct Files {
 
 impl Files {
     /// Starts with what a state file says. Names are relative to `folder`, or absolute.
-    /// `grain` is what is known of the folder's file system.
-    pub fn new(folder: &Path, grain: Grain, recorded: HashMap<String, (Stamp, Facts)>) -> Self {
+    /// `resolution` is what is known of the folder's file system.
+    pub fn new(
+        folder: &Path,
+        resolution: TimeResolution,
+        recorded: HashMap<String, (Stamp, Facts)>,
+    ) -> Self {
         let known = recorded.into_iter().map(|(name, (stamp, facts))| {
-            let known = Known { stamp, facts, young: false, recorded: true, seen: false };
+            let known = Known { stamp, facts, recent: false, recorded: true, seen: false };
             (name, known)
         });
         Files {
             folder: folder.to_path_buf(),
-            grain,
+            resolution,
             known: Mutex::new(known.collect()),
             unread: Mutex::default(),
         }
@@ -184,8 +171,8 @@ impl Files {
     pub fn set(&self, name: &str, made: Stamped) -> Result<()> {
         let found = fs::metadata(self.path(name)).map_err(|e| Error::io("look at", name, e))?;
         let (stamp, facts) = (Stamp::of(&found), made.facts);
-        let young = !(stamp.is_renamed(&made.stamp) && self.is_settled(&stamp, nanos_now()));
-        let known = Known { stamp, facts, young, recorded: false, seen: true };
+        let recent = !(stamp.is_renamed(&made.stamp) && self.is_conclusive(&stamp, nanos_now()));
+        let known = Known { stamp, facts, recent, recorded: false, seen: true };
         self.known().insert(name.to_owned(), known);
         Ok(())
     }
@@ -200,12 +187,12 @@ impl Files {
     }
 
     /// What is known of the folder's file system.
-    pub(super) fn grain(&self) -> Grain {
-        self.grain
+    pub(super) fn resolution(&self) -> TimeResolution {
+        self.resolution
     }
 
-    fn is_settled(&self, stamp: &Stamp, now: i64) -> bool {
-        stamp.is_settled(now, self.grain)
+    fn is_conclusive(&self, stamp: &Stamp, now: i64) -> bool {
+        stamp.is_conclusive(now, self.resolution)
     }
 
     fn look(
@@ -224,7 +211,7 @@ impl Files {
             Err(e) => return Err(Error::io("look at", name, e)),
         };
         let stamp = Stamp::of(&found);
-        match recorded.filter(|known| known.stamp == stamp && !known.young) {
+        match recorded.filter(|known| known.stamp == stamp && !known.recent) {
             Some(known) => Ok(Some(Known { seen: true, ..known })),
             None => self.read_facts(&path, bytes).map(Some).map_err(|e| Error::io("read", name, e)),
         }
@@ -269,21 +256,21 @@ impl Files {
     }
 
     /// Everything that was looked at in this run, as it was then: names and stamps, no stamp
-    /// where there was nothing. `None` if one was too young for its stamp to tell.
+    /// where there was nothing. `None` if one was too recent for its stamp to tell.
     pub fn looked_at(&self) -> Option<Vec<(String, Option<Stamp>)>> {
         let now = nanos_now();
         let (known, unread) = (self.known(), self.unread());
         let seen = known.iter().filter(|(_, known)| known.seen);
-        if seen.clone().any(|(_, known)| known.young) {
+        if seen.clone().any(|(_, known)| known.recent) {
             return None;
         }
         let read = seen.map(|(name, known)| (name.clone(), Some(known.stamp)));
         let others = unread.iter().map(|(name, unread)| (name.clone(), unread.stamp));
         let all: Vec<_> = read.chain(others).collect();
-        let settled = |(_, stamp): &(String, Option<Stamp>)| {
-            stamp.is_none_or(|stamp| self.is_settled(&stamp, now))
+        let conclusive = |(_, stamp): &(String, Option<Stamp>)| {
+            stamp.is_none_or(|stamp| self.is_conclusive(&stamp, now))
         };
-        all.iter().all(settled).then_some(all)
+        all.iter().all(conclusive).then_some(all)
     }
 
     /// Whether the file still is the one whose facts were last given out. Where links, modes or
@@ -297,7 +284,7 @@ impl Files {
         let Ok(stamp) = fs::metadata(&path).map(|found| Stamp::of(&found)) else {
             return false;
         };
-        if stamp == known.stamp && !known.young {
+        if stamp == known.stamp && !known.recent {
             return true;
         }
         if !stamp.is_same_write(&known.stamp) {
@@ -319,17 +306,17 @@ impl Files {
         if was_there { self.is_unchanged(name) } else { !self.path(name).exists() }
     }
 
-    /// Facts that a state file should have, and does not. What was read too young is read
-    /// again here, or left to the next run if it is too young still.
+    /// Facts that a state file should have, and does not. What was read too soon after its last change is
+    /// read again here, or left to the next run if it still is too recent.
     pub fn take_unrecorded(&self) -> Vec<(String, Stamp, Facts)> {
         let now = nanos_now();
-        let wanted = |known: &&mut Known| !known.recorded && self.is_settled(&known.stamp, now);
+        let wanted = |known: &&mut Known| !known.recorded && self.is_conclusive(&known.stamp, now);
         let mut taken = Vec::new();
         for (name, known) in self.known().iter_mut() {
             if let Some(known) = Some(known).filter(wanted) {
-                if known.young {
+                if known.recent {
                     match self.read_facts(&self.folder.join(name), None) {
-                        Ok(again) if !again.young => *known = again,
+                        Ok(again) if !again.recent => *known = again,
                         _ => continue,
                     }
                 }
@@ -356,9 +343,9 @@ impl Files {
                 }
                 None => hash(&mut file, stamp.size())?,
             };
-            let young = !self.is_settled(&stamp, nanos_before);
+            let recent = !self.is_conclusive(&stamp, nanos_before);
             let now = Stamp::of(&fs::metadata(path)?);
-            let known = Known { stamp, facts, young, recorded: false, seen: true };
+            let known = Known { stamp, facts, recent, recorded: false, seen: true };
             if let Some(whole) = known.if_whole(last.as_ref(), &now) {
                 return Ok(whole);
             }
@@ -374,29 +361,9 @@ fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// `said` is the size that the file is said to have; of one that grows, no more is read than tells.
-fn hash(file: &mut File, said: u64) -> io::Result<Facts> {
-    const PIECE: u64 = 128 << 10;
-    let mut hasher = blake3::Hasher::new();
-    // Most files are small: nothing is cleared that is not used.
-    let mut buffer = vec![0; said.clamp(1, PIECE) as usize];
-    let (mut size, mut format) = (0u64, None);
-    while size <= said {
-        let count = match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        format.get_or_insert_with(|| Format::of(&buffer[..count]));
-        hasher.update(&buffer[..count]);
-        size += count as u64;
-    }
-    Ok(Facts { digest: hasher.finalize().into(), format: format.unwrap_or(Format::Other), size })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::time::{Duration, SystemTime};
 
     use super::*;
@@ -413,7 +380,7 @@ mod tests {
         fs::write(&path, "one").unwrap();
         age(&path, 100);
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
-        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
+        let files = Files::new(dir.path(), TimeResolution::default(), HashMap::default());
         let one = files.facts("a").unwrap();
         for round in 0..50 {
             let text = format!("{round:03}");
@@ -431,7 +398,7 @@ mod tests {
     fn of_two_readings_the_first_holds() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
-        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
+        let files = Files::new(dir.path(), TimeResolution::default(), HashMap::default());
         fs::write(&path, "first").unwrap();
         let first = files.facts("a").unwrap();
         fs::write(&path, "second").unwrap();
@@ -458,7 +425,7 @@ mod tests {
         let path = dir.path().join("a");
         fs::write(&path, "one").unwrap();
         age(&path, 100);
-        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
+        let files = Files::new(dir.path(), TimeResolution::default(), HashMap::default());
         let facts = files.facts("a").unwrap();
         fs::hard_link(&path, dir.path().join("b")).unwrap();
         assert!(files.is_unchanged("a"), "another name");
@@ -475,16 +442,15 @@ mod tests {
         let path = dir.path().join("a");
         fs::write(&path, "one").unwrap();
         age(&path, 100);
-        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
-        let (first, second) = (files.read_facts(&path, None).unwrap(), {
-            renumber(&path);
-            files.read_facts(&path, None).unwrap()
-        });
+        let files = Files::new(dir.path(), TimeResolution::default(), HashMap::default());
+        let first = files.read_facts(&path, None).unwrap();
+        renumber(&path);
+        let second = files.read_facts(&path, None).unwrap();
         renumber(&path);
         let now = Stamp::of(&fs::metadata(&path).unwrap());
         assert!(second.if_whole(None, &now).is_none(), "one reading does not tell");
         let known = second.if_whole(Some(&first), &now).unwrap();
-        assert!(known.young && known.facts == first.facts, "its stamp is not believed");
+        assert!(known.recent && known.facts == first.facts, "its stamp is not believed");
         let other = Known { facts: Facts::of(b"two"), ..first };
         assert!(second.if_whole(Some(&other), &now).is_none());
         age(&path, 50);
@@ -494,9 +460,9 @@ mod tests {
 
     #[test]
     fn bytes_come_with_their_facts_and_only_when_they_are_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, mut bytes) = (dir.path().join("a"), b"left over".to_vec());
-        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
+        let (dir, mut bytes) = (tempfile::tempdir().unwrap(), b"left over".to_vec());
+        let path = dir.path().join("a");
+        let files = Files::new(dir.path(), TimeResolution::default(), HashMap::default());
         assert_eq!(files.find_and_read("a", &mut bytes).unwrap(), None);
         assert!(bytes.is_empty(), "there is no file");
         let long = vec![7; 300 << 10];
@@ -508,7 +474,7 @@ mod tests {
         age(&path, 100);
         let stamp = Stamp::of(&fs::metadata(&path).unwrap());
         let known = HashMap::from_iter([("a".to_owned(), (stamp, facts))]);
-        let next = Files::new(dir.path(), Grain::default(), known);
+        let next = Files::new(dir.path(), TimeResolution::default(), known);
         assert_eq!(next.find_and_read("a", &mut bytes).unwrap(), Some(facts));
         assert!(bytes.is_empty(), "known from an earlier run");
         assert_eq!(next.find(&format!("{}", path.display())).unwrap(), Some(facts), "by a stream");
@@ -519,17 +485,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         fs::write(&path, "BC\u{0}").unwrap();
-        let files = Files::new(dir.path(), Grain::default(), HashMap::default());
+        let files = Files::new(dir.path(), TimeResolution::default(), HashMap::default());
         files.facts("a").unwrap();
-        assert!(files.take_unrecorded().is_empty(), "too young");
+        assert!(files.take_unrecorded().is_empty(), "too recent");
         std::thread::sleep(Duration::from_millis(80));
         let recorded = files.take_unrecorded();
         assert_eq!(recorded.len(), 1);
         assert!(files.take_unrecorded().is_empty(), "once");
         let (name, stamp, facts) = recorded[0].clone();
         let lie = Facts { digest: Digest::of(b"a lie"), ..facts };
-        let next =
-            Files::new(dir.path(), Grain::default(), HashMap::from_iter([(name, (stamp, lie))]));
+        let next = Files::new(
+            dir.path(),
+            TimeResolution::default(),
+            HashMap::from_iter([(name, (stamp, lie))]),
+        );
         assert_eq!(next.facts("a").unwrap(), lie, "a recorded stamp saves the read");
         fs::write(&path, "other").unwrap();
         assert_eq!(next.facts("a").unwrap(), lie, "looked at once in a run");
@@ -537,11 +506,15 @@ mod tests {
         assert_eq!(next.find_again("a").unwrap().unwrap().digest, Digest::of(b"other"));
     }
 
-    /// The grain of the file system of a folder, and facts of one file that was just put there.
+    /// The resolution of the file system of a folder, and facts of one file that was just put there.
     fn just_made(dir: &Path, tried: bool) -> (Files, Facts) {
         let trial = File::create(dir.join("trial")).unwrap();
-        let grain = if tried { Grain::by_writing(&trial, b"1").unwrap() } else { Grain::default() };
-        let files = Files::new(dir, grain, HashMap::default());
+        let resolution = if tried {
+            TimeResolution::by_writing(&trial, b"1").unwrap()
+        } else {
+            TimeResolution::default()
+        };
+        let files = Files::new(dir, resolution, HashMap::default());
         let facts = Facts::of(b"made");
         files.write("a", b"made", facts).unwrap();
         (files, facts)
@@ -551,10 +524,10 @@ mod tests {
     fn what_was_just_made_is_read_again_only_where_its_stamp_cannot_tell() {
         let dir = tempfile::tempdir().unwrap();
         let (coarse, _) = just_made(dir.path(), false);
-        assert!(coarse.known()["a"].young);
+        assert!(coarse.known()["a"].recent);
         let (files, facts) = just_made(dir.path(), true);
-        let fine = files.known()["a"].stamp.is_settled(0, files.grain);
-        assert_eq!(files.known()["a"].young, !fine);
+        let fine = files.known()["a"].stamp.is_conclusive(0, files.resolution);
+        assert_eq!(files.known()["a"].recent, !fine);
         assert_eq!(files.take_unrecorded().len(), usize::from(fine));
         assert_eq!(files.find("a").unwrap(), Some(facts));
     }
@@ -580,7 +553,7 @@ mod tests {
         fs::write(dir.path().join("a"), "MADE").unwrap();
         fs::rename(dir.path().join("a"), dir.path().join("b")).unwrap();
         files.set("b", Stamped { facts, stamp }).unwrap();
-        assert!(files.known()["b"].young);
+        assert!(files.known()["b"].recent);
         std::thread::sleep(Duration::from_millis(80));
         let recorded = files.take_unrecorded();
         let (_, _, found) = recorded.iter().find(|(name, ..)| name == "b").unwrap();
@@ -589,7 +562,8 @@ mod tests {
 
     #[test]
     fn absence_is_not_an_error_until_the_file_is_needed() {
-        let files = Files::new(Path::new("/nonexistent"), Grain::default(), HashMap::default());
+        let files =
+            Files::new(Path::new("/nonexistent"), TimeResolution::default(), HashMap::default());
         assert_eq!(files.find("a").unwrap(), None);
         assert!(files.facts("a").unwrap_err().to_string().starts_with("cannot read a: "));
     }

@@ -15,7 +15,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::files::Facts;
+use super::facts::Facts;
 use super::records::{
     AsmRecord, BackendRecord, FlagsRecord, LinkRecord, SettingsRecord, ToolRecord,
 };

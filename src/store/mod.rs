@@ -22,6 +22,7 @@
 
 pub mod cache;
 pub mod digest;
+mod facts;
 pub mod files;
 mod log;
 pub mod snapshot;
@@ -39,7 +40,8 @@ use std::sync::{Mutex, PoisonError};
 use rustc_hash::FxHashMap as HashMap;
 
 pub use self::digest::{Digest, KeyBuilder};
-pub use self::files::{Facts, Files, Stamped};
+pub use self::facts::Facts;
+pub use self::files::{Files, Stamped};
 use self::log::{Log, Records};
 pub use self::log::{is_record, records_in};
 use self::own::Lock;
@@ -47,7 +49,7 @@ use self::records::FlagsRecord;
 pub use self::records::{
     AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord,
 };
-use self::stamp::{Grain, Stamp};
+use self::stamp::{Stamp, TimeResolution};
 use crate::error::{Error, Result};
 use crate::regular;
 use crate::room::{self, Room};
@@ -87,9 +89,9 @@ impl Store {
     pub fn open(tree: &Path) -> Result<Self> {
         let room = own::make(tree)?;
         let lock = own::lock(tree, &room)?;
-        let grain = lock.sign();
+        let resolution = lock.write_owner();
         let read = Log::open(&room, STATE)?;
-        Ok(Self::with(tree, grain, read, Some((room, lock))))
+        Ok(Self::with(tree, resolution, read, Some((room, lock))))
     }
 
     /// Reads the state without a lock, and changes nothing on disk.
@@ -98,16 +100,16 @@ impl Store {
     /// Where the state is there and cannot be read.
     pub fn peek(tree: &Path) -> Result<Self> {
         let read = Log::peek(own::find(tree)?.as_ref(), STATE)?;
-        Ok(Self::with(tree, Grain::default(), read, None))
+        Ok(Self::with(tree, TimeResolution::default(), read, None))
     }
 
     fn with(
         tree: &Path,
-        grain: Grain,
+        resolution: TimeResolution,
         (log, mut records): (Log, Records),
         own: Option<(Room, Lock)>,
     ) -> Self {
-        let files = Files::new(tree, grain, std::mem::take(&mut records.files));
+        let files = Files::new(tree, resolution, std::mem::take(&mut records.files));
         Store {
             tree: tree.to_path_buf(),
             files,

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::FOLDER;
-use super::stamp::Grain;
+use super::stamp::TimeResolution;
 use crate::error::{Error, Result};
 use crate::room::Room;
 
@@ -125,11 +125,12 @@ fn holder(file: &File) -> String {
 impl Lock {
     /// Writes our number into the lock, and learns from that how fine the times of files are.
     /// The number is only for who meets the lock: one without is a lock too.
-    pub fn sign(&self) -> Grain {
+    pub fn write_owner(&self) -> TimeResolution {
         let text = format!("{}\n", std::process::id());
-        let grain = Grain::by_writing(&self.file, text.as_bytes()).unwrap_or_default();
+        let resolution =
+            TimeResolution::by_writing(&self.file, text.as_bytes()).unwrap_or_default();
         let _ = self.file.set_len(text.len() as u64);
-        grain
+        resolution
     }
 }
 

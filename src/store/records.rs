@@ -156,9 +156,9 @@ pub struct ToolRecord {
     /// The program that compiles, as the compiler names it.
     pub behind: Option<String>,
     /// Why it cannot be told what runs.
-    pub opaque: Option<String>,
+    pub unidentified: Option<String>,
     /// Nothing but the words and the files decides what runs.
-    pub settled: bool,
+    pub self_contained: bool,
 }
 
 /// Files that a module's assembly includes (by the module's digest).

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, KeyBuilder};
-use super::stamp::{Grain, Stamp, nanos_now};
+use super::stamp::{Stamp, TimeResolution, nanos_now};
 use super::{FOLDER, own};
 use crate::error::{Error, Result};
 use crate::parallel;
@@ -44,19 +44,19 @@ impl Watch {
     }
 
     /// What was seen, by names relative to `tree` where they are below it; `None` if something
-    /// was too young for its stamp to tell, or has a name that is no text.
-    fn take(&self, tree: &Path, grain: Grain) -> Option<Seen> {
+    /// was too recent for its stamp to tell, or has a name that is no text.
+    fn take(&self, tree: &Path, resolution: TimeResolution) -> Option<Seen> {
         let name = |path: &Path| path.strip_prefix(tree).unwrap_or(path).to_str().map(String::from);
         let seen = self.0.iter().map(|(path, (now, stamp))| {
-            let tells = stamp.is_none_or(|stamp| stamp.is_settled(*now, grain));
+            let tells = stamp.is_none_or(|stamp| stamp.is_conclusive(*now, resolution));
             tells.then_some((name(path)?, *stamp))
         });
         seen.collect()
     }
 }
 
-/// What a run is asked to do, and by which program: only an equal question has the same answer.
-pub fn question(fields: &[&[u8]]) -> Digest {
+/// What a run is asked to do, and by which program: only an equal request has the same answer.
+pub fn request(fields: &[&[u8]]) -> Digest {
     let mut key = KeyBuilder::new("kthinlto question 1");
     fields.iter().for_each(|field| {
         key.field(field);
@@ -70,7 +70,7 @@ pub fn question(fields: &[&[u8]]) -> Digest {
 
 #[derive(Serialize, Deserialize)]
 struct Snapshot<'a> {
-    question: Digest,
+    request: Digest,
     answer: u64,
     #[serde(borrow)]
     folders: Vec<Folder<'a>>,
@@ -88,12 +88,12 @@ struct Folder<'a> {
 /// Bytes that a snapshot may have; the one of a defconfig has less than 2 MB.
 const LARGEST: u64 = 1 << 28;
 
-/// The answer that a snapshot of this name gives to `question`, if nothing changed since.
+/// The answer that a snapshot of this name gives to `request`, if nothing changed since.
 /// Looks at the files on up to `threads` threads.
-pub fn answer(tree: &Path, name: &str, question: Digest, threads: usize) -> Option<u64> {
+pub fn find(tree: &Path, name: &str, request: Digest, threads: usize) -> Option<u64> {
     let bytes = own::find(tree).ok()??.read(name, LARGEST).ok()?;
     let snapshot = parse(checked(&bytes)?)?;
-    if snapshot.question != question {
+    if snapshot.request != request {
         return None;
     }
     let same = parallel::map(threads, &snapshot.folders, |folder| folder.is_unchanged(tree));
@@ -135,24 +135,25 @@ impl Folder<'_> {
     }
 }
 
-/// Leaves a snapshot for the next run, or none where something was too young to be trusted.
+/// Leaves a snapshot for the next run, or none where something was too recent to be trusted.
 /// It is an optimisation: nothing is lost where it cannot be written.
 ///
 /// # Errors
 /// Where it cannot be written.
-pub fn leave(
+pub fn write(
     tree: &Path,
     name: &str,
-    question: Digest,
+    request: Digest,
     answer: u64,
     watch: &Watch,
     files: &super::Files,
 ) -> Result<()> {
-    let (Some(watched), Some(looked_at)) = (watch.take(tree, files.grain()), files.looked_at())
+    let (Some(watched), Some(looked_at)) =
+        (watch.take(tree, files.resolution()), files.looked_at())
     else {
         return Ok(());
     };
-    // Runs that change anything append to the state: its size tells, however young it is.
+    // Runs that change anything append to the state: its size tells, however recent it is.
     let state = format!("{FOLDER}/{}", super::STATE);
     let stamp = fs::metadata(tree.join(&state)).ok().as_ref().map(Stamp::of);
     let mut seen: Seen = watched.into_iter().chain(looked_at).chain([(state, stamp)]).collect();
@@ -163,7 +164,7 @@ pub fn leave(
         path: split(&piece[0].0).0,
         entries: piece.iter().map(|(name, stamp)| (split(name).1, *stamp)).collect(),
     });
-    let snapshot = Snapshot { question, answer, folders: folders.collect() };
+    let snapshot = Snapshot { request, answer, folders: folders.collect() };
     // What the run itself made was absent when it looked, and must not be so next time: only
     // where all is still as it was seen, equal stamps mean that there is nothing to do.
     if !snapshot.folders.iter().all(|folder| folder.is_unchanged(tree)) {

@@ -37,13 +37,13 @@ impl Stamp {
     }
 
     /// Whether a later write to the file, by now, must have given it another stamp. File
-    /// systems tick, unless `grain` knows better: in whole seconds where the nanoseconds are
+    /// systems tick, unless `resolution` knows better: in whole seconds where the nanoseconds are
     /// 0, else in a few milliseconds.
-    pub(super) fn is_settled(&self, now: i64, grain: Grain) -> bool {
+    pub(super) fn is_conclusive(&self, now: i64, resolution: TimeResolution) -> bool {
         let newest = self.1.max(self.2);
         let tick = match newest % 1_000_000_000 {
             0 => Duration::from_secs(2),
-            _ if grain.is_fine_for(self) => return true,
+            _ if resolution.is_fine_for(self) => return true,
             _ => Duration::from_millis(50),
         };
         newest < now.saturating_sub(tick.as_nanos() as i64)
@@ -65,11 +65,11 @@ impl Stamp {
 
 /// The file system, if there is one, on which a write gives a file other times than any
 /// that were looked at before: since Linux 6.13 ext4, XFS, Btrfs and tmpfs (multigrain
-/// timestamps). No stamp is too young to tell there.
+/// timestamps). No stamp is too recent to tell there.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Grain(Option<u64>);
+pub struct TimeResolution(Option<u64>);
 
-impl Grain {
+impl TimeResolution {
     /// Tries it with `file`, whose first bytes become `text`. By chance the clock would have to
     /// tick between each two of these writes.
     pub(super) fn by_writing(file: &File, text: &[u8]) -> io::Result<Self> {
@@ -81,7 +81,7 @@ impl Grain {
             fine &= next.1 > last.1 && next.2 > last.2;
             last = next;
         }
-        Ok(Grain(fine.then_some(last.4)))
+        Ok(TimeResolution(fine.then_some(last.4)))
     }
 
     fn is_fine_for(self, stamp: &Stamp) -> bool {
@@ -89,15 +89,15 @@ impl Grain {
     }
 }
 
-/// The stamp that a file has before it is read, and its bytes.
+/// The stamp that a file has before it is read; its bytes take the place of those in `bytes`.
 ///
 /// # Errors
 /// Where it cannot be read.
-pub fn read(path: &Path) -> io::Result<(Stamp, Vec<u8>)> {
+pub fn read_into(path: &Path, bytes: &mut Vec<u8>) -> io::Result<Stamp> {
+    bytes.clear();
     let (mut file, found) = regular::open(path)?;
-    let mut bytes = Vec::new();
-    regular::read_into(&mut file, &found, regular::LIMIT, &mut bytes)?;
-    Ok((Stamp::of(&found), bytes))
+    regular::read_into(&mut file, &found, regular::LIMIT, bytes)?;
+    Ok(Stamp::of(&found))
 }
 
 fn nanos(seconds: i64, nanos: i64) -> i64 {
@@ -115,20 +115,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn young_stamps_tell_only_where_the_file_system_is_fine() {
+    fn recent_stamps_tell_only_where_the_file_system_is_fine() {
         const NOW: i64 = 1_700_000_000_123_456_789;
         let stamp = |age: Duration, device| {
             let time = NOW - age.as_nanos() as i64;
             Stamp(1, time, time, 2, device)
         };
-        let (coarse, fine) = (Grain(None), Grain(Some(7)));
-        let young = Duration::from_millis(10);
-        assert!(!stamp(young, 7).is_settled(NOW, coarse));
-        assert!(stamp(young, 7).is_settled(NOW, fine));
-        assert!(!stamp(young, 8).is_settled(NOW, fine), "another file system");
-        assert!(stamp(Duration::from_millis(60), 8).is_settled(NOW, fine));
+        let (coarse, fine) = (TimeResolution(None), TimeResolution(Some(7)));
+        let recent = Duration::from_millis(10);
+        assert!(!stamp(recent, 7).is_conclusive(NOW, coarse));
+        assert!(stamp(recent, 7).is_conclusive(NOW, fine));
+        assert!(!stamp(recent, 8).is_conclusive(NOW, fine), "another file system");
+        assert!(stamp(Duration::from_millis(60), 8).is_conclusive(NOW, fine));
         let whole = Duration::from_nanos(1_123_456_789);
-        assert!(!stamp(whole, 7).is_settled(NOW, fine), "in whole seconds");
+        assert!(!stamp(whole, 7).is_conclusive(NOW, fine), "in whole seconds");
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
     fn what_was_tried_holds() {
         let dir = tempfile::tempdir().unwrap();
         let tried = File::create(dir.path().join("tried")).unwrap();
-        let grain = Grain::by_writing(&tried, b"12").unwrap();
+        let resolution = TimeResolution::by_writing(&tried, b"12").unwrap();
         assert_eq!(std::fs::read(dir.path().join("tried")).unwrap(), b"12");
         let file = File::create(dir.path().join("file")).unwrap();
         let mut hidden = 0;
@@ -161,7 +161,7 @@ mod tests {
             hidden += usize::from(before == Stamp::of(&file.metadata().unwrap()));
         }
         let last = Stamp::of(&file.metadata().unwrap());
-        assert_eq!(last.is_settled(last.2, grain), grain.0.is_some());
-        assert_eq!(hidden == 0, grain.0.is_some(), "{hidden} of 2000");
+        assert_eq!(last.is_conclusive(last.2, resolution), resolution.0.is_some());
+        assert_eq!(hidden == 0, resolution.0.is_some(), "{hidden} of 2000");
     }
 }

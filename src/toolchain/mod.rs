@@ -7,7 +7,7 @@
 //! before it. So the compiler itself is asked which program compiles (`-###`). Where nothing but
 //! the words decides that, the answer is kept with the content of all that was seen; behind a
 //! script or a launcher that is not known here it is asked in each run; and where there is no
-//! answer the tool is [`opaque`](Tool::opaque), and no one may trust what it made before.
+//! answer the tool is [`unidentified`](Tool::unidentified), and no one may trust what it made before.
 //!
 //! ```
 //! use kthinlto::environment::Environment;
@@ -28,12 +28,14 @@ pub(crate) mod configuration;
 mod programs;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub(crate) use self::ask::quoted_words;
 
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::exec::helper::Failure;
+use crate::inputs::File;
 use crate::store::{Digest, KeyBuilder, Store, ToolRecord};
 use ask::Behind;
 use programs::Search;
@@ -98,9 +100,9 @@ pub struct Tool {
     /// Folders where it looks for configuration files.
     pub folders: Vec<String>,
     /// A clause that says why it cannot be told what runs, where that is so.
-    pub opaque: Option<String>,
+    pub unidentified: Option<String>,
     /// Nothing but what the identity covers decides which program runs.
-    pub settled: bool,
+    pub self_contained: bool,
 }
 
 impl Tool {
@@ -116,16 +118,40 @@ impl Tool {
             release,
             files: Vec::new(),
             folders: Vec::new(),
-            opaque: None,
-            settled: true,
+            unidentified: None,
+            self_contained: true,
         }
     }
 
     fn of(command: &str, record: &ToolRecord, search: Search<'_>) -> Self {
-        let ToolRecord { argv, files, folders, identity, release, opaque, settled, .. } =
-            record.clone();
+        let ToolRecord {
+            argv,
+            files,
+            folders,
+            identity,
+            release,
+            unidentified,
+            self_contained,
+            ..
+        } = record.clone();
         let (text, options) = (command.to_owned(), options(&argv, search));
-        Tool { text, argv, options, identity, release, files, folders, opaque, settled }
+        Tool {
+            text,
+            argv,
+            options,
+            identity,
+            release,
+            files,
+            folders,
+            unidentified,
+            self_contained,
+        }
+    }
+
+    /// Its files, by their content; those that are not there are left out.
+    pub(crate) fn contents(&self, store: &Store) -> Result<Arc<[File]>> {
+        let find = |name: &String| Ok(store.files.find(name)?.map(|facts| File::new(name, &facts)));
+        self.files.iter().filter_map(|name| find(name).transpose()).collect()
     }
 
     /// The first of its files that is not what the identity was taken of.
@@ -163,14 +189,14 @@ pub fn resolve(
     programs::of_word(name, search)
         .ok_or_else(|| missing(format!("there is no program `{name}`")))?;
 
-    let lookup = format!("{} {}", role.variable(), whereabouts(command, &tree, environment));
+    let lookup = format!("{} {}", role.variable(), location(command, &tree, environment));
     let loader = store.files.find(LOADER_CACHE)?.map(|facts| facts.digest);
     let known = store.tool(&lookup).filter(|known| known.rule == RULE).cloned();
     let unanswered = |failure: Failure| failure.into_error(|error| missing(error.to_string()));
     if let Some(known) = &known
         && known.loader == loader
         && identity(store, &argv, known)? == known.identity
-        && (known.settled || leads_there_still(known, search).map_err(unanswered)?)
+        && (known.self_contained || leads_there_still(known, search).map_err(unanswered)?)
     {
         return Ok(Tool::of(command, known, search));
     }
@@ -200,7 +226,7 @@ pub(crate) fn known(
         found: e.to_string(),
     })?;
     let search = Search { tree: store.tree(), environment };
-    let lookup = format!("{} {}", role.variable(), whereabouts(command, search.tree, environment));
+    let lookup = format!("{} {}", role.variable(), location(command, search.tree, environment));
     let Some(record) = store.tool(&lookup).filter(|known| known.rule == RULE) else {
         return Ok(None);
     };
@@ -224,7 +250,7 @@ pub(crate) fn identify(
 ) -> Result<Digest> {
     let argv = shell_words::split(command).unwrap_or_default();
     let tree = store.tree().to_path_buf();
-    let lookup = format!("program {}", whereabouts(command, &tree, environment));
+    let lookup = format!("program {}", location(command, &tree, environment));
     let loader = store.files.find(LOADER_CACHE)?.map(|facts| facts.digest);
     if let Some(known) = store.tool(&lookup)
         && (known.rule, known.loader) == (RULE, loader)
@@ -255,7 +281,7 @@ pub(crate) fn files_on_record(
     store: &Store,
     environment: &Environment,
 ) -> Vec<String> {
-    let place = whereabouts(command, store.tree(), environment);
+    let place = location(command, store.tree(), environment);
     let lookups = ["program", "CC", "LD"].map(|role| format!("{role} {place}"));
     let mut all: Vec<String> = Vec::new();
     for record in lookups.iter().filter_map(|lookup| store.tool(lookup)) {
@@ -272,7 +298,7 @@ pub(crate) fn files_on_record(
 
 /// Where a command leads now: its words, the program that each leads to, what the dynamic loader
 /// is told, and where configuration files of a user are. Under this a tool is remembered.
-pub(crate) fn whereabouts(command: &str, tree: &Path, environment: &Environment) -> Digest {
+pub(crate) fn location(command: &str, tree: &Path, environment: &Environment) -> Digest {
     let mut key = KeyBuilder::new("kthinlto tool 3");
     key.field(command.as_bytes());
     for program in programs::of_command(command, Search { tree, environment }) {
@@ -317,8 +343,8 @@ fn empty_record(argv: Vec<String>) -> ToolRecord {
         identity: Digest::of(b""),
         release: 0,
         behind: None,
-        opaque: None,
-        settled: true,
+        unidentified: None,
+        self_contained: true,
     }
 }
 
@@ -328,15 +354,16 @@ fn look(role: Role, argv: &[String], search: Search<'_>) -> Result<ToolRecord, F
     let mut files = files_of(&record.argv, search)?;
     match role {
         Role::Linker if !files.has_lld => {
-            record.opaque = Some("none of the programs that it names is LLD".to_owned());
+            record.unidentified = Some("none of the programs that it names is LLD".to_owned());
         }
         Role::Linker => {}
         Role::Compiler => look_behind(&mut record, &mut files, search)?,
     }
     if let Some(program) = &files.leads_away {
-        record.opaque = Some(format!("{program} leads to files that cannot be seen from here"));
+        record.unidentified =
+            Some(format!("{program} leads to files that cannot be seen from here"));
     }
-    record.settled &= record.opaque.is_none();
+    record.self_contained &= record.unidentified.is_none();
     record.files = text(&files.all);
     Ok(record)
 }
@@ -348,12 +375,12 @@ fn look_behind(
     search: Search<'_>,
 ) -> Result<(), Failure> {
     let Some(Behind { program, configuration }) = ask::behind(&record.argv, search)? else {
-        record.opaque = Some("it names no compiler when asked with -###".to_owned());
+        record.unidentified = Some("it names no compiler when asked with -###".to_owned());
         return Ok(());
     };
     let named = Path::new(&program);
     files.add(named, search)?;
-    record.settled = is_settled(&record.argv, named, search);
+    record.self_contained = is_self_contained(&record.argv, named, search);
     record.folders = ask::configuration_folders(&record.argv, search)?;
     let used = configuration.iter().map(Into::into);
     let found = record.folders.iter().flat_map(|folder| configuration::files_in(Path::new(folder)));
@@ -368,7 +395,7 @@ const LAUNCHERS: [&str; 10] =
 
 /// Whether words alone lead to the program that compiles: by themselves, or by launchers that are
 /// known to run the program that they are given.
-fn is_settled(argv: &[String], behind: &Path, search: Search<'_>) -> bool {
+fn is_self_contained(argv: &[String], behind: &Path, search: Search<'_>) -> bool {
     let behind = programs::real(behind);
     let found = programs::of_words(argv, search);
     let is_it = |program: &std::path::PathBuf| programs::real(program) == behind;
@@ -389,7 +416,7 @@ fn is_settled(argv: &[String], behind: &Path, search: Search<'_>) -> bool {
 /// Whether a compiler behind a script is still the one that it was.
 fn leads_there_still(known: &ToolRecord, search: Search<'_>) -> Result<bool, Failure> {
     let (Some(program), Some(behind)) = (&known.behind, ask::behind(&known.argv, search)?) else {
-        return Ok(known.opaque.is_some());
+        return Ok(known.unidentified.is_some());
     };
     let Behind { program: now, configuration } = behind;
     Ok(now == *program && configuration.iter().all(|used| known.files.contains(used)))
@@ -456,7 +483,7 @@ mod tests {
         let mut store = Store::open(dir.path()).unwrap();
         let here = Environment::of_process();
         let before = resolve(Role::Compiler, "./cc", &mut store, &here).unwrap();
-        let lookup = format!("CC {}", whereabouts("./cc", dir.path(), &here));
+        let lookup = format!("CC {}", location("./cc", dir.path(), &here));
         let mut record = store.tool(&lookup).cloned().unwrap();
         record.loader = Some(Digest::of(b"another cache"));
         let files = std::mem::take(&mut record.files);

@@ -1,4 +1,4 @@
-//! Spares backends the compiler's driver: asks it twice for each set of flags that many of them
+//! Lets backends skip the compiler's driver: asks it twice for each set of flags that many of them
 //! share. Every answer that is not plain leaves them as they are.
 
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ pub(super) type Answers = HashMap<Digest, Option<Rc<Template>>>;
 
 /// Gives those of the jobs that share their flags with many the command that the driver would run, and
 /// returns how many have one now. Takes a slot that the caller holds.
-pub(super) fn spare(
+pub(super) fn skip(
     backends: &Backends,
     executor: &Current,
     settings: &Settings,
@@ -38,7 +38,7 @@ pub(super) fn spare(
     for (number, job) in jobs.iter().enumerate() {
         sets.entry(job.flag_set.digest).or_default().push(number);
     }
-    let mut spared = 0;
+    let mut skipped = 0;
     for (set, numbers) in sets {
         if !answers.contains_key(&set) && numbers.len() >= ENOUGH {
             // The first and the last: they may well be in different folders.
@@ -47,11 +47,11 @@ pub(super) fn spare(
             answers.insert(set, template.map(Rc::new));
         }
         if let Some(Some(template)) = answers.get(&set) {
-            spared += numbers.len();
+            skipped += numbers.len();
             numbers.iter().for_each(|number| jobs[*number].inner = Some(template.clone()));
         }
     }
-    spared
+    skipped
 }
 
 fn learn(
@@ -64,7 +64,7 @@ fn learn(
     let ask = |job: &Job| {
         let mut what = backends.invocation(tree, job);
         what.argv.push(ASK);
-        let outcome = executor.clone().start(&what).and_then(finish);
+        let outcome = executor.clone().start(&what.into()).and_then(finish);
         outcome.ok().filter(|outcome| outcome.status.success()).map(|outcome| outcome.output)
     };
     let (one, other) = (ask(first)?, ask(last)?);
