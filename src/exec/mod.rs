@@ -4,7 +4,8 @@
 //! ```
 //! use std::{io, path::Path};
 //! use kthinlto::error::Result;
-//! use kthinlto::exec::{action::Action, executor::Processes, interrupt::Interrupts, process::{Invocation, Outcome}};
+//! use kthinlto::exec::{action::Action, executor::Processes, interrupt::Interrupts};
+//! use kthinlto::exec::process::{Invocation, Outcome};
 //! use kthinlto::exec::{run::{Runner, Work}, slots::Slots};
 //!
 //! /// Three jobs, of which the last fails.

@@ -161,7 +161,8 @@ impl<'a> RelinkWork<'a> {
         Ok(None)
     }
 
-    /// All that is known of a step: its programs are not, since a shell finds them.
+    /// All that is known of a step. Its programs are not, since a shell finds them, nor are the members of
+    /// vmlinux.a, which stand for themselves: a step can only run here.
     fn action(&self, number: usize, command: Invocation) -> Action {
         let read = self.started[number].iter().flat_map(|inputs| &inputs.files).cloned();
         let outputs = self.with.recipe.steps[number].outputs.iter();

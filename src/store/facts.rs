@@ -29,7 +29,8 @@ impl Facts {
 
 /// Facts of all bytes of an open file.
 ///
-/// `said` is the size that the file is said to have; of one that grows, no more is read than tells.
+/// `said` is the size that the file is said to have; of one that grows meanwhile, no more is read than
+/// is needed to see that.
 pub(super) fn hash(file: &mut File, said: u64) -> io::Result<Facts> {
     const PIECE: u64 = 128 << 10;
     let mut hasher = blake3::Hasher::new();
