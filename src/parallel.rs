@@ -6,10 +6,21 @@ use crossbeam::channel;
 
 /// Applies `work` to all items on up to `threads` threads; results keep the items' order.
 pub fn map<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    map_with(threads, items, || (), |(), item| work(item))
+}
+
+/// The same with something that `make` makes for each thread, such as room for bytes.
+pub fn map_with<T: Sync, S, R: Send>(
+    threads: usize,
+    items: &[T],
+    make: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, &T) -> R + Sync,
+) -> Vec<R> {
     // A thread costs more than it saves below some dozens of small files.
     let threads = threads.min(items.len() / 32).max(1);
     if threads == 1 {
-        return items.iter().map(work).collect();
+        let mut own = make();
+        return items.iter().map(|item| work(&mut own, item)).collect();
     }
     let (sender, chunks) = channel::unbounded();
     for chunk in items.chunks(16).enumerate() {
@@ -18,8 +29,9 @@ pub fn map<T: Sync, R: Send>(threads: usize, items: &[T], work: impl Fn(&T) -> R
     }
     drop(sender);
     let run = || {
-        let results = chunks.iter().map(|(at, chunk)| (at, chunk.iter().map(&work).collect()));
-        results.collect::<Vec<(usize, Vec<R>)>>()
+        let mut own = make();
+        let mut all = |chunk: &[T]| chunk.iter().map(|item| work(&mut own, item)).collect();
+        chunks.iter().map(|(at, chunk)| (at, all(chunk))).collect::<Vec<(usize, Vec<R>)>>()
     };
     let mut parts = thread::scope(|scope| {
         let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(run)).collect();

@@ -8,6 +8,7 @@ use super::maker;
 use crate::error::{Error, Result};
 use crate::exec::words::Words;
 use crate::kbuild::cmd_file::{self, CmdFile};
+use crate::regular;
 
 /// The flags of one backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +25,8 @@ pub struct Flags {
 /// Where no flags are on record, or not in a form that can be replayed.
 pub fn recorded(tree: &Path, object: &str) -> Result<Flags> {
     let record = cmd_file::path_for(Path::new(object));
-    match CmdFile::read(&tree.join(&record)) {
-        Ok(file) => of_record(file, object),
+    match regular::read(&tree.join(&record)) {
+        Ok(bytes) => of_record(&bytes, object),
         Err(e) => Err(no_flags(object, e.to_string())),
     }
 }
@@ -35,23 +36,26 @@ fn no_flags(object: &str, found: String) -> Error {
     Error::NoFlags { object: object.to_owned(), record, found }
 }
 
-/// The flags for `object`, whose record says this.
-pub(crate) fn of_record(file: CmdFile, object: &str) -> Result<Flags> {
+/// The flags for `object`, whose record has these bytes.
+pub(crate) fn of_record(record: &[u8], object: &str) -> Result<Flags> {
     let fail = |found: String| no_flags(object, found);
-    let (words, text) = match file.saved_c_flags {
-        Some(text) => (cmd_file::flags(&text).map_err(fail)?, text),
+    let (words, text) = match cmd_file::saved_c_flags(record) {
+        Some(text) => {
+            let mut words = Words::with_room(text.len() + 1);
+            cmd_file::flags(&text, |word| words.push(word)).map_err(fail)?;
+            (words, text)
+        }
         None => {
-            let command = file.command.ok_or_else(|| fail("no command".into()))?;
+            let command = CmdFile::of(record).command.ok_or_else(|| fail("no command".into()))?;
             if let Some(error) = maker::refuse(&command, object) {
                 return Err(error);
             }
             let words = cmd_file::first_command(&command).map_err(fail)?;
             let words = from_command(&words, object).map_err(fail)?;
             let text = shell_words::join(&words);
-            (words, text)
+            (words.into_iter().collect(), text)
         }
     };
-    let words: Words = words.into_iter().collect();
     match words.text() {
         Some(_) => Ok(Flags { words, text }),
         None => Err(fail("a command with a zero byte".into())),
@@ -175,7 +179,11 @@ const NEXT: [&str; 33] = [
 ];
 
 fn use_of(word: &str) -> Use {
-    let is_joined = |options: &[&str]| options.iter().any(|option| word.starts_with(option));
+    // Hundreds of words of thousands of objects: most differ in the letter after the dash.
+    let letter = word.as_bytes().get(1);
+    let may_be = |option: &&&str| option.as_bytes().get(1) == letter;
+    let is_joined =
+        |options: &[&str]| options.iter().filter(may_be).any(|option| word.starts_with(option));
     if FRONT_END_VALUES.contains(&word) || FRONT_END_NEXT.contains(&word) {
         Use::FrontEnd(2)
     } else if NEXT.contains(&word) || word.starts_with("-Xarch_") {

@@ -9,7 +9,7 @@ use super::command;
 use super::flags::{self, Flags};
 use crate::error::{Error, Result};
 use crate::flag_files::Named;
-use crate::kbuild::cmd_file::{self, CmdFile};
+use crate::kbuild::cmd_file;
 use crate::store::{Digest, Files, KeyBuilder, Store};
 use crate::toolchain::Tool;
 
@@ -85,6 +85,8 @@ pub struct FlagSets {
     sets: Mutex<HashMap<Digest, Arc<FlagSet>>>,
     /// Flags of the objects whose records were read in this run, until they are taken.
     read: Mutex<HashMap<String, Flags>>,
+    /// Room for records that are read, one for each thread that has read some.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
 
 impl FlagSets {
@@ -104,32 +106,30 @@ impl FlagSets {
 
     /// The set of one object's flags.
     pub fn of(&self, store: &Store, object: &str) -> Result<Arc<FlagSet>> {
+        let mut bytes = self.spare().pop().unwrap_or_default();
+        let set = self.set_of(store, object, &mut bytes);
+        self.spare().push(bytes);
+        self.resolved(store, set?)
+    }
+
+    fn set_of(&self, store: &Store, object: &str, bytes: &mut Vec<u8>) -> Result<Digest> {
         let record = record_of(object);
-        let mut bytes = Vec::new();
-        let facts =
-            store.files.find_and_read(&record, &mut bytes)?.ok_or_else(|| Error::NoFlags {
-                object: object.to_owned(),
-                record: record.clone().into(),
-                found: "no such file".to_owned(),
-            })?;
-        let set = match store.flag_set(object, facts.digest, flags::RULE) {
-            Some(set) => set,
-            None => {
-                if bytes.is_empty() {
-                    bytes = store.files.read_known(&record)?;
-                }
-                let flags = flags::of_record(CmdFile::of(&bytes), object)?;
-                let set = store.set_flags(
-                    object,
-                    facts.digest,
-                    flags::RULE,
-                    &flags::effective(&flags.words),
-                )?;
-                self.read().insert(object.to_owned(), flags);
-                set
-            }
-        };
-        self.resolved(store, set)
+        let facts = store.files.find_and_read(&record, bytes)?.ok_or_else(|| Error::NoFlags {
+            object: object.to_owned(),
+            record: record.clone().into(),
+            found: "no such file".to_owned(),
+        })?;
+        if let Some(set) = store.flag_set(object, facts.digest, flags::RULE) {
+            return Ok(set);
+        }
+        if bytes.is_empty() {
+            *bytes = store.files.read_known(&record)?;
+        }
+        let flags = flags::of_record(bytes, object)?;
+        let words = flags::effective(&flags.words);
+        let set = store.set_flags(object, facts.digest, flags::RULE, &words)?;
+        self.read().insert(object.to_owned(), flags);
+        Ok(set)
     }
 
     /// All flags of one object, to run its backend with. Its record is read once.
@@ -139,13 +139,17 @@ impl FlagSets {
             Some(read) => Ok(read),
             None => {
                 let bytes = store.files.read_known(&record_of(object))?;
-                flags::of_record(CmdFile::of(&bytes), object)
+                flags::of_record(&bytes, object)
             }
         }
     }
 
     fn read(&self) -> MutexGuard<'_, HashMap<String, Flags>> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn resolved(&self, store: &Store, set: Digest) -> Result<Arc<FlagSet>> {

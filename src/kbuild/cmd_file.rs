@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use super::shell;
 use crate::regular;
 
 /// What one `.cmd` file says.
@@ -53,18 +54,28 @@ impl CmdFile {
         CmdFile {
             // The first line, as kbuild writes the file.
             command: text.lines().filter(command).find_map(value).map(|text| unescape_make(&text)),
-            saved_c_flags: flags_line(text).and_then(value).map(|text| text.trim().to_owned()),
+            saved_c_flags: saved_c_flags(text.as_bytes()),
         }
     }
 }
 
-/// The last line that begins with `saved_c_flags_`. Nearly all of a file is its list of
-/// dependencies, which is passed over in one go.
-fn flags_line(text: &str) -> Option<&str> {
-    const START: &str = "\nsaved_c_flags_";
-    let inner = memchr::memmem::find_iter(text.as_bytes(), START).last().map(|at| at + 1);
-    let first = || text.starts_with(&START[1..]).then_some(0);
-    text[inner.or_else(first)?..].lines().next()
+/// What a file of these bytes says as `saved_c_flags_`, alone: a fraction of all that stands there.
+pub(crate) fn saved_c_flags(bytes: &[u8]) -> Option<String> {
+    let line = String::from_utf8_lossy(flags_line(bytes)?);
+    line.split_once(" := ").map(|(_, value)| value.trim().to_owned())
+}
+
+/// The last line that begins with `saved_c_flags_`. Kbuild appends it, so that it is looked for at the
+/// end first; nearly all of a file is its list of dependencies.
+fn flags_line(bytes: &[u8]) -> Option<&[u8]> {
+    const START: &[u8] = b"\nsaved_c_flags_";
+    const END: usize = 16 << 10;
+    let tail = bytes.len().saturating_sub(END);
+    let near = memchr::memmem::rfind(&bytes[tail..], START).map(|at| tail + at + 1);
+    let inner = || memchr::memmem::find_iter(bytes, START).last().map(|at| at + 1);
+    let first = || bytes.starts_with(&START[1..]).then_some(0);
+    let line = bytes.get(near.or_else(inner).or_else(first)?..)?;
+    Some(&line[..memchr::memchr(b'\n', line).unwrap_or(line.len())])
 }
 
 /// The files that a `.cmd` file's list of dependencies names, the source first. Options of the
@@ -126,11 +137,11 @@ pub(crate) fn compiler_words<S: AsRef<str>>(words: &[S]) -> usize {
     end.unwrap_or(words.len())
 }
 
-/// Splits flags into words. Where more than one command stands there, they are no flags: what
-/// follows would be left out here, and be run by who copies the line.
-pub(crate) fn flags(text: &str) -> Result<Vec<String>, String> {
+/// Splits flags into words, each of which `take` is given. Where more than one command stands there,
+/// they are no flags: what follows would be left out here, and be run by who copies the line.
+pub(crate) fn flags(text: &str, take: impl FnMut(&str)) -> Result<(), String> {
     match text[first_command_end(text)?..].chars().next() {
-        None => first_command(text),
+        None => Ok(shell::split(text, take)?),
         Some(end) => Err(format!("flags with shell syntax (`{}`)", end.escape_default())),
     }
 }
@@ -141,6 +152,9 @@ fn first_command_end(line: &str) -> Result<usize, String> {
     let (mut single, mut double, mut escaped) = (false, false, false);
     // What is looked for is ASCII, and no part of another character.
     for (at, c) in line.bytes().enumerate() {
+        if c.is_ascii_alphanumeric() && !escaped {
+            continue; // most of them
+        }
         if escaped {
             escaped = false;
             continue;

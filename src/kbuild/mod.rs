@@ -21,3 +21,4 @@ pub(crate) mod ld_flags;
 pub mod makeflags;
 #[cfg(feature = "program")]
 pub mod patches;
+mod shell;

@@ -50,7 +50,8 @@ pub fn look(
     names: Vec<String>,
     threads: usize,
 ) -> Result<(Vec<Member>, Symbols)> {
-    let looked = parallel::map(threads, &names, |name| look_at(store, name));
+    let looked =
+        parallel::map_with(threads, &names, Vec::new, |bytes, name| look_at(store, name, bytes));
     let (mut members, mut symbols) = (Vec::with_capacity(names.len()), Symbols::new());
     for (name, looked) in names.into_iter().zip(looked) {
         let Some(looked) = looked? else {
@@ -68,16 +69,16 @@ pub fn look(
     Ok((members, symbols))
 }
 
-fn look_at(store: &Store, name: &str) -> Result<Option<FoundMember>> {
-    let mut bytes = Vec::new();
-    let Some(facts) = store.files.find_and_read(name, &mut bytes)? else {
+/// Looks at one. `bytes` is for what it holds, if that has to be read.
+fn look_at(store: &Store, name: &str, bytes: &mut Vec<u8>) -> Result<Option<FoundMember>> {
+    let Some(facts) = store.files.find_and_read(name, bytes)? else {
         return Ok(None);
     };
     let was_read = !bytes.is_empty();
     if was_read {
-        inputs::learn(store, name, facts, &bytes);
+        inputs::learn(store, name, facts, bytes);
     }
-    Ok(Some(FoundMember { facts, symbols: was_read.then(|| defined_globals(&bytes)) }))
+    Ok(Some(FoundMember { facts, symbols: was_read.then(|| defined_globals(bytes)) }))
 }
 
 fn missing(settings: &Settings, name: &str) -> Error {
