@@ -2,6 +2,7 @@
 //! was hashed before; a file too recent for its times to tell is read again. Must not know
 //! what a file is for.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,8 @@ struct Unread {
 #[derive(Debug)]
 pub struct Files {
     folder: PathBuf,
+    /// The folder is the one that this process runs in.
+    is_here: bool,
     resolution: TimeResolution,
     known: Mutex<HashMap<String, Known>>,
     /// What was looked at in this run and not read.
@@ -89,6 +92,7 @@ impl Files {
         });
         Files {
             folder: folder.to_path_buf(),
+            is_here: folder == Path::new("."),
             resolution,
             known: Mutex::new(known.collect()),
             unread: Mutex::default(),
@@ -102,6 +106,19 @@ impl Files {
     /// Where a name leads.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// The same, with no path made where the name is one from here.
+    fn place<'n>(&self, name: &'n str) -> Cow<'n, Path> {
+        match self.is_here && !name.is_empty() || name.starts_with('/') {
+            true => Path::new(name).into(),
+            false => self.path(name).into(),
+        }
+    }
+
+    /// What is there now; a symbolic link is followed.
+    fn stamp(&self, name: &str) -> io::Result<Stamp> {
+        Ok(Stamp::of_stat(&rustix::fs::stat(&*self.place(name))?))
     }
 
     /// Facts of a file, looked at once in a run and read only if its stamp is new; `None`
@@ -169,8 +186,8 @@ impl Files {
     /// # Errors
     /// Where the system does not say what it is by now.
     pub fn set(&self, name: &str, made: Stamped) -> Result<()> {
-        let found = fs::metadata(self.path(name)).map_err(|e| Error::io("look at", name, e))?;
-        let (stamp, facts) = (Stamp::of(&found), made.facts);
+        let stamp = self.stamp(name).map_err(|e| Error::io("look at", name, e))?;
+        let facts = made.facts;
         let recent = !(stamp.is_renamed(&made.stamp) && self.is_conclusive(&stamp, nanos_now()));
         let known = Known { stamp, facts, recent, recorded: false, seen: true };
         self.known().insert(name.to_owned(), known);
@@ -201,19 +218,20 @@ impl Files {
         recorded: Option<Known>,
         bytes: Option<&mut Vec<u8>>,
     ) -> Result<Option<Known>> {
-        let path = self.path(name);
-        let found = match fs::metadata(&path) {
-            Ok(found) => found,
+        let stamp = match self.stamp(name) {
+            Ok(stamp) => stamp,
             Err(e) if is_absence(&e) => {
                 self.unread().insert(name.to_owned(), Unread { stamp: None, is_file: false });
                 return Ok(None);
             }
             Err(e) => return Err(Error::io("look at", name, e)),
         };
-        let stamp = Stamp::of(&found);
         match recorded.filter(|known| known.stamp == stamp && !known.recent) {
             Some(known) => Ok(Some(Known { seen: true, ..known })),
-            None => self.read_facts(&path, bytes).map(Some).map_err(|e| Error::io("read", name, e)),
+            None => self
+                .read_facts(&self.place(name), bytes)
+                .map(Some)
+                .map_err(|e| Error::io("read", name, e)),
         }
     }
 
@@ -277,11 +295,12 @@ impl Files {
     /// numbers of it are others, or its stamp cannot tell, its bytes decide. A file that was
     /// written meanwhile is not the same, whatever it holds now: it may have been read half.
     pub fn is_unchanged(&self, name: &str) -> bool {
-        let Some(known) = self.known().get(name).copied() else {
-            return false;
-        };
-        let path = self.path(name);
-        let Ok(stamp) = fs::metadata(&path).map(|found| Stamp::of(&found)) else {
+        let known = self.known().get(name).copied();
+        known.is_some_and(|known| self.is_still(name, &known))
+    }
+
+    fn is_still(&self, name: &str, known: &Known) -> bool {
+        let Ok(stamp) = self.stamp(name) else {
             return false;
         };
         if stamp == known.stamp && !known.recent {
@@ -290,7 +309,7 @@ impl Files {
         if !stamp.is_same_write(&known.stamp) {
             return false;
         }
-        match self.read_facts(&path, None) {
+        match self.read_facts(&self.place(name), None) {
             Ok(now) if now.facts == known.facts && now.stamp.is_same_write(&known.stamp) => {
                 // Perhaps it is old enough by now to be read no more.
                 self.known().insert(name.to_owned(), now);
@@ -302,8 +321,11 @@ impl Files {
 
     /// Whether a file that was asked for is as it was then, there or not.
     pub fn is_as_seen(&self, name: &str) -> bool {
-        let was_there = self.known().contains_key(name);
-        if was_there { self.is_unchanged(name) } else { !self.path(name).exists() }
+        let known = self.known().get(name).copied();
+        match known {
+            Some(known) => self.is_still(name, &known),
+            None => !self.place(name).exists(),
+        }
     }
 
     /// Facts that a state file should have, and does not. What was read too soon after its last change is
