@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::store::digest::Short;
 use crate::store::{Digest, Facts, KeyBuilder};
 
 /// Defines [`Kind`] with all that has to know each case, so that none can be forgotten.
@@ -164,6 +165,11 @@ impl Inputs {
     /// What a record keeps of them: the start of each digest is enough to tell two apart.
     pub(crate) fn recorded(&self) -> Vec<Recorded> {
         self.list.iter().map(|(label, digest)| (label.clone(), digest.short())).collect()
+    }
+
+    /// The same, only to be written.
+    pub(crate) fn to_record(&self) -> Vec<(&Label, Short)> {
+        self.list.iter().map(|(label, digest)| (label, Short(*digest))).collect()
     }
 }
 

@@ -248,7 +248,7 @@ impl Backends {
         store.files.set(&native, made)?;
         let inputs = &job.planned.inputs;
         let key = inputs.key.digest();
-        let record = BackendRecord::new(key, made.facts.digest, cost, &inputs.recorded());
+        let record = BackendRecord::new(key, made.facts.digest, cost, &inputs.to_record());
         store.set_backend(part, record)
     }
 }

@@ -23,9 +23,24 @@ impl Digest {
 
     /// The first 16 of its 64 hexadecimal digits: enough to tell two inputs apart.
     pub fn short(&self) -> String {
-        let mut first = [0; 8];
-        first.copy_from_slice(&self.0[..8]);
-        format!("{:016x}", u64::from_be_bytes(first))
+        String::from_utf8_lossy(&self.first_digits()).into_owned()
+    }
+
+    fn first_digits(&self) -> [u8; 16] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |at: usize| self.0[at / 2] >> (4 * (1 - at % 2)) & 15;
+        std::array::from_fn(|at| DIGITS[usize::from(digit(at))])
+    }
+}
+
+/// A digest that is recorded as its [first digits](Digest::short) alone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Short(pub Digest);
+
+impl Serialize for Short {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let digits = self.0.first_digits();
+        serializer.serialize_str(std::str::from_utf8(&digits).unwrap_or_default())
     }
 }
 
@@ -132,6 +147,8 @@ mod tests {
             let digest = Digest::of(&bytes);
             prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
             prop_assert_eq!(digest.short(), &digest.to_string()[..16]);
+            let short = postcard::to_stdvec(&Short(digest)).unwrap();
+            prop_assert_eq!(short, postcard::to_stdvec(&digest.short()).unwrap());
             let json = serde_json::to_string(&digest).unwrap();
             prop_assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
             let binary = postcard::to_stdvec(&digest).unwrap();

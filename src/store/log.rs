@@ -155,7 +155,7 @@ impl Log {
     /// Takes a record that a kill may cost: what was learnt is learnt again.
     fn learn(&mut self, line: &Line) -> Result<()> {
         if self.file.is_some() {
-            self.waiting.extend(encode(line));
+            encode(line, &mut self.waiting);
         }
         if self.waiting.len() < MOST_WAITING { Ok(()) } else { self.write() }
     }
@@ -255,15 +255,18 @@ const MOST_WAITING: usize = 64 << 10;
 /// Bytes before a record's payload: its length and its check.
 const FRAME: usize = 8;
 
-fn encode(line: &Line) -> Vec<u8> {
-    let mut bytes = vec![0; FRAME];
+/// Adds a record at the end of `all`.
+fn encode(line: &Line, all: &mut Vec<u8>) {
+    let start = all.len();
+    all.extend([0; FRAME]);
     // Plain data into memory: there is nothing that could fail.
-    bytes.extend(postcard::to_stdvec(line).unwrap_or_default());
-    let payload = &bytes[FRAME..];
-    let (length, check) = (payload.len() as u32, check(payload));
-    bytes[..4].copy_from_slice(&length.to_le_bytes());
-    bytes[4..FRAME].copy_from_slice(&check);
-    bytes
+    let Ok(whole) = postcard::to_extend(line, std::mem::take(all)) else {
+        return;
+    };
+    *all = whole;
+    let (frame, payload) = all[start..].split_at_mut(FRAME);
+    frame[..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    frame[4..].copy_from_slice(&check(payload));
 }
 
 /// How many whole records the bytes of a state file begin with.
@@ -330,7 +333,7 @@ impl Read {
 
 fn rewrite(room: &Room, name: &str, records: &Records) -> Result<()> {
     let mut bytes = MAGIC.to_vec();
-    records.lines().for_each(|line| bytes.extend(encode(&line)));
+    records.lines().for_each(|line| encode(&line, &mut bytes));
     room.write(name, &bytes).map_err(|e| Error::io("write", room.path(name), e))
 }
 

@@ -125,8 +125,10 @@ impl BackendRecord {
         cost: Option<Cost>,
         inputs: &I,
     ) -> Self {
+        const USUAL: usize = 1024;
         // Plain data into memory: there is nothing that could fail.
-        let inputs = postcard::to_stdvec(inputs).unwrap_or_default();
+        let mut inputs = postcard::to_extend(inputs, Vec::with_capacity(USUAL)).unwrap_or_default();
+        inputs.shrink_to_fit();
         BackendRecord { key, output, cost, inputs }
     }
 
