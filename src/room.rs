@@ -160,6 +160,15 @@ impl Room {
         Ok(regular::check(file.into())?.0)
     }
 
+    /// Size of a regular file in a folder of such a room.
+    pub(crate) fn size_within(&self, name: &Path) -> io::Result<u64> {
+        let found = rustix::fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        match is_file(&found) {
+            true => Ok(found.st_size as u64),
+            false => Ok(self.open_within(name)?.metadata()?.len()), // which says what it is
+        }
+    }
+
     /// Makes a new file: nothing may be there. The umask is taken off `mode`.
     pub(crate) fn create(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -241,6 +250,12 @@ impl Room {
                 "folders nested too deep to be kthinlto's",
                 "find out what made them",
             ));
+        }
+        // Nearly all are files, and need no look. A folder is not removed so.
+        match rustix::fs::unlinkat(&self.folder, plain(name)?, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(e) => return Err(e.into()),
         }
         match self.find(name)? {
             None => return Ok(()),

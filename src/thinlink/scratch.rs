@@ -186,8 +186,7 @@ impl Scratch {
         let [fresh, imports] =
             [".thinlto.bc", ".imports"].map(|ending| Self::made(link, object, ending));
         let unmade = |name: &Path, error| unmade(&self.room.path(name), error);
-        let found = self.room.open_within(&fresh).and_then(|file| file.metadata());
-        if found.map_err(|e| unmade(&fresh, e))?.len() == 0 {
+        if self.room.size_within(&fresh).map_err(|e| unmade(&fresh, e))? == 0 {
             // clang would take it, and import nothing, without a word.
             let remedy = "look for the linker's messages, or free some space";
             return Err(Error::bad_input(self.room.path(&fresh), "an empty index", remedy));
