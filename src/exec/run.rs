@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 /// How long children may take to end after SIGTERM before they get SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
 /// How often it is looked at whether a child writes without end.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(250);
 
 /// Who gives jobs and takes results. Calls come one at a time, on the caller's thread.
 pub trait Work {
