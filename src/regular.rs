@@ -9,10 +9,11 @@
 //! ```
 
 use std::fs::{File, FileType, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -85,11 +86,26 @@ pub(crate) fn read_into(
     if found.len() > limit {
         return Err(Unfit::too_large(limit));
     }
-    bytes.reserve(found.len() as usize);
-    let count = file.take(limit + 1).read_to_end(bytes)?;
-    match count as u64 > limit {
-        true => Err(Unfit::too_large(limit)),
-        false => Ok(()),
+    const MORE: usize = 64 << 10;
+    let start = bytes.len();
+    // With one byte more than it is said to have, a single call shows its end as well.
+    bytes.reserve(found.len() as usize + 1);
+    loop {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(MORE);
+        }
+        let room = bytes.capacity() - bytes.len();
+        let count = match rustix::io::read(&*file, spare_capacity(bytes)) {
+            Err(Errno::INTR) => continue,
+            read => read?,
+        };
+        let all = (bytes.len() - start) as u64;
+        match count {
+            _ if all > limit => return Err(Unfit::too_large(limit)),
+            0 => return Ok(()),
+            _ if count < room && all == found.len() => return Ok(()),
+            _ => {}
+        }
     }
 }
 

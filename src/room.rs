@@ -16,7 +16,7 @@
 //! ```
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -154,10 +154,10 @@ impl Room {
 
     /// Opens a regular file in a folder of a room that nobody else writes into: only its own last
     /// part is looked at.
-    pub(crate) fn open_within(&self, name: &Path) -> io::Result<File> {
+    pub(crate) fn open_within(&self, name: &Path) -> io::Result<(File, Metadata)> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&self.folder, name, flags, Mode::empty())?;
-        Ok(regular::check(file.into())?.0)
+        regular::check(file.into())
     }
 
     /// Size of a regular file in a folder of such a room.
@@ -165,7 +165,7 @@ impl Room {
         let found = rustix::fs::statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
         match is_file(&found) {
             true => Ok(found.st_size as u64),
-            false => Ok(self.open_within(name)?.metadata()?.len()), // which says what it is
+            false => Ok(self.open_within(name)?.1.len()), // which says what it is
         }
     }
 

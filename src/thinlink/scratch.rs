@@ -170,8 +170,8 @@ impl Scratch {
     }
 
     fn read(&self, name: &Path) -> io::Result<Vec<u8>> {
-        let mut file = self.room.open_within(name)?;
-        let (found, mut bytes) = (file.metadata()?, Vec::new());
+        let (mut file, found) = self.room.open_within(name)?;
+        let mut bytes = Vec::new();
         regular::read_into(&mut file, &found, LARGEST, &mut bytes)?;
         Ok(bytes)
     }
