@@ -107,6 +107,16 @@ pub enum Error {
         total: usize,
     },
 
+    /// Jobs for modules failed; each was reported when it ended.
+    #[error(
+        "of the jobs for modules, {failed} failed; the objects of these modules were not written; fix \
+         the errors above and run again: finished objects are kept"
+    )]
+    Modules {
+        /// How many.
+        failed: usize,
+    },
+
     /// A step of a relink failed.
     #[error("relinking stopped at {step}: {found}; {advice}")]
     Step {
@@ -202,7 +212,10 @@ impl Error {
     /// The exit code of the program for this error; the README lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Error::Backends { .. } | Error::ThinLink { .. } | Error::Step { .. } => 1,
+            Error::Backends { .. }
+            | Error::Modules { .. }
+            | Error::ThinLink { .. }
+            | Error::Step { .. } => 1,
             Error::Usage(_) => 2,
             Error::BadInput { .. } | Error::MissingMember { .. } | Error::NoFlags { .. } => 3,
             Error::ToolMissing { .. } | Error::ToolUnfit { .. } => 4,

@@ -77,7 +77,11 @@ impl ThinLink<'_> {
         Ok(inputs)
     }
 
-    fn walk(&self, store: &Store, visitor: &mut dyn InputVisitor) -> Result<()> {
+    /// Walks all inputs, for the key and for others who link the same way.
+    ///
+    /// # Errors
+    /// Where a file that the flags name cannot be read.
+    pub(crate) fn walk(&self, store: &Store, visitor: &mut dyn InputVisitor) -> Result<()> {
         visitor.input(Kind::Tool, "LD", &self.linker.identity);
         let mut flags = KeyBuilder::new("kthinlto linker's flags 1");
         self.flags.iter().for_each(|flag| {

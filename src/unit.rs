@@ -9,6 +9,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use crate::kbuild::cmd_file::front_ends_name;
+use crate::kbuild::module::Module;
+
 /// The name of the kernel itself among units.
 pub const VMLINUX: &str = "vmlinux";
 
@@ -30,6 +33,19 @@ pub struct Unit {
     pub members: Vec<String>,
     /// Names of the files that are made for it.
     pub outputs: Outputs,
+    /// How one object is linked from it, if one is.
+    pub link: Option<ObjectLink>,
+}
+
+/// How the object of a module is linked from its parts after LTO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectLink {
+    /// The object: `fs/xfs/xfs.o`.
+    pub object: String,
+    /// The linker with its flags, as words.
+    pub linker: Vec<String>,
+    /// Commands that then change the object in place, without its name, which is their last word.
+    pub after: Vec<Vec<String>>,
 }
 
 /// Names of the files that are made for a unit, below the object tree.
@@ -41,14 +57,15 @@ pub struct Outputs {
     pub order: String,
     /// The indexed objects, one a line.
     pub indexed: String,
-    /// All members after LTO, native objects in the places of their bitcode, as a thin archive.
-    pub archive: String,
+    /// All members after LTO, native objects in the places of their bitcode: as a thin archive, or where
+    /// an object is linked from them as a list, one a line.
+    pub natives: String,
 }
 
 impl Unit {
     /// The kernel itself, with mainline's names.
     pub fn vmlinux(members: Vec<String>) -> Self {
-        Unit { name: VMLINUX.to_owned(), members, outputs: Outputs::vmlinux() }
+        Unit { name: VMLINUX.to_owned(), members, outputs: Outputs::vmlinux(), link: None }
     }
 
     /// Any other unit.
@@ -58,9 +75,18 @@ impl Unit {
             fixup: None,
             order: format!("{name}.thinlto-order"),
             indexed: format!("{name}.thinlto-index"),
-            archive: format!("{name}.thinlto-native.a"),
+            natives: format!("{name}.thinlto-native.a"),
         };
-        Unit { name, members, outputs }
+        Unit { name, members, outputs, link: None }
+    }
+
+    /// A loadable module, of whose object make recorded how it is linked.
+    pub fn module(module: Module) -> Self {
+        let Module { object, parts, linker, after } = module;
+        let outputs = Outputs::module(&object);
+        let name = object.strip_suffix(".o").unwrap_or(&object).to_owned();
+        let link = Some(ObjectLink { object, linker, after });
+        Unit { name, members: parts, outputs, link }
     }
 
     /// What the names of its parts' files have in them: nothing for vmlinux, else the last part of
@@ -78,13 +104,23 @@ impl Outputs {
             fixup: Some(FIXUP.to_owned()),
             order: ORDER.to_owned(),
             indexed: INDEXED.to_owned(),
-            archive: ARCHIVE.to_owned(),
+            natives: ARCHIVE.to_owned(),
+        }
+    }
+
+    /// Those of a module whose object this is.
+    pub fn module(object: &str) -> Self {
+        Outputs {
+            fixup: None,
+            order: format!("{object}.thinlto-order"),
+            indexed: format!("{object}.thinlto-index"),
+            natives: format!("{object}.thinlto-native"),
         }
     }
 
     /// All of them.
     pub fn all(&self) -> impl Iterator<Item = &str> {
-        let others = [&self.order, &self.indexed, &self.archive];
+        let others = [&self.order, &self.indexed, &self.natives];
         self.fixup.iter().chain(others).map(String::as_str)
     }
 }
@@ -108,13 +144,14 @@ impl Part {
     pub fn index(&self) -> String {
         match &self.unit {
             None => format!("{}.thinlto.bc", self.object),
-            Some(unit) => format!("{}.{unit}.thinlto.bc", self.object),
+            Some(unit) => format!("{}.{unit}.thinlto.bc", front_ends_name(&self.object)),
         }
     }
 
     /// Name of its native object: `a/b.thinlto-native.o`, or `a/b.xfs.thinlto-native.o`.
     pub fn native(&self) -> String {
-        let stem = self.object.strip_suffix(".o").unwrap_or(&self.object);
+        let made = front_ends_name(&self.object);
+        let stem = made.strip_suffix(".o").unwrap_or(&made);
         match &self.unit {
             None => format!("{stem}.thinlto-native.o"),
             Some(unit) => format!("{stem}.{unit}.thinlto-native.o"),

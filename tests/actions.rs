@@ -131,6 +131,8 @@ fn build(tree: &Tree, scratch_in_memory: bool, executor: Elsewhere) -> Result<Su
         srctree: tree.srctree().into(),
         archives: vec!["built-in.a".into(), "lib/lib.a".into()],
         units: Vec::new(),
+        modules: Vec::new(),
+        module_digests: None,
         compiler: Some(tool("clang")),
         linker: Some(tool("ld.lld")),
         linker_flags: LDFLAGS.to_owned(),

@@ -40,6 +40,11 @@ ld() {
   $1"
   export LD=$PWD/../ld
 }
+module() {
+  mkdir fs; cp kernel/a.o fs/a.o; sed 's|kernel/a|fs/a|g' kernel/.a.o.cmd >fs/.a.o.cmd
+  echo fs/a.o >fs/m.mod; echo fs/m.o >modules.order
+  echo "savedcmd_fs/m.o := : $LD -m elf_x86_64 -r -o fs/m.o @fs/m.mod" >fs/.m.o.cmd
+}
 symvers() {
   mkdir -p include/config
   echo CONFIG_MODULES=y > include/config/auto.conf
@@ -205,6 +210,16 @@ const CASES: &[(&str, &str)] = &[
     ("a member that is no object", "echo hello > kernel/b.o; $K initcalls built-in.a"),
     ("a member cut short", "truncate -s -70 kernel/head.o; $K initcalls built-in.a"),
     ("bitcode with initcalls cut short", "truncate -s 2000 kernel/a.o; $K initcalls built-in.a"),
+    // Loadable modules.
+    ("no list of modules", "$K modules"),
+    ("a part that is missing", "module; rm fs/a.o; $K modules"),
+    ("a module without a part", "module; : >fs/m.mod; $K modules"),
+    ("a module without a record", "module; rm fs/.m.o.cmd; $K modules"),
+    ("a module that another linker links", "module; LD=other $K modules"),
+    ("a module that is named twice", "module; echo fs/m.o >>modules.order; $K modules"),
+    ("a module whose link is not understood", "module; sed -i 's/$/ ; strip x/' fs/.m.o.cmd; $K modules"),
+    ("a module that objtool refuses", "module; sed -i 's|$| ; : false fs/m.o|' fs/.m.o.cmd; $K modules -j1"),
+    ("a name that is no module's", "module; echo fs/m >>modules.order; $K modules"),
 ];
 
 /// The same for the cases of relink: `conf EXPRESSION` edits the configuration, and `btf` adds BTF to it.

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use built::{Built, RESULTS, steps};
-use common::{Beside, assert_holds, assert_same, bad, fails, good, text, tool, until};
+use common::{Beside, LDFLAGS, assert_holds, assert_same, bad, fails, good, text, tool, until};
 use rustix::process::Signal;
 
 #[test]
@@ -493,4 +493,135 @@ fn a_tree_that_cannot_be_relinked_is_told_why() {
     built.tree.shell("touch -d '-1 hour' lib/w1.o");
     good(built.relink(&[]));
     assert_same(&built.results(), &built.by_hand());
+}
+
+/// A modpost that writes the part of each module that a list names, from what the module says of itself.
+const MODULES_MODPOST: &str = r#"#!/bin/sh
+for word; do [ "$was" = -o ] && out=$word; [ "$was" = -T ] && list=$word; was=$word; done
+echo 'char exported[] = "shared";' > .vmlinux.export.c.new
+cmp -s .vmlinux.export.c.new .vmlinux.export.c || cp .vmlinux.export.c.new .vmlinux.export.c
+rm .vmlinux.export.c.new
+while read -r object; do
+	echo "char of_$(basename "$object" .o)[] = \"$(strings "$object" | grep kept_name | head -1)\";" >new.mod.c
+	cmp -s new.mod.c "${object%.o}.mod.c" || cp new.mod.c "${object%.o}.mod.c"
+done <"$list"
+rm -f new.mod.c
+sha256sum $(cat "$list") >"$out"
+"#;
+
+/// Two modules that were built once: one of two parts, one of a part that has no bitcode any more.
+fn with_modules() -> Built {
+    let built = Built::new();
+    let cflags = "--target=x86_64-linux-gnu -O2";
+    let (cc, ld) = (&built.words.cc, &built.words.ld);
+    built.tree.write_object("scripts/mod/modpost", MODULES_MODPOST);
+    built.tree.edit("fs/two/a", "int b(int); int kept_name(int x) { return b(x) + 1; }\n");
+    built.tree.edit("fs/two/b", "int b(int x) { return x * 3; }\n");
+    built.tree.write_object("fs/two/two.mod", "fs/two/a.o\nfs/two/b.o\n");
+    built.tree.write_object("modules.order", "fs/two/two.o\nfs/one.o\n");
+    built.tree.write_object("module.lds", "SECTIONS { }\n");
+    let mut records = vec![
+        (
+            "fs/two/two.o",
+            format!(
+                "{ld} {LDFLAGS} -r -o fs/two/two.o @fs/two/two.mod  ; ./tools/objtool/objtool --module fs/two/two.o"
+            ),
+        ),
+        (
+            "fs/one.o",
+            format!(
+                "{cc} {cflags} -c -o fs/one.o fs/one.c ; {ld} -r -o fs/.tmp_one.o fs/one.o; mv fs/.tmp_one.o fs/one.o"
+            ),
+        ),
+        (
+            "Module.symvers",
+            " ./scripts/mod/modpost -M -m -o Module.symvers -T modules.order vmlinux.o".to_owned(),
+        ),
+    ];
+    for (stem, object, source, module) in [
+        ("fs/two/two", "fs/two/two.mod.o", "fs/two/two.mod.c", "fs/two/two.ko"),
+        ("fs/one", "fs/one.mod.o", "fs/one.mod.c", "fs/one.ko"),
+    ] {
+        records.push((object, format!("{cc} -Wp,-MMD,fs/.x.d {cflags} -c -o {object} {source} ; {ld} {LDFLAGS} -r -o fs/.tmp_x.mod.o {object}; mv fs/.tmp_x.mod.o {object}")));
+        records.push((module, format!("{ld} -r {LDFLAGS} --build-id=sha1  -T module.lds -o {module} {stem}.o {object} .module-common.o")));
+    }
+    for (target, command) in &records {
+        let (folder, base) = target.rsplit_once('/').unwrap_or((".", target));
+        let text = format!("savedcmd_{target} := {command}\n");
+        built.tree.write_object(&format!("{folder}/.{base}.cmd"), &text);
+    }
+    built.tree.shell(&format!(
+        "echo 'int one(int x) {{ return x; }}' >fs/one.c; {cc} {cflags} -c -o fs/one.o fs/one.c; \
+         echo 'char common[] = \"c\";' | {cc} {cflags} -xc -c -o .module-common.o -"
+    ));
+    good(built.relink(&[]));
+    built
+}
+
+/// The recorded commands after the objects, by a shell.
+fn kos_by_hand(built: &Built) -> Vec<Vec<u8>> {
+    let folder = tempfile::tempdir().unwrap();
+    built.tree.shell(&format!("cp -a . {}", folder.path().display()));
+    let script = "PIDS=/nowhere; export PIDS; set -e
+        for t in Module.symvers fs/two/two.mod.o fs/one.mod.o fs/two/two.ko fs/one.ko; do
+          sh -ec \"$(sed -n 's/^savedcmd_[^ ]* := //p' $(dirname $t)/.$(basename $t).cmd)\"
+        done";
+    let out =
+        std::process::Command::new("sh").args(["-c", script]).current_dir(folder.path()).output();
+    let out = out.unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    KOS.iter().map(|name| fs::read(folder.path().join(name)).unwrap()).collect()
+}
+
+const KOS: [&str; 4] = ["fs/two/two.ko", "fs/one.ko", "fs/two/two.mod.c", "Module.symvers"];
+
+fn kos(built: &Built) -> Vec<Vec<u8>> {
+    KOS.iter().map(|name| fs::read(built.path(name)).unwrap()).collect()
+}
+
+#[test]
+fn modules_are_what_the_recorded_commands_make() {
+    let built = with_modules();
+    let vmlinux = built.results();
+    let out = good(built.relink(&["--modules"]));
+    let made = [
+        "MODPOST Module.symvers",
+        "CC [M] fs/two/two.mod.o",
+        "LD [M] fs/two/two.ko",
+        "LD [M] fs/one.ko",
+    ];
+    made.iter()
+        .for_each(|step| assert!(steps(&out).iter().any(|line| line == step), "{step}: {out}"));
+    assert_eq!(kos(&built), kos_by_hand(&built));
+    assert_eq!(steps(&good(built.relink(&["--modules"]))), Vec::<String>::new());
+    // One that is named, by one part.
+    built.tree.edit("fs/two/b", "int b(int x) { return x * 4; }\n");
+    let one = fs::metadata(built.path("fs/one.ko")).unwrap().modified().unwrap();
+    let out = good(built.relink(&["fs/two/two.ko"]));
+    assert!(out.contains("LD [M]  fs/two/two.o"), "{out}");
+    assert_eq!(steps(&out), ["MODPOST Module.symvers", "LD [M] fs/two/two.ko"]);
+    assert_eq!(fs::metadata(built.path("fs/one.ko")).unwrap().modified().unwrap(), one);
+    assert_eq!(kos(&built), kos_by_hand(&built));
+    assert_same(&built.results(), &vmlinux);
+    built.assert_nothing_aside();
+}
+
+#[test]
+fn modules_that_cannot_be_linked_are_told_why() {
+    let built = with_modules();
+    fails(built.relink(&["fs/none.ko"]), 3, &["fs/none.o", "modules.order", "make modules"]);
+    built.tree.write_object("modules.order", "fs/two/two.o\nfs/one.o\nfs/none.o\n");
+    fails(
+        built.relink(&["fs/none.ko"]),
+        3,
+        &["fs/none.mod.o", "no record of how it was made", "make modules"],
+    );
+    built.tree.write_object("modules.order", "fs/two/two.o\nfs/one.o\n");
+    fs::remove_file(built.path("fs/two/.two.o.cmd")).unwrap();
+    fails(built.relink(&["fs/two/two.ko"]), 3, &["fs/two/two.o", "no record of how it is made"]);
+    let conf = fs::read_to_string(built.path("include/config/auto.conf")).unwrap();
+    let conf = conf + "CONFIG_DEBUG_INFO_BTF_MODULES=y\n";
+    built.tree.write_object("include/config/auto.conf", &conf);
+    fails(built.relink(&["--modules"]), 3, &["CONFIG_DEBUG_INFO_BTF_MODULES", "make modules"]);
+    bad(built.relink(&["--modules", "fs/one.ko"]), 2, "cannot be used with");
 }

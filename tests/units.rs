@@ -45,6 +45,8 @@ fn settings(tree: &Path, cc: &str, ld: &str, units: Vec<Unit>) -> Settings {
         srctree: "../linux".into(),
         archives: Vec::new(),
         units,
+        modules: Vec::new(),
+        module_digests: None,
         compiler: Some(cc.to_owned()),
         linker: Some(ld.to_owned()),
         linker_flags: LDFLAGS.to_owned(),
@@ -162,7 +164,7 @@ fn a_unit_that_fails_keeps_no_other_from_being_made() {
     let all =
         Settings { compiler: Some(cc), keep_going: true, archives: Vec::new(), ..whole(&tree) };
     let (failed, hears) = build(&all);
-    assert!(matches!(failed, Err(Error::Backends { failed: 1, .. })), "{failed:?}");
+    assert!(matches!(failed, Err(Error::Modules { failed: 1 })), "{failed:?}");
     assert!(
         hears.failures[0].contains("the backend of lib/w0.o (one) failed"),
         "{:?}",
@@ -179,9 +181,9 @@ fn a_run_that_ends_at_a_failure_makes_no_archive_of_a_unit_that_lacks_an_object(
     let cc = tree.compiler("cc", "exit 1");
     let all = Settings { compiler: Some(cc), archives: Vec::new(), ..whole(&tree) };
     let (failed, _) = build(&all);
-    assert!(matches!(failed, Err(Error::Backends { .. })), "{failed:?}");
+    assert!(matches!(failed, Err(Error::Modules { .. })), "{failed:?}");
     for unit in modules() {
-        assert!(!tree.objects.join(unit.outputs.archive).exists(), "{}", unit.name);
+        assert!(!tree.objects.join(unit.outputs.natives).exists(), "{}", unit.name);
     }
 }
 
@@ -229,7 +231,7 @@ fn two_units_of_one_name_are_an_error() {
     let tree = Tree::new();
     let units = vec![unit("fs/same", &["kernel/a.o"]), unit("lib/same", &["kernel/b.o"])];
     let (refused, _) = build(&Settings { units, archives: Vec::new(), ..whole(&tree) });
-    assert!(refused.unwrap_err().to_string().contains("a second unit of that name"));
+    assert!(refused.unwrap_err().to_string().contains("a second one of that name"));
 }
 
 /// A tree of very many units, and programs that make them quickly.

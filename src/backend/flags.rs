@@ -259,7 +259,7 @@ fn from_command(words: &[String], object: &str) -> Result<Vec<String>, String> {
 /// front end may also write aside, in a file named after the object (`.tmp_x.o`).
 fn is_same_file(output: &str, object: &str) -> bool {
     let plain = |path: &str| crate::archive::read::normalize(Path::new(path));
-    let (output, object) = (plain(output), plain(object));
+    let (output, object) = (plain(output), plain(&cmd_file::front_ends_name(object)));
     let aside = |path: &PathBuf| {
         let name = path.file_name()?.to_str()?;
         Some(path.with_file_name(format!(".tmp_{name}")))

@@ -56,6 +56,9 @@ pub enum Command {
     /// Make vmlinux.a from kbuild's archives; kbuild calls this in the object tree
     #[command(after_help = help::BUILD)]
     Build(Build),
+    /// Make the objects of loadable modules from bitcode; kbuild calls this before modpost
+    #[command(after_help = help::MODULES)]
+    Modules(Modules),
     /// Make vmlinux from the objects of a tree that was built before, without make
     #[command(after_help = help::RELINK)]
     Relink(Relink),
@@ -347,9 +350,35 @@ pub struct Build {
     pub stage: StageOptions,
 }
 
+/// Options of `modules`.
+#[derive(Debug, Args)]
+pub struct Modules {
+    /// Lists of modules, folders with one, or single modules, as in fs/xfs/xfs.o or fs/xfs/xfs.ko
+    #[arg(value_name = "MODULE", default_value = "modules.order")]
+    pub modules: Vec<PathBuf>,
+    /// Keep a file that changes whenever a module does, for make to look at
+    #[arg(long, value_name = "FILE")]
+    pub digests: Option<PathBuf>,
+    /// The compiler, clang; by default, the one that the objects' records name
+    #[arg(long, env = "CC", value_name = "COMMAND")]
+    pub cc: Option<String>,
+    /// The linker, LLD
+    #[arg(long, env = "LD", value_name = "COMMAND")]
+    pub ld: Option<String>,
+    /// How the stage runs and what it shows
+    #[command(flatten)]
+    pub stage: StageOptions,
+}
+
 /// Options of `relink`.
 #[derive(Debug, Args)]
 pub struct Relink {
+    /// Modules to make instead of vmlinux, as in fs/xfs/xfs.ko
+    #[arg(value_name = "MODULE")]
+    pub modules: Vec<PathBuf>,
+    /// Make all modules of the tree's modules.order instead of vmlinux
+    #[arg(long = "modules", conflicts_with = "modules")]
+    pub all_modules: bool,
     /// Stop after the step that makes this file
     #[arg(long, value_name = "STEP")]
     pub until: Option<String>,

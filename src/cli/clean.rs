@@ -30,9 +30,11 @@ pub fn clean(tree: &Path, dry_run: bool) -> anyhow::Result<()> {
     let parts: BTreeSet<&Part> = store.parts().collect();
     let made = parts.into_iter().flat_map(outputs);
     let mut units = vec![Outputs::vmlinux()];
+    // What kind of unit it was, its name does not tell.
     units.extend(store.links().map(|link| Unit::new(&link.unit, Vec::new()).outputs));
+    units.extend(store.links().map(|link| Outputs::module(&format!("{}.o", link.unit))));
     let of_units = units.iter().flat_map(|outputs| {
-        let record = cmd_file::path_for(Path::new(&outputs.archive));
+        let record = cmd_file::path_for(Path::new(&outputs.natives));
         outputs.all().map(PathBuf::from).chain([record])
     });
     for name in made.chain(of_units) {

@@ -52,6 +52,16 @@ Examples:
   The next build, on four processors, with a cache that other trees share:
     KTHINLTO_CACHE_DIR=~/.cache/native make LLVM=1 KTHINLTO=kthinlto -j4";
 
+/// Below the options of `modules`.
+pub const MODULES: &str = "\
+Examples:
+  In a patched kernel tree, kbuild calls it:
+    make LLVM=1 KTHINLTO=kthinlto -j8 modules
+  One module, after make has compiled its parts:
+    make LLVM=1 KTHINLTO=kthinlto fs/xfs/xfs.o
+  What would run, and why, without running it:
+    CC=clang LD=ld.lld kthinlto modules -n -vv fs/xfs/xfs.o";
+
 /// Below the options of `relink`.
 pub const RELINK: &str = "\
 Examples:
@@ -59,6 +69,7 @@ Examples:
   kthinlto relink -C ~/build/x86 -j8
   kthinlto relink -n                               the steps that would run, with their commands
   kthinlto relink --until vmlinux.o                the steps up to that file, and no more
+  kthinlto relink fs/xfs/xfs.ko                    that module, from its objects; --modules: all
 
 Environment:
   KBUILD_BUILD_VERSION, KBUILD_BUILD_TIMESTAMP

@@ -13,6 +13,7 @@ mod initcalls;
 mod link_vmlinux;
 mod log;
 mod mode;
+mod modules;
 mod named;
 mod parse;
 mod patch;
@@ -72,6 +73,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     let dry_run = mode.is_dry();
     match &cli.command {
         Command::Build(build) => return run_build(&cli.common, build),
+        Command::Modules(modules) => return modules::run(&cli.common, modules),
         Command::Relink(relink) => return relink::run(&cli.common, relink),
         Command::Symvers(symvers) => return run_symvers(&cli.common, symvers, mode),
         Command::Initcalls(initcalls) => return run_initcalls(&cli.common, initcalls, mode),
@@ -121,6 +123,8 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
         srctree: build.srctree.clone(),
         archives: build.archives.clone(),
         units: Vec::new(),
+        modules: Vec::new(),
+        module_digests: None,
         compiler: given(&build.cc),
         linker: given(&build.ld),
         linker_flags: build.ldflags.clone(),

@@ -1,6 +1,6 @@
 //! `kthinlto relink`: settings of a relink from the command line and the environment.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -17,6 +17,7 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
     let mut start = start::start("relink", common, &arguments.stage)?;
     let settings = Settings {
         tree: start.tree.clone(),
+        modules: modules(arguments),
         until: arguments.until.clone(),
         nm: given(&arguments.nm),
         pahole: given(&arguments.pahole).unwrap_or_else(|| "pahole".to_owned()),
@@ -35,8 +36,17 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = relink::relink(&settings, &start.slots, &interrupts, &mut start.shown);
-    let target = settings.until.as_deref().unwrap_or("vmlinux");
-    Ok(start.finish(result, target)?)
+    let made = settings.modules.first().map(|name| name.to_string_lossy().into_owned());
+    let target = settings.until.clone().or(made).unwrap_or_else(|| "vmlinux".to_owned());
+    Ok(start.finish(result, &target)?)
+}
+
+/// The modules that are asked for; none, where that is vmlinux.
+fn modules(arguments: &Relink) -> Vec<PathBuf> {
+    match arguments.all_modules {
+        true => vec!["modules.order".into()],
+        false => arguments.modules.clone(),
+    }
 }
 
 /// Settings to look at what a relink of this tree would be made from.
@@ -44,6 +54,7 @@ pub fn look(tree: &Path) -> Settings {
     let variable = |name| given(&std::env::var(name).ok());
     Settings {
         tree: tree.to_owned(),
+        modules: Vec::new(),
         until: None,
         nm: None,
         pahole: variable("PAHOLE").unwrap_or_else(|| "pahole".to_owned()),

@@ -45,6 +45,14 @@ impl Start {
         shown.finish(result)?;
         self.mode.settle(work, &self.tree.join(target), self.silent)
     }
+
+    /// The same where there is no one file for `-t` to touch.
+    pub fn finish_without_target<T>(self, result: Result<T, Error>) -> Result<ExitCode, Error> {
+        match self.mode {
+            Mode::Touch => self.shown.finish(result).map(|_| ExitCode::SUCCESS),
+            _ => self.finish(result, ""),
+        }
+    }
 }
 
 /// Takes the options that all such commands have. Fails where a report cannot be opened.

@@ -6,6 +6,7 @@
 //! `saved_c_flags_`, `scripts/Makefile.lib` of Linux 7.2 and later. The command's
 //! variable is `savedcmd_X` from Linux 6.4 on, `cmd_X` before.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -23,12 +24,28 @@ pub struct CmdFile {
     pub saved_c_flags: Option<String>,
 }
 
+/// What our patches add to the name of a module's object for the bitcode of its one part: the object
+/// itself, which the front end makes, is replaced by what is linked.
+pub(crate) const BITCODE: &str = ".thinlto-bitcode.o";
+
+/// The object that the front end made: what was kept as `a/b.thinlto-bitcode.o` was made as `a/b.o`.
+pub(crate) fn front_ends_name(object: &str) -> Cow<'_, str> {
+    match object.strip_suffix(BITCODE) {
+        Some(stem) => format!("{stem}.o").into(),
+        None => object.into(),
+    }
+}
+
 /// The `.cmd` file that belongs to `object`: `a/b.o` → `a/.b.o.cmd`. The folder's spelling
 /// (`a/../b/`) is kept.
 pub fn path_for(object: &Path) -> PathBuf {
     let bytes = object.as_os_str().as_bytes();
     let (folder, base) = bytes.split_at(memchr::memrchr(b'/', bytes).map_or(0, |at| at + 1));
-    PathBuf::from(OsString::from_vec([folder, b".", base, b".cmd"].concat()))
+    let (base, ending) = match base.strip_suffix(BITCODE.as_bytes()) {
+        Some(stem) => (stem, b".o.cmd".as_slice()),
+        None => (base, b".cmd".as_slice()),
+    };
+    PathBuf::from(OsString::from_vec([folder, b".", base, ending].concat()))
 }
 
 impl CmdFile {
@@ -81,22 +98,33 @@ fn flags_line(bytes: &[u8]) -> Option<&[u8]> {
 /// The files that a `.cmd` file's list of dependencies names, the source first. Options of the
 /// configuration (`$(wildcard include/config/X)`) are left out: they are empty files.
 pub(crate) fn dependencies(text: &str) -> Vec<String> {
+    let listed = listed(text);
+    listed.filter(|name| !name.starts_with("$(")).map(str::to_owned).collect()
+}
+
+/// The options of the configuration that a `.cmd` file's list of dependencies names, as files.
+pub(crate) fn options(text: &str) -> Vec<String> {
+    let named = |name: &str| name.strip_prefix("$(wildcard ")?.strip_suffix(')').map(str::to_owned);
+    listed(text).filter_map(named).collect()
+}
+
+fn listed(text: &str) -> impl Iterator<Item = &str> {
     let mut found = Vec::new();
     let mut in_list = false;
     for line in text.lines() {
         if let Some(source) = line.strip_prefix("source_") {
-            found.extend(source.split_once(" := ").map(|(_, file)| file.trim().to_owned()));
+            found.extend(source.split_once(" := ").map(|(_, file)| file.trim()));
         } else if line.starts_with("deps_") {
             in_list = true;
         } else if in_list {
             let name = line.trim_end_matches('\\').trim();
             in_list = line.ends_with('\\');
-            if !name.is_empty() && !name.starts_with("$(") {
-                found.push(name.to_owned());
+            if !name.is_empty() {
+                found.push(name);
             }
         }
     }
-    found
+    found.into_iter()
 }
 
 /// Undoes what kbuild's `make-cmd` does to a command: `$$` and `$(pound)`.
@@ -122,6 +150,23 @@ pub(crate) fn render(target: &str, command: &str) -> String {
 pub fn first_command(line: &str) -> Result<Vec<String>, String> {
     let end = first_command_end(line)?;
     shell_words::split(&line[..end]).map_err(|_| "a command with an unclosed quote".to_owned())
+}
+
+/// Cuts a recorded command line into its simple commands, as words each.
+///
+/// # Errors
+/// As [`first_command`].
+pub fn commands(line: &str) -> Result<Vec<Vec<String>>, String> {
+    let (mut rest, mut commands) = (line, Vec::new());
+    loop {
+        let words = first_command(rest)?;
+        commands.extend(Some(words).filter(|words| !words.is_empty()));
+        rest = &rest[first_command_end(rest)?..];
+        if rest.is_empty() {
+            return Ok(commands);
+        }
+        rest = &rest[1..];
+    }
 }
 
 /// How kbuild's `c_flags` begin: with the name of the dependency file (scripts/Makefile.lib,
@@ -235,10 +280,19 @@ mod tests {
     }
 
     #[test]
+    fn a_line_is_cut_into_its_commands() {
+        let line = "clang -D'x;y' -c a.c && mv y \"z; \" ;; : objtool a.o;";
+        let found = commands(line).unwrap();
+        assert_eq!(found.iter().map(|words| words.len()).collect::<Vec<_>>(), [4, 3, 3]);
+        assert!(commands("a ; b $(c)").is_err());
+    }
+
+    #[test]
     fn dependencies_are_files() {
         let text = "savedcmd_a.o := cc\n\nsource_a.o := a.c\n\ndeps_a.o := \\\n  x.h \\\n    \
                     $(wildcard include/config/Y) \\\n  y/z.h \\\n\na.o: $(deps_a.o)\n\n$(deps_a.o):\n";
         assert_eq!(dependencies(text), ["a.c", "x.h", "y/z.h"]);
+        assert_eq!(options(text), ["include/config/Y"]);
         assert_eq!(dependencies("savedcmd_a.o := cc"), Vec::<String>::new());
     }
 
@@ -246,6 +300,7 @@ mod tests {
     fn record_names() {
         assert_eq!(path_for(Path::new("a/b.o")), Path::new("a/.b.o.cmd"));
         assert_eq!(path_for(Path::new("b.o")), Path::new(".b.o.cmd"));
+        assert_eq!(path_for(Path::new("a/b.thinlto-bitcode.o")), Path::new("a/.b.o.cmd"));
     }
 
     proptest! {

@@ -19,6 +19,7 @@ pub(crate) mod auto_conf;
 pub mod cmd_file;
 pub(crate) mod ld_flags;
 pub mod makeflags;
+pub mod module;
 #[cfg(feature = "program")]
 pub mod patches;
 mod shell;

@@ -11,6 +11,7 @@ mod command;
 pub mod explain;
 mod final_link;
 mod inputs;
+mod modules;
 mod planner;
 mod reads;
 mod recipe;
@@ -48,6 +49,8 @@ const SCRATCH: &str = "relink.";
 pub struct Settings {
     /// The object tree.
     pub tree: PathBuf,
+    /// These modules instead of vmlinux: by their objects or `.ko` files, or lists of them.
+    pub modules: Vec<PathBuf>,
     /// Stop after this step.
     pub until: Option<String>,
     /// `NM`, for trees whose records do not tell.
@@ -90,16 +93,27 @@ pub fn relink(
 ) -> Result<()> {
     let tree = Tree::recognize(&settings.tree, settings.nm.as_deref(), &settings.pahole)?;
     let tree = Tree { is_look: settings.dry_run, ..tree };
-    steps::check(&tree)?;
+    let objects = stage::module_objects(&settings.tree, &settings.modules)?;
+    match settings.modules.is_empty() {
+        true => steps::check(&tree)?,
+        false => modules::check(&tree, &objects)?,
+    }
+    if objects.is_empty() && !settings.modules.is_empty() {
+        return Ok(()); // a tree without modules
+    }
     let stage = stage_settings(settings, &tree);
     let (mut store, summary) = stage::build_keeping_store(&stage, slots, interrupts, listener)?;
     if !settings.dry_run {
-        records::check_members(&tree, &mut store)?;
+        match objects.is_empty() {
+            true => records::check_members(&tree, &mut store)?,
+            false => records::check_parts(&tree, &store, &objects)?,
+        }
     }
     if settings.until.as_deref() == Some(ARCHIVE) {
         return Ok(());
     }
-    let result = finish(settings, &tree, &mut store, &summary, slots, interrupts, listener);
+    let of = (&tree, objects.as_slice());
+    let result = finish(settings, of, &mut store, &summary, slots, interrupts, listener);
     let flushed = store.flush();
     result.and(flushed)
 }
@@ -107,7 +121,7 @@ pub fn relink(
 /// The steps after the stage.
 fn finish(
     settings: &Settings,
-    tree: &Tree,
+    (tree, objects): (&Tree, &[String]),
     store: &mut Store,
     summary: &Summary,
     slots: &Slots,
@@ -128,10 +142,15 @@ fn finish(
         None => format!("{FOLDER}/{SCRATCH}X"),
     };
     let identity = &settings.identity.of(&tree.read_source("init/Makefile")?);
-    store.files.find_again(ARCHIVE)?; // it may have been written since it was looked at
+    for made in objects.iter().map(String::as_str).chain([ARCHIVE]) {
+        store.files.find_again(made)?; // it may have been written since it was looked at
+    }
     let (program, environment) = (settings.program.as_deref(), &settings.environment);
     let planner = Planner { tree, store, scratch: &scratch, identity, program, environment };
-    let recipe: Recipe = planner.recipe()?;
+    let recipe: Recipe = match objects.is_empty() {
+        true => planner.recipe()?,
+        false => planner.modules_recipe(objects)?,
+    };
     let recipe = match &settings.until {
         Some(name) => recipe.until(name)?,
         None => recipe,
@@ -141,7 +160,7 @@ fn finish(
         Context { tree, store, recipe: &recipe, scratch: &scratch, identity, slots, listener };
     let mut run = RelinkWork::new(with);
     if settings.dry_run {
-        if btf::is_on(tree) {
+        if objects.is_empty() && btf::is_on(tree) {
             run.warn(
                 "a dry run asks neither make nor pahole for the flags of BTF: the final link is \
                  shown, though it may be up to date",
@@ -161,8 +180,17 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
     stage::Settings {
         tree: tree.folder.clone(),
         srctree: tree.sources.clone(),
-        archives: tree.archives.clone(),
+        archives: match settings.modules.is_empty() {
+            true => tree.archives.clone(),
+            false => Vec::new(),
+        },
         units: Vec::new(),
+        // modpost reads the objects of all modules.
+        modules: match settings.modules.is_empty() {
+            true => Vec::new(),
+            false => vec![modules::LIST.into()],
+        },
+        module_digests: None,
         compiler: Some(tree.compiler.clone()),
         linker: Some(tree.link.linker.clone()),
         linker_flags: tree.link.flags.clone(),

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::tree::Tree;
 use crate::error::{Error, Result};
-use crate::kbuild::cmd_file;
+use crate::kbuild::{cmd_file, module};
 use crate::store::{Digest, FOLDER, KeyBuilder, Store, write_if_changed};
 use crate::unit::ARCHIVE;
 use crate::unit::ORDER;
@@ -30,15 +30,32 @@ pub fn check_members(tree: &Tree, store: &mut Store) -> Result<()> {
     }
 }
 
+/// Checks the records of the parts of these modules.
+pub fn check_parts(tree: &Tree, store: &Store, objects: &[String]) -> Result<()> {
+    let mut parts = Vec::new();
+    for object in objects {
+        let module = module::read(&tree.folder, object, &mut |_| ())?;
+        parts.extend(module.into_iter().flat_map(|module| module.parts));
+    }
+    check_these(tree, store, &parts)
+}
+
 fn check_all(tree: &Tree, store: &Store) -> Result<()> {
+    let order = fs::read_to_string(tree.folder.join(ORDER)).unwrap_or_default();
+    check_these(tree, store, &order.lines().map(str::to_owned).collect::<Vec<_>>())
+}
+
+/// What was found right before stays so: of the kernel and of modules in one list.
+fn check_these(tree: &Tree, store: &Store, objects: &[String]) -> Result<()> {
     let place = tree.folder.join(FOLDER).join(FOUND_RIGHT);
     let before = fs::read_to_string(&place).unwrap_or_default();
-    let before: HashSet<&str> = before.lines().collect();
-    let order = fs::read_to_string(tree.folder.join(ORDER)).unwrap_or_default();
-    let (mut right, mut wrong) = (String::new(), Vec::new());
-    for object in order.lines() {
+    let known: HashSet<&str> = before.lines().collect();
+    let (mut right, mut wrong) = (before.clone(), Vec::new());
+    for object in objects.iter().map(String::as_str) {
         let digest = digest(store, object)?.to_string();
-        if !before.contains(digest.as_str()) && is_newer_than_its_record(&tree.folder, object) {
+        if known.contains(digest.as_str()) {
+            continue;
+        } else if is_newer_than_its_record(&tree.folder, object) {
             wrong.push(object);
         } else {
             right += &digest;

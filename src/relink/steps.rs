@@ -27,7 +27,7 @@ const NAMES_SCRIPT: &str = "scripts/check-function-names.sh";
 /// The list of what vmlinux exports.
 const SYMVERS: &str = "vmlinux.symvers";
 /// The same with modules, which `make all` has modpost write instead.
-const MODULE_SYMVERS: &str = "Module.symvers";
+pub const MODULE_SYMVERS: &str = "Module.symvers";
 /// modpost's table of exported symbols.
 const EXPORT_C: &str = ".vmlinux.export.c";
 /// The same, compiled.
@@ -50,7 +50,12 @@ impl Planner<'_> {
     }
 
     /// A step with the command that make recorded for its only output.
-    fn recorded(&mut self, verb: &'static str, place: &str, inputs: &[&str]) -> Result<Step> {
+    pub(super) fn recorded(
+        &mut self,
+        verb: &'static str,
+        place: &str,
+        inputs: &[&str],
+    ) -> Result<Step> {
         let shown = self.tree.command(place)?;
         let mut inputs: Vec<String> = inputs.iter().map(|name| (*name).to_owned()).collect();
         let named = named_by_options(&self.store.files, &shown)?;
@@ -160,7 +165,11 @@ impl Planner<'_> {
 
     /// modpost, by the kernel's own program: it also checks references between sections.
     fn modpost(&mut self) -> Result<Step> {
-        let (shown, symvers) = modpost_command(self.tree)?;
+        self.modpost_by(modpost_command(self.tree)?)
+    }
+
+    /// modpost by this command, which writes this list.
+    pub(super) fn modpost_by(&mut self, (shown, symvers): (String, &str)) -> Result<Step> {
         let mut inputs = vec!["vmlinux.o".to_owned()];
         if self.tree.conf.is_on("CONFIG_MODVERSIONS") {
             inputs.push(VMLINUX_OBJS.to_owned());
@@ -192,30 +201,40 @@ impl Planner<'_> {
     }
 
     fn export_object(&mut self) -> Result<Option<Step>> {
-        if !final_link::takes_exports(self.tree)? {
-            return Ok(None);
+        match final_link::takes_exports(self.tree)? {
+            true => self.compiled("CC", EXPORT_O, EXPORT_C).map(Some),
+            false => Ok(None),
         }
+    }
+
+    /// A step that compiles what modpost wrote.
+    pub(super) fn compiled(
+        &mut self,
+        verb: &'static str,
+        object: &str,
+        source: &str,
+    ) -> Result<Step> {
         let compiler = self.compiler()?;
-        let shown = self.tree.command(EXPORT_O)?;
-        let mut inputs = vec![EXPORT_C.to_owned()];
-        inputs.extend(self.tree.dependencies(EXPORT_O).into_iter().filter(|name| name != EXPORT_C));
+        let shown = self.tree.command(object)?;
+        let mut inputs = vec![source.to_owned()];
+        inputs.extend(self.tree.dependencies(object).into_iter().filter(|name| name != source));
         inputs.extend(self.host_tools(host_tools(self.tree, &shown)?)?);
         inputs.extend(named_by_options(&self.store.files, &shown)?);
         let linker = self.tree.link.linker.clone();
-        Ok(Some(Step {
-            name: EXPORT_O.to_owned(),
-            verb: "CC",
+        Ok(Step {
+            name: object.to_owned(),
+            verb,
             inputs,
             made_by: [compiler, self.tools(&[&linker])?].concat(),
-            outputs: vec![self.output(EXPORT_O, false)],
+            outputs: vec![self.output(object, false)],
             procedure: Procedure::Shell {
-                text: retarget(&shown, EXPORT_O, &self.aside(EXPORT_O)),
+                text: retarget(&shown, object, &self.aside(object)),
                 linker: None,
             },
             shown,
             prepare: Prepare::Nothing,
             proof: None,
-        }))
+        })
     }
 
     /// `modules.builtin.modinfo` and what is made of it: of `vmlinux.o`, or in Linux 7.3

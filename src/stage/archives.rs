@@ -120,17 +120,14 @@ pub(super) fn write_archive(
     indexed: &[Indexed],
     (changed, threads): (bool, usize),
 ) -> Result<()> {
-    let compiled: HashMap<&str, String> =
-        indexed.iter().map(|module| (module.part.object.as_str(), module.part.native())).collect();
-    let names = members.iter().map(|(name, _)| compiled.get(name.as_str()).unwrap_or(name).clone());
-    let names: Vec<String> = names.collect();
-    let archive = &unit.outputs.archive;
+    let names = after_lto(members, indexed);
+    let archive = &unit.outputs.natives;
     let command = format!("llvm-ar cDPrS --thin {archive} …");
     if session.settings.dry_run && changed {
         session.step("AR", archive, &command, "its members");
         return Ok(());
     }
-    let records = records_digest(&session.store, members)?;
+    let records = records_digest(&session.store, members.iter().map(|(name, _)| name.as_str()))?;
     let (members, _) = members::look(&session.store, session.settings, names, threads)?;
     let made_from =
         KeyBuilder::new(archive).digest(&made_from(archive, &members)).digest(&records).finish();
@@ -149,11 +146,22 @@ pub(super) fn write_archive(
     write_output(&mut session.store, archive, made_from, &thin_archive(&entries))
 }
 
+/// Names of a unit's members after LTO.
+pub(super) fn after_lto(members: &[Member], indexed: &[Indexed]) -> Vec<String> {
+    let compiled: HashMap<&str, String> =
+        indexed.iter().map(|module| (module.part.object.as_str(), module.part.native())).collect();
+    let names = members.iter().map(|(name, _)| compiled.get(name.as_str()).unwrap_or(name).clone());
+    names.collect()
+}
+
 /// Digest of all members' `.cmd` files. Symbol versions stand there (`#SYMVER`), and may
 /// change where no object does: modpost has to run then, and it runs when the archive is new.
-fn records_digest(store: &Store, members: &[Member]) -> Result<Digest> {
+pub(super) fn records_digest<'a>(
+    store: &Store,
+    members: impl IntoIterator<Item = &'a str>,
+) -> Result<Digest> {
     let mut key = KeyBuilder::new("records");
-    for (name, _) in members {
+    for name in members {
         let record = cmd_file::path_for(Path::new(name));
         match store.files.find(&record.to_string_lossy())? {
             Some(facts) => key.digest(&facts.digest),
@@ -175,7 +183,7 @@ fn write_record(settings: &Settings) -> Result<()> {
 }
 
 /// Whether an output is the one that was last made, and from the same.
-fn is_output_current(store: &Store, name: &str, made_from: Digest) -> Result<bool> {
+pub(super) fn is_output_current(store: &Store, name: &str, made_from: Digest) -> Result<bool> {
     let Some(found) = store.files.find(name)? else {
         return Ok(false);
     };
@@ -197,6 +205,6 @@ fn made_from(purpose: &str, members: &[Member]) -> Digest {
 }
 
 /// Key of an output: what it was made from, and its own bytes.
-fn made_into(made_from: Digest, bytes: Digest) -> Digest {
+pub(super) fn made_into(made_from: Digest, bytes: Digest) -> Digest {
     KeyBuilder::new("output").digest(&made_from).digest(&bytes).finish()
 }

@@ -9,12 +9,13 @@ use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
 use crate::inputs::{Compared, Inputs, Kind, Recorded, compare};
+use crate::kbuild::module;
 use crate::plan::{self, Due};
 use crate::store::snapshot::Watch;
 use crate::store::{BackendRecord, Indexed, Store};
 use crate::thinlink::{self, ThinLink};
 use crate::toolchain::{self, Role};
-use crate::unit::{INDEXED, VMLINUX};
+use crate::unit::{INDEXED, Part, Unit, VMLINUX};
 
 /// Whether something would run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub fn last_settings(store: &Store, environment: Environment) -> Option<Settings
         srctree: record.srctree.clone().into(),
         archives: record.archives.iter().map(Into::into).collect(),
         units: Vec::new(),
+        modules: Vec::new(),
+        module_digests: None,
         compiler: record.compiler.clone(),
         linker: record.linker.clone(),
         linker_flags: record.linker_flags.clone(),
@@ -92,7 +95,8 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     let modules = linked(&store)?;
     let module = find(&modules, name, &settings.tree)?;
     let object = &module.part.object;
-    let relink = why_relink(settings, &mut store)?;
+    let unit = unit_of(settings, &store, &module.part)?;
+    let relink = why_relink(settings, &mut store, unit)?;
     let command = compiler(settings, object)?;
     let Settings { tree, environment, .. } = settings;
     let known = toolchain::known(Role::Compiler, &command, &store, environment)?;
@@ -147,14 +151,15 @@ pub struct ThinLinkExplanation {
 /// # Errors
 /// Where an archive, a member or a setting cannot be read or used.
 pub fn explain_thin_link(settings: &Settings, mut store: Store) -> Result<ThinLinkExplanation> {
-    let due = why_relink(settings, &mut store)?;
-    let names = archives::member_names(settings, &mut Watch::default())?;
+    let mut unit = kernel(settings)?;
+    let due = why_relink(settings, &mut store, unit.clone())?;
+    let names = std::mem::take(&mut unit.members);
     let (members, _) = members::look(&store, settings, names, 1)?;
     let command = settings.linker.as_deref().unwrap_or_default();
     let Settings { tree, environment, .. } = settings;
     let known = toolchain::known(Role::Linker, command, &store, environment)?;
     let linker = known.clone().unwrap_or_else(|| toolchain::unknown(command, tree, environment));
-    let flags = super::links::flags(settings, &members)?;
+    let flags = super::links::flags(settings, &unit, &members)?;
     let link = ThinLink { linker: &linker, flags: &flags, members: &members };
     let mut inputs = link.inputs(&store)?.recorded();
     let linker_of = |input: &&mut Recorded| input.0.kind == Kind::Tool && known.is_none();
@@ -207,9 +212,27 @@ fn alike<'a>(name: &str, objects: impl Iterator<Item = &'a str>) -> Vec<&'a str>
     found.into_iter().take(HINTS).map(|(_, _, object)| object).collect()
 }
 
-/// Why the next build would begin with a thin link.
-fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer<String>> {
-    let names = archives::member_names(settings, &mut Watch::default())?;
+fn kernel(settings: &Settings) -> Result<Unit> {
+    Ok(Unit::vmlinux(archives::member_names(settings, &mut Watch::default())?))
+}
+
+/// The unit that a part belongs to, as its records have it now.
+fn unit_of(settings: &Settings, store: &Store, part: &Part) -> Result<Unit> {
+    let is_it = |unit: &&str| Unit::new(*unit, Vec::new()).qualifier() == part.unit;
+    let name = store.links().map(|link| link.unit.as_str()).find(is_it).unwrap_or(VMLINUX);
+    if name == VMLINUX {
+        return kernel(settings);
+    }
+    let module = module::read(&settings.tree, &format!("{name}.o"), &mut |_| ())?;
+    module.map(Unit::module).ok_or_else(|| {
+        let found = "its record does not say any more that it is linked from bitcode";
+        Error::bad_input(format!("{name}.o"), found, "build it again with make")
+    })
+}
+
+/// Why the next build would begin with a thin link of this unit.
+fn why_relink(settings: &Settings, store: &mut Store, mut unit: Unit) -> Result<Answer<String>> {
+    let names = std::mem::take(&mut unit.members);
     let (members, _) = members::look(store, settings, names, 1)?;
     let Some(command) = &settings.linker else {
         return Ok(Answer::No);
@@ -218,10 +241,10 @@ fn why_relink(settings: &Settings, store: &mut Store) -> Result<Answer<String>> 
     let Some(linker) = known else {
         return Ok(Answer::unknown(Role::Linker, command));
     };
-    let flags = super::links::flags(settings, &members)?;
+    let flags = super::links::flags(settings, &unit, &members)?;
     let link = ThinLink { linker: &linker, flags: &flags, members: &members };
     let key = link.key(store)?;
-    if thinlink::is_current(store, VMLINUX, key, 1)?.is_some() {
+    if thinlink::is_current(store, &unit.name, key, 1)?.is_some() {
         return Ok(Answer::No);
     }
     let why = "members, the linker, its flags or an index changed since the last one";

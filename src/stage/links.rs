@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::members::Member;
 use super::session::Session;
-use super::{Settings, cores};
+use super::{Settings, cores, objects};
 use crate::backend::inputs::variables;
 use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::action::Action;
@@ -57,7 +57,7 @@ pub(super) fn look(
     unit: &Unit,
     members: &[Member],
 ) -> Result<Last> {
-    let flags = flags(session.settings, members)?;
+    let flags = flags(session.settings, unit, members)?;
     let link = ThinLink { linker, flags: &flags, members };
     let key = link.key(&session.store)?;
     let held = session.slots.try_acquire_up_to(cores());
@@ -84,7 +84,7 @@ pub(super) fn announce(
     unit: &Unit,
     members: &[Member],
 ) -> Result<()> {
-    let flags = flags(session.settings, members)?;
+    let flags = flags(session.settings, unit, members)?;
     let link = ThinLink { linker, flags: &flags, members };
     let what = link.invocation(&session.settings.tree, FOLDER, &unit.outputs.order, 1);
     session.step("LD", &unit.outputs.indexed, &what.shell_text(), WHY);
@@ -100,7 +100,7 @@ pub(super) fn begin(
     (scratch, folder): (&Scratch, &str),
     threads: usize,
 ) -> Result<Action> {
-    let flags = flags(session.settings, members)?;
+    let flags = flags(session.settings, unit, members)?;
     let link = ThinLink { linker, flags: &flags, members };
     let response = response(session, unit, members)?;
     let place = scratch.folder(folder)?;
@@ -197,11 +197,15 @@ pub(super) fn write_list(settings: &Settings, unit: &Unit, modules: &[Indexed]) 
     Ok(())
 }
 
-/// `KBUILD_LDFLAGS` as words, less what in-process LTO alone understands.
-pub(super) fn flags(settings: &Settings, members: &[Member]) -> Result<Vec<String>> {
-    let words = shell_words::split(&settings.linker_flags).map_err(|e| {
-        Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}; close the quote"))
-    })?;
+/// The flags of a unit's linker as words, less what in-process LTO alone understands: those on record, or
+/// else `KBUILD_LDFLAGS`.
+pub(super) fn flags(settings: &Settings, unit: &Unit, members: &[Member]) -> Result<Vec<String>> {
+    let words = match &unit.link {
+        Some(link) => objects::flags(link, settings.linker.as_deref().unwrap_or_default())?,
+        None => shell_words::split(&settings.linker_flags).map_err(|e| {
+            Error::Usage(format!("KBUILD_LDFLAGS cannot be split into words: {e}; close the quote"))
+        })?,
+    };
     // All bitcode is compiled with the same of these.
     let first = members.iter().find(|(_, facts)| facts.format == Format::Bitcode);
     let record = first.map(|(name, _)| settings.tree.join(cmd_file::path_for(Path::new(name))));

@@ -9,6 +9,7 @@ use crate::archive::symbols::defined_globals;
 use crate::backend::inputs;
 use crate::error::{Error, Result};
 use crate::format::Format;
+use crate::kbuild::cmd_file;
 use crate::parallel;
 use crate::store::{Facts, Store};
 use crate::unit::Unit;
@@ -33,8 +34,13 @@ pub fn look_at_units(
     threads: usize,
 ) -> Result<(Vec<UnitRun>, Symbols)> {
     let counts: Vec<usize> = units.iter().map(|unit| unit.members.len()).collect();
+    let linked = units.iter().filter_map(|unit| Some((unit.link.as_ref()?, &unit.members)));
+    let parts: HashMap<String, String> = linked
+        .flat_map(|(link, parts)| parts.iter().map(|part| (part.clone(), link.object.clone())))
+        .collect();
     let names = units.iter_mut().flat_map(|unit| std::mem::take(&mut unit.members)).collect();
-    let (members, symbols) = look(store, settings, names, threads)?;
+    let looked = look(store, settings, names, threads);
+    let (members, symbols) = looked.map_err(|error| of_module(error, &parts))?;
     let mut members = members.into_iter();
     let units = units.into_iter().zip(counts);
     let units =
@@ -79,6 +85,22 @@ fn look_at(store: &Store, name: &str, bytes: &mut Vec<u8>) -> Result<Option<Foun
         inputs::learn(store, name, facts, bytes);
     }
     Ok(Some(FoundMember { facts, symbols: was_read.then(|| defined_globals(bytes)) }))
+}
+
+/// Says whose part is missing: what make keeps of a module's one part, it does not make again by itself.
+fn of_module(error: Error, modules: &HashMap<String, String>) -> Error {
+    let Error::MissingMember { archive, member } = error else {
+        return error;
+    };
+    match modules.get(&*member.to_string_lossy()) {
+        Some(object) if member.to_string_lossy().ends_with(cmd_file::BITCODE) => {
+            let found = format!("there is no such file, and {object} is made from it");
+            let remedy = format!("remove {object} and build it again with make");
+            Error::bad_input(member, found, remedy)
+        }
+        Some(object) => Error::MissingMember { archive: object.into(), member },
+        None => Error::MissingMember { archive, member },
+    }
 }
 
 fn missing(settings: &Settings, name: &str) -> Error {

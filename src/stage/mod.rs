@@ -13,6 +13,8 @@
 //!     srctree: "/nowhere/linux".into(),
 //!     archives: vec!["built-in.a".into(), "lib/lib.a".into()],
 //!     units: Vec::new(),
+//!     modules: Vec::new(),
+//!     module_digests: None,
 //!     compiler: Some("clang".into()),
 //!     linker: Some("ld.lld".into()),
 //!     linker_flags: "-m elf_x86_64".into(),
@@ -41,6 +43,8 @@ pub mod explain;
 pub mod graph;
 mod links;
 mod members;
+mod modules;
+mod objects;
 mod queue;
 mod repeat;
 mod schedule;
@@ -49,7 +53,7 @@ mod skip_driver;
 mod units;
 pub mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::backend::flags;
@@ -78,6 +82,12 @@ pub struct Settings {
     pub archives: Vec<PathBuf>,
     /// Units besides the kernel; without archives, in its place.
     pub units: Vec<Unit>,
+    /// Loadable modules, as further units: lists of them (`modules.order`), or their objects or `.ko` files,
+    /// of which make recorded how they are linked.
+    pub modules: Vec<PathBuf>,
+    /// Where the digests of the modules' objects and of their parts' records go, if they are wanted: a
+    /// file that changes exactly when a module does.
+    pub module_digests: Option<PathBuf>,
     /// `CC`; `None` takes the compiler from the front end's records.
     pub compiler: Option<String>,
     /// `LD`.
@@ -168,6 +178,14 @@ pub fn build_keeping_store(
     })
 }
 
+/// The objects of the modules that are named, in lists or by themselves ([`Settings::modules`]).
+///
+/// # Errors
+/// Where a list cannot be read, or a name is no module's.
+pub fn module_objects(tree: &Path, names: &[PathBuf]) -> Result<Vec<String>> {
+    units::modules(tree, names, &mut |_| ())
+}
+
 fn open(settings: &Settings) -> Result<Store> {
     match settings.dry_run {
         true => Store::peek(&settings.tree),
@@ -193,16 +211,26 @@ fn run(
         && let Some(mut summary) = repeat.find(settings, threads)
     {
         summary.time = started.elapsed();
-        listener.on(&Event::Done(&summary));
+        if is_worth_telling(settings, &summary) {
+            listener.on(&Event::Done(&summary));
+        }
         return Ok((None, summary));
     }
     listener.on(&Event::Phase("members"));
-    let units = units::of(settings, &mut repeat)?;
+    let units::Found { units, modules } = units::of(settings, &mut repeat)?;
+    if let Some(file) = &settings.module_digests {
+        repeat.watch.look(&settings.tree.join(file));
+    }
     let store = open(settings)?;
     store.warnings().iter().for_each(|text| listener.on(&Event::Warning(text)));
     let mut session =
         Session { settings, slots, interrupts, listener, store, executor, repeatable: true };
+    let parts = modules::parts(&modules, &units);
     let result = run_units(&mut session, units, held);
+    let result = result.and_then(|summary| {
+        modules::write_digests(&session, &parts)?;
+        Ok(summary)
+    });
     let flushed = session.store.flush();
     let mut summary = result?;
     flushed?;
@@ -210,10 +238,15 @@ fn run(
     if !settings.dry_run && session.repeatable {
         repeat.write(settings, &session.store, &summary);
     }
-    if !settings.dry_run {
+    if !settings.dry_run && is_worth_telling(settings, &summary) {
         session.listener.on(&Event::Done(&summary));
     }
     Ok((Some(session.store), summary))
+}
+
+/// Make calls for modules also where there are none, or where a part was named.
+fn is_worth_telling(settings: &Settings, summary: &Summary) -> bool {
+    settings.modules.is_empty() || summary.modules > 0
 }
 
 /// Cores that this process may use.
@@ -258,7 +291,7 @@ fn write_archives(
         true => ARCHIVE,
         false => "archives",
     });
-    for one in units {
+    for one in units.iter().filter(|one| one.unit.link.is_none()) {
         let Some(indexed) = one.finished(modules) else {
             continue;
         };

@@ -1,6 +1,8 @@
 //! The jobs of all units in one queue: a thin link where one has to run, and the backends that it asks
 //! for once it has ended, the longest first. Must not know how either works.
 
+mod ready;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::io;
@@ -14,22 +16,19 @@ use super::choose_executor::{self, Current};
 use super::members::Member;
 use super::session::Session;
 use super::skip_driver::{self, Answers};
-use super::{Settings, cached, compiler, cores, links};
-use crate::backend::inputs::Common;
+use super::{cached, cores, links, objects};
 use crate::error::{Error, Result};
 use crate::exec::action::Action;
 use crate::exec::process::{Outcome, Usage};
 use crate::exec::run::{Runner, Work};
 use crate::exec::slots::Slot;
-use crate::format::Format;
-use crate::kbuild::auto_conf::AutoConf;
-use crate::plan::{self, Planned};
+use crate::plan::Planned;
 use crate::report::{Backend, Ending, Event, Job as Started, JobKind};
 use crate::store::cache::Cache;
 use crate::store::{Digest, Indexed};
 use crate::thinlink::Scratch;
-use crate::toolchain::{Role, Tool};
-use crate::unit::{Part, Unit, VMLINUX};
+use crate::toolchain::Tool;
+use crate::unit::{Part, Unit};
 
 /// A unit in a run.
 pub(super) struct UnitRun {
@@ -63,6 +62,8 @@ enum Task {
     Link(Link),
     /// A backend of a unit.
     Backend { unit: usize, job: Box<Job> },
+    /// The link of a module's object.
+    Object(Box<objects::Job>),
     /// It ran.
     Ended,
 }
@@ -73,6 +74,7 @@ pub(super) struct Queue<'a, 'b> {
     units: Vec<UnitRun>,
     /// Places of units by the qualifiers of their parts.
     places: HashMap<Option<Arc<str>>, usize>,
+    linker: Option<Rc<Tool>>,
     backends: Option<Backends>,
     cache: Option<Cache>,
     looked_for_cache: bool,
@@ -87,6 +89,8 @@ pub(super) struct Queue<'a, 'b> {
     tasks: Vec<Task>,
     /// Thin links that may start.
     links: VecDeque<Link>,
+    /// Objects that may be linked.
+    objects: VecDeque<objects::Job>,
     /// Backends that may start: the most expensive first, and of equals the earliest.
     ready: BinaryHeap<((u64, u64), Reverse<usize>)>,
     /// The slots of the jobs that run, by number.
@@ -138,6 +142,7 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
         executor: Current::new(given),
         session,
         units,
+        linker: None,
         backends: None,
         cache: None,
         looked_for_cache: false,
@@ -146,6 +151,7 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
         modules: Vec::new(),
         tasks: Vec::new(),
         links: VecDeque::new(),
+        objects: VecDeque::new(),
         ready: BinaryHeap::new(),
         in_flight: BTreeMap::new(),
         threads: Vec::new(),
@@ -154,12 +160,17 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
     };
     queue.look_at_links()?;
     queue.plan_known()?;
+    (0..queue.units.len()).try_for_each(|place| queue.complete(place))?;
     let failed = if queue.session.settings.dry_run { 0 } else { queue.run_all()? };
     let error = match failed {
         0 => None,
         failed => {
             let total = queue.ran.backends;
-            Some(queue.link_error.take().unwrap_or(Error::Backends { failed, total }))
+            let error = match queue.session.settings.archives.is_empty() {
+                true => Error::Modules { failed },
+                false => Error::Backends { failed, total },
+            };
+            Some(queue.link_error.take().unwrap_or(error))
         }
     };
     let (units, modules) = (std::mem::take(&mut queue.units), std::mem::take(&mut queue.modules));
@@ -168,161 +179,10 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
 }
 
 impl Queue<'_, '_> {
-    /// Finds out which thin links have to run, and takes what the others left.
-    fn look_at_links(&mut self) -> Result<()> {
-        self.session.phase("thin link");
-        let (mut linker, mut scratch) = (None, None);
-        for place in 0..self.units.len() {
-            let one = &self.units[place];
-            if !one.members.iter().any(|(_, facts)| facts.format == Format::Bitcode) {
-                if one.unit.name == VMLINUX {
-                    self.session.warn(
-                        "no member of the archives is bitcode; was the kernel built with \
-                         CONFIG_LTO_CLANG_THIN_DIST and clang?",
-                    );
-                }
-                self.set_modules(place, Vec::new());
-                continue;
-            }
-            let linker = match &linker {
-                Some(known) => known,
-                None => linker.insert(Rc::new(links::linker(self.session)?)),
-            };
-            let one = &self.units[place];
-            let Settings { dry_run, scratch_in_memory, .. } = *self.session.settings;
-            match links::look(self.session, linker, &one.unit, &one.members)? {
-                links::Last::Holds(modules) => {
-                    if !dry_run {
-                        links::write_list(self.session.settings, &one.unit, &modules)?;
-                    }
-                    self.set_modules(place, modules);
-                }
-                links::Last::Due(_) if dry_run => {
-                    links::announce(self.session, linker, &one.unit, &one.members)?;
-                }
-                links::Last::Due(key) => {
-                    let scratch = match &scratch {
-                        Some(made) => made,
-                        None => {
-                            let made = Scratch::new(&self.session.store, scratch_in_memory)?;
-                            scratch.insert(Rc::new(made))
-                        }
-                    };
-                    let (linker, scratch) = (linker.clone(), scratch.clone());
-                    self.links.push_back(Link { place, key, linker, scratch });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn set_modules(&mut self, place: usize, modules: Vec<Indexed>) {
-        let start = self.modules.len();
-        self.modules.extend(modules);
-        self.units[place].indexed = Some(start..self.modules.len());
-    }
-
-    /// Plans the backends of all units whose thin link need not run.
-    fn plan_known(&mut self) -> Result<()> {
-        let jobs = self.plan(0..self.modules.len())?;
-        self.add(jobs)
-    }
-
-    /// Plans the backends of these modules: what has to run, with its flags.
-    fn plan(&mut self, range: Range<usize>) -> Result<Vec<Job>> {
-        if range.is_empty() {
-            return Ok(Vec::new());
-        }
-        if !self.is_busy() {
-            self.session.phase("plan");
-        }
-        let backends = match self.backends.take() {
-            Some(known) => known,
-            None => match self.prepare(&range)? {
-                Some(prepared) => prepared,
-                None => return Ok(Vec::new()),
-            },
-        };
-        let modules = &self.modules[range];
-        let held = self.session.slots.try_acquire_up_to(cores());
-        let store = &self.session.store;
-        let planned = plan::plan(store, &backends.common, modules, held.len().max(1))?;
-        drop(held);
-        self.session.check_interrupt()?;
-        announce_plan(self.session, modules, &planned);
-        self.ran.backends += planned.len();
-        let store = &self.session.store;
-        let jobs = planned.into_iter().map(|one| Job::new(store, &backends.common, one));
-        let jobs = jobs.collect();
-        self.backends = Some(backends);
-        jobs
-    }
-
-    /// The compiler, before the first backend. `None` in a dry run that cannot know it.
-    fn prepare(&mut self, range: &Range<usize>) -> Result<Option<Backends>> {
-        let (settings, modules) = (self.session.settings, &self.modules[range.clone()]);
-        let first = modules.first().map_or("", |module| &module.part.object);
-        let command = compiler(settings, first)?;
-        let Some(compiler) = self.session.tool(Role::Compiler, &command)? else {
-            self.session.warn(&format!(
-                "a dry run starts no compiler, and no build in this tree has used `{command}`: it \
-                 cannot tell which backends would run"
-            ));
-            self.ran.rebuilt.extend(modules.iter().map(|module| module.part.clone()));
-            return Ok(None);
-        };
-        self.session.note_tool(Role::Compiler, &compiler);
-        let common = Common::new(&compiler, &settings.environment);
-        let conf = AutoConf::read(&settings.tree);
-        let only_warn = conf.is_ok_and(|conf| conf.is_on("CONFIG_LTO_CLANG_THIN"));
-        Ok(Some(Backends::new(compiler, common, only_warn)))
-    }
-
-    /// Takes planned jobs in: those that the cache has are done, the others may run.
-    fn add(&mut self, mut jobs: Vec<Job>) -> Result<()> {
-        let Some(backends) = self.backends.take() else {
-            return Ok(());
-        };
-        jobs.sort_by_key(|job| Reverse(job.weight()));
-        if self.session.settings.dry_run {
-            jobs.iter().for_each(|job| backends.announce(self.session, job));
-            self.ran.rebuilt.extend(jobs.iter().map(|job| job.part().clone()));
-            self.backends = Some(backends);
-            return Ok(());
-        }
-        let is_busy = self.is_busy();
-        backends::sweep(&self.session.settings.tree, jobs.iter());
-        if !is_busy {
-            self.session.phase("cache");
-        }
-        if !jobs.is_empty() && !std::mem::replace(&mut self.looked_for_cache, true) {
-            self.cache = cached::open(self.session);
-        }
-        if let Some(cache) = self.cache.take() {
-            let taken = cached::take(self.session, &backends, &cache, &jobs)?;
-            self.cache = Some(cache);
-            self.ran.from_cache += taken.len();
-            self.ran.backends -= taken.len();
-            let mut numbers = 0..;
-            jobs.retain(|_| numbers.next().is_none_or(|number| !taken.contains(&number)));
-        }
-        self.backends = Some(backends);
-        if !is_busy {
-            self.session.phase("backends");
-        }
-        self.fresh |= !jobs.is_empty();
-        for job in jobs {
-            let unit = self.places.get(&job.part().unit).copied().unwrap_or_default();
-            self.units[unit].lacks += 1;
-            self.ready.push((job.weight(), Reverse(self.tasks.len())));
-            self.tasks.push(Task::Backend { unit, job: Box::new(job) });
-        }
-        Ok(())
-    }
-
     /// Something runs, or is ready to.
     fn is_busy(&self) -> bool {
-        !self.in_flight.is_empty() || !self.ready.is_empty() || !self.links.is_empty()
+        let waits = [self.ready.is_empty(), self.links.is_empty(), self.objects.is_empty()];
+        !self.in_flight.is_empty() || waits.contains(&false)
     }
 
     /// Runs all that may run, and what becomes ready on the way. Returns how many jobs failed.
@@ -360,6 +220,7 @@ impl Queue<'_, '_> {
                 self.set_modules(link.place, modules);
                 let jobs = self.plan(start..self.modules.len())?;
                 self.add(jobs)?;
+                self.complete(link.place)?;
                 Ok(true)
             }
             // The others are worth going on for, if there are any.
@@ -441,6 +302,7 @@ impl Queue<'_, '_> {
                 cached::give(self.session, &mut self.cache, job);
                 self.ran.rebuilt.insert(job.part().clone());
                 self.units[unit].lacks -= 1;
+                self.complete(unit)?;
                 Ok(true)
             }
             Err(sentence) => {
@@ -451,6 +313,22 @@ impl Queue<'_, '_> {
         }
     }
 
+    fn object_ended(
+        &mut self,
+        job: &objects::Job,
+        outcome: io::Result<Outcome>,
+        slot: Option<usize>,
+    ) -> Result<bool> {
+        let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
+        let made = objects::take(self.session, job, outcome)?;
+        tell_end(self.session, slot, made.is_ok(), usage);
+        match &made {
+            Ok(()) => self.ran.linked = true,
+            Err(sentence) => self.session.listener.on(&Event::Failure(sentence)),
+        }
+        Ok(made.is_ok())
+    }
+
     /// Tells the listener that a job runs, and on which of its rows.
     fn tell_start(&mut self, number: usize, kind: JobKind) {
         let slot = free_slot(self.in_flight.values().copied());
@@ -458,9 +336,10 @@ impl Queue<'_, '_> {
         let label = match &self.tasks[number] {
             Task::Link(link) => self.units[link.place].unit.outputs.indexed.as_str().into(),
             Task::Backend { job, .. } => job.part().label(),
+            Task::Object(job) => job.object().into(),
             Task::Ended => return,
         };
-        let verb = if kind == JobKind::ThinLink { "LD" } else { "CC" };
+        let verb = if kind == JobKind::Backend { "CC" } else { "LD" };
         self.session.listener.on(&Event::Started(Started { slot, kind, verb, object: &label }));
     }
 }
@@ -495,6 +374,13 @@ impl Work for Queue<'_, '_> {
             self.tell_start(number, JobKind::ThinLink);
             return Ok(Some((number, what)));
         }
+        if let Some(job) = self.objects.pop_front() {
+            let what = objects::begin(self.session, &job)?;
+            let number = self.tasks.len();
+            self.tasks.push(Task::Object(Box::new(job)));
+            self.tell_start(number, JobKind::Step);
+            return Ok(Some((number, what)));
+        }
         if self.ready.is_empty() {
             return Ok(None);
         }
@@ -508,7 +394,8 @@ impl Work for Queue<'_, '_> {
     }
 
     fn next_memory(&self) -> u64 {
-        let next = self.ready.peek().filter(|_| self.links.is_empty());
+        let alone = self.links.is_empty() && self.objects.is_empty();
+        let next = self.ready.peek().filter(|_| alone);
         match next.map(|(_, number)| &self.tasks[number.0]) {
             Some(Task::Backend { job, .. }) => job.memory(),
             _ => 0,
@@ -530,6 +417,7 @@ impl Work for Queue<'_, '_> {
                 tell_end(self.session, slot, judged.is_ok(), usage);
                 self.link_ended(&link, judged)
             }
+            Task::Object(job) => self.object_ended(&job, outcome, slot),
             Task::Ended => Ok(true),
         }
     }
@@ -539,8 +427,10 @@ impl Drop for Queue<'_, '_> {
     /// What was cut short leaves nothing behind.
     fn drop(&mut self) {
         for number in std::mem::take(&mut self.in_flight).into_keys() {
-            if let Task::Backend { job, .. } = &self.tasks[number] {
-                backends::remove_aside(self.session, job);
+            match &self.tasks[number] {
+                Task::Backend { job, .. } => backends::remove_aside(self.session, job),
+                Task::Object(job) => objects::remove_aside(&self.session.store, job),
+                Task::Link(_) | Task::Ended => {}
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::unit::{Outputs, Unit};
 const NAMES: [&str; 2] = ["unchanged", "unchanged.units"];
 
 fn name(settings: &Settings) -> &'static str {
-    NAMES[usize::from(!settings.units.is_empty())]
+    NAMES[usize::from(!(settings.units.is_empty() && settings.modules.is_empty()))]
 }
 
 /// One request to the stage, and what is looked at to find out whether its result still holds.
@@ -54,9 +54,12 @@ impl Repeat {
 
     /// Looks at what the stage will read of a unit by itself. It has to be called before that.
     pub(super) fn look(&mut self, tree: &Path, unit: &Unit) {
-        let Outputs { order, indexed, archive, .. } = &unit.outputs;
-        let record = cmd_file::path_for(Path::new(archive));
-        for name in [Path::new(order), Path::new(indexed), &record] {
+        let Outputs { order, indexed, natives, .. } = &unit.outputs;
+        let other = match unit.link {
+            Some(_) => natives.into(),
+            None => cmd_file::path_for(Path::new(natives)),
+        };
+        for name in [Path::new(order), Path::new(indexed), &other] {
             self.watch.look(&tree.join(name));
         }
     }

@@ -1,0 +1,56 @@
+//! `kthinlto modules`: settings of a run over loadable modules, from the command line and the
+//! environment.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::args::{Common, Modules};
+use super::{given, start};
+use crate::environment::Environment;
+use crate::exec::interrupt::Interrupts;
+use crate::kbuild::module;
+use crate::stage::{self, Settings};
+
+/// Makes the objects of the modules.
+pub fn run(common: &Common, arguments: &Modules) -> anyhow::Result<ExitCode> {
+    let mut start = start::start("modules", common, &arguments.stage)?;
+    let modules = arguments.modules.iter().filter_map(|name| list_of(&start.tree, name));
+    let modules: Vec<PathBuf> = modules.collect();
+    if modules.is_empty() {
+        return Ok(start.finish_without_target(Ok(()))?); // folders without modules
+    }
+    let settings = Settings {
+        tree: start.tree.clone(),
+        srctree: PathBuf::from("."),
+        archives: Vec::new(),
+        units: Vec::new(),
+        modules,
+        module_digests: arguments.digests.clone(),
+        compiler: given(&arguments.cc),
+        linker: given(&arguments.ld),
+        linker_flags: String::new(),
+        dry_run: start.mode.is_dry(),
+        keep_going: start.keep_going,
+        executor: arguments.stage.executor,
+        scratch_in_memory: start.scratch_in_memory,
+        verify: start.verify,
+        cache: start.cache.take(),
+        environment: Environment::of_process(),
+    };
+    let interrupts = Interrupts::catch().context("cannot catch signals")?;
+    let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);
+    match &arguments.digests {
+        Some(file) => Ok(start.finish(result, &file.to_string_lossy())?),
+        None => Ok(start.finish_without_target(result)?),
+    }
+}
+
+/// A folder stands for the list that kbuild leaves there, if it has modules.
+fn list_of(tree: &Path, name: &Path) -> Option<PathBuf> {
+    match tree.join(name).is_dir() {
+        true => Some(module::list_in(name)).filter(|list| tree.join(list).exists()),
+        false => Some(name.to_path_buf()),
+    }
+}
