@@ -7,10 +7,11 @@
 # it, or a copy of it, is mounted: where nobody else sees that, so that any number of tests may run.
 set -euo pipefail
 
-TREES=(7.3-tiny 7.3-debug 7.3-arm64 7.3-clang-19 6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
+TREES=(7.3-tiny 7.3-modules 7.3-debug 7.3-arm64 7.3-clang-19 6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
 DEBUG=$ROOT/tests/kernel/debug.config
 KALLSYMS=$ROOT/tests/kernel/kallsyms.config
 SMP=$ROOT/tests/kernel/smp.config
+MODULES=$ROOT/tests/kernel/modules.config
 
 # enter_room "$@": begins the test anew where its mounts are its own; root is not needed where
 # users may have name spaces.
@@ -45,6 +46,7 @@ tree_arch() { case $1 in *-arm64) echo arm64 ;; esac }
 tree_fragments() {
 	case $1 in
 	7.3-tiny) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$KALLSYMS" ;;
+	7.3-modules) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$MODULES" ;;
 	7.3-debug | 7.3-arm64) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$DEBUG" ;;
 	6.12-thin) printf '%s\n' "$ROOT/kconfig/thin.config" "$KALLSYMS" "$SMP" ;;
 	*) printf '%s\n' "$ROOT/kconfig/thin_dist.config" ;;
@@ -64,6 +66,7 @@ tree_wants() {
 # tree_stage NAME: who makes vmlinux.a: the kernel's own makefiles where they can, else plain commands.
 tree_stage() {
 	case $1 in
+	7.3-modules) printf 'KTHINLTO=%s\n' "$BY_HAND" ;;
 	7.3-* | 6.12-thin) ;;
 	*) printf 'KTHINLTO=%s\n' "$BY_HAND" ;;
 	esac
@@ -77,7 +80,7 @@ name_tree() {
 	src=$(tree_source "$1")
 	key=$({
 		tree_fragments "$tree_name" | xargs cat "$ROOT/kconfig/tiny-x86_64.config"
-		cat "$BY_HAND"
+		cat "$BY_HAND" "$ROOT/tests/kernel/modules-by-hand"
 		"clang$suffix" --version
 		"ld.lld$suffix" --version
 		"$maker" --version
@@ -114,6 +117,7 @@ make_tree() {
 	fi
 	km "$src" "$obj" "-j$JOBS" "${stage[@]}" all
 	case $tree_name in
+	7.3-modules) ;;
 	7.3-*) grep -q 'thinlto-index-only' "$obj/.vmlinux.thinlto-index.cmd" ;; # mainline's rules made it
 	esac
 }
