@@ -30,7 +30,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::error::ErrorKind;
 
-use crate::environment::Environment;
 use crate::error::Error;
 use crate::exec::interrupt::Interrupts;
 use crate::exec::signals;
@@ -118,23 +117,12 @@ fn verbosity(common: &Common, make: &MakeFlags) -> Verbosity {
 
 fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
     let mut start = start::start("build", common, &build.stage)?;
+    let base = start.settings(build.stage.executor, (&build.cc, &build.ld));
     let settings = Settings {
-        tree: start.tree.clone(),
         srctree: build.srctree.clone(),
         archives: build.archives.clone(),
-        units: Vec::new(),
-        modules: Vec::new(),
-        module_digests: None,
-        compiler: given(&build.cc),
-        linker: given(&build.ld),
         linker_flags: build.ldflags.clone(),
-        dry_run: start.mode.is_dry(),
-        keep_going: start.keep_going,
-        executor: build.stage.executor,
-        scratch_in_memory: start.scratch_in_memory,
-        verify: start.verify,
-        cache: start.cache.take(),
-        environment: Environment::of_process(),
+        ..base
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);

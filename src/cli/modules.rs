@@ -7,8 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use super::args::{Common, Modules};
-use super::{given, start};
-use crate::environment::Environment;
+use super::start;
 use crate::exec::interrupt::Interrupts;
 use crate::kbuild::module;
 use crate::stage::{self, Settings};
@@ -21,24 +20,8 @@ pub fn run(common: &Common, arguments: &Modules) -> anyhow::Result<ExitCode> {
     if modules.is_empty() {
         return Ok(start.finish_without_target(Ok(()))?); // folders without modules
     }
-    let settings = Settings {
-        tree: start.tree.clone(),
-        srctree: PathBuf::from("."),
-        archives: Vec::new(),
-        units: Vec::new(),
-        modules,
-        module_digests: arguments.digests.clone(),
-        compiler: given(&arguments.cc),
-        linker: given(&arguments.ld),
-        linker_flags: String::new(),
-        dry_run: start.mode.is_dry(),
-        keep_going: start.keep_going,
-        executor: arguments.stage.executor,
-        scratch_in_memory: start.scratch_in_memory,
-        verify: start.verify,
-        cache: start.cache.take(),
-        environment: Environment::of_process(),
-    };
+    let base = start.settings(arguments.stage.executor, (&arguments.cc, &arguments.ld));
+    let settings = Settings { modules, module_digests: arguments.digests.clone(), ..base };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);
     match &arguments.digests {

@@ -7,11 +7,13 @@ use std::process::ExitCode;
 use super::args::{Common, Scratch, StageOptions};
 use super::mode::Mode;
 use super::reports::{About, Listeners};
-use super::{make_flags, place, tree, verbosity};
+use super::{given, make_flags, place, tree, verbosity};
+use crate::environment::Environment;
 use crate::error::Error;
+use crate::exec::executor::Choice;
 use crate::exec::slots::Slots;
 use crate::report::{Event, Listener};
-use crate::stage;
+use crate::stage::{self, Settings};
 use crate::store::cache::Place;
 
 /// A run that is about to begin.
@@ -46,7 +48,33 @@ impl Start {
         self.mode.settle(work, &self.tree.join(target), self.silent)
     }
 
-    /// The same where there is no one file for `-t` to touch.
+    /// Settings of a stage that makes nothing yet, by this compiler and this linker.
+    pub fn settings(
+        &mut self,
+        executor: Choice,
+        (compiler, linker): (&Option<String>, &Option<String>),
+    ) -> Settings {
+        Settings {
+            tree: self.tree.clone(),
+            srctree: PathBuf::from("."),
+            archives: Vec::new(),
+            units: Vec::new(),
+            modules: Vec::new(),
+            module_digests: None,
+            compiler: given(compiler),
+            linker: given(linker),
+            linker_flags: String::new(),
+            dry_run: self.mode.is_dry(),
+            keep_going: self.keep_going,
+            executor,
+            scratch_in_memory: self.scratch_in_memory,
+            verify: self.verify,
+            cache: self.cache.take(),
+            environment: Environment::of_process(),
+        }
+    }
+
+    /// The end of a run that has no one file for `-t` to touch.
     pub fn finish_without_target<T>(self, result: Result<T, Error>) -> Result<ExitCode, Error> {
         match self.mode {
             Mode::Touch => self.shown.finish(result).map(|_| ExitCode::SUCCESS),

@@ -1,5 +1,5 @@
-//! What kbuild writes and expects: the configuration, `.cmd` files, `MAKEFLAGS`, the patch
-//! series for kernel trees. Must not know about LTO.
+//! What kbuild writes and expects: the configuration, `.cmd` files, lists and records of loadable
+//! modules, `MAKEFLAGS`, the patch series for kernel trees. Must not know how anything is made.
 //!
 //! ```
 //! use kthinlto::kbuild::{cmd_file, makeflags};

@@ -45,7 +45,8 @@ fn check_all(tree: &Tree, store: &Store) -> Result<()> {
     check_these(tree, store, &order.lines().map(str::to_owned).collect::<Vec<_>>())
 }
 
-/// What was found right before stays so: of the kernel and of modules in one list.
+/// What was found right before stays so: of the kernel and of modules in one list, to which each
+/// changed object adds a line.
 fn check_these(tree: &Tree, store: &Store, objects: &[String]) -> Result<()> {
     let place = tree.folder.join(FOLDER).join(FOUND_RIGHT);
     let before = fs::read_to_string(&place).unwrap_or_default();

@@ -159,7 +159,7 @@ fn command(unit: &Unit, link: &ObjectLink, linker: &Tool, flags: &[String], asid
     text
 }
 
-/// All that the job needs.
+/// The job. A shell and objtool are not among its tools, so that it can only run here.
 pub(super) fn begin(session: &mut Session<'_>, job: &Job) -> Result<Action> {
     session.step(VERB, &job.link.object, &job.text, WHY);
     let argv = ["sh", "-c", &format!("set -e; {}", job.text)];
