@@ -143,6 +143,7 @@ fn build(tree: &Tree, scratch_in_memory: bool, executor: Elsewhere) -> Result<Su
         scratch_in_memory,
         verify: 0.0,
         cache: None,
+        tool_digests: None,
     };
     let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
     let mut console = Console::new(Verbosity::default());

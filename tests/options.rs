@@ -109,6 +109,7 @@ fn an_empty_variable_is_an_unset_one() {
         "KTHINLTO_CACHE_SIZE",
         "KTHINLTO_EXECUTOR",
         "KTHINLTO_SCRATCH",
+        "KTHINLTO_TOOL_DIGESTS",
         "KTHINLTO_VERIFY",
         "KTHINLTO_FINAL_LINK",
         "KTHINLTO_PROGRESS",
@@ -180,4 +181,31 @@ fn patch_takes_the_tree_of_directory() {
     }
     good(tree.bare(&["patch", "--list", "-C", kernel.to_str().unwrap()]));
     bad(tree.bare(&["patch"]), 2, "TREE");
+}
+
+#[test]
+fn trees_share_digests_of_tools_in_the_users_cache_folder_or_nowhere() {
+    let tree = Tree::new();
+    let (home, named) = (tree.dir().join("home"), tree.dir().join("named"));
+    let file = home.join("kthinlto/tool-digests");
+    let run = |words: &[&str], variable: Option<&str>| {
+        let mut command = tree.kthinlto();
+        command.args(words).env("XDG_CACHE_HOME", &home).env_remove("KTHINLTO_TOOL_DIGESTS");
+        command.envs(variable.map(|value| ("KTHINLTO_TOOL_DIGESTS", value)));
+        good(command);
+    };
+    run(&["-n"], None);
+    run(&[], Some("no"));
+    assert!(!home.exists(), "nothing is kept");
+    // The first run knows all by now, and looks nothing up: its state has to go.
+    let forget = || fs::remove_dir_all(tree.objects.join(".kthinlto")).unwrap();
+    forget();
+    run(&["--tool-digests", named.to_str().unwrap()], None);
+    assert!(named.join("tool-digests").exists() && !home.exists());
+    forget();
+    run(&[], None);
+    let kept = fs::read(&file).unwrap();
+    let holds = |name: &[u8]| kept.windows(name.len()).any(|window| window == name);
+    assert!(holds(b"clang") || holds(b"LLVM"), "what the compiler is made of");
+    assert_eq!(fs::read(named.join("tool-digests")).unwrap(), kept);
 }

@@ -57,6 +57,7 @@ fn settings(tree: &Path, cc: &str, ld: &str, units: Vec<Unit>) -> Settings {
         scratch_in_memory: true,
         verify: 0.0,
         cache: None,
+        tool_digests: None,
     }
 }
 

@@ -447,6 +447,10 @@ pub struct StageOptions {
     /// The shared cache
     #[command(flatten)]
     pub cache: CachePlace,
+    /// Where all trees of a user keep digests of compilers and linkers; `no`: nowhere [default:
+    /// kthinlto in $XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, env = "KTHINLTO_TOOL_DIGESTS", value_name = "DIR")]
+    pub tool_digests: Option<PathBuf>,
     /// Progress and reports
     #[command(flatten)]
     pub reports: Reports,

@@ -16,6 +16,8 @@ Environment:
   KTHINLTO_CACHE_DIR   share native objects between trees in this folder
   KTHINLTO_CACHE_SIZE  the largest size of that folder, such as 500M; 5G without it
   KTHINLTO_EXECUTOR    `process`: each backend is a process of its own; no fork server
+  KTHINLTO_TOOL_DIGESTS
+                       where trees share digests of compilers, by default ~/.cache/kthinlto; `no`
   KTHINLTO_SCRATCH     `tree`: the thin link writes in the object tree, not in memory
   KTHINLTO_VERIFY      `1%`: in each build, check that share of the objects it did not compile
   KTHINLTO_FINAL_LINK  `script`: `relink` always runs scripts/link-vmlinux.sh

@@ -32,6 +32,7 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
         scratch_in_memory: start.scratch_in_memory,
         verify: start.verify,
         cache: start.cache.take(),
+        tool_digests: start.tool_digests.take(),
         environment: Environment::of_process(),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
@@ -70,6 +71,7 @@ pub fn look(tree: &Path) -> Settings {
         scratch_in_memory: false,
         verify: 0.0,
         cache: None,
+        tool_digests: None,
         environment: Environment::of_process(),
     }
 }

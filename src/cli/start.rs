@@ -15,6 +15,7 @@ use crate::exec::slots::Slots;
 use crate::report::{Event, Listener};
 use crate::stage::{self, Settings};
 use crate::store::cache::Place;
+use crate::store::user::usual_folder;
 
 /// A run that is about to begin.
 pub struct Start {
@@ -32,6 +33,8 @@ pub struct Start {
     pub verify: f64,
     /// The shared cache.
     pub cache: Option<Place>,
+    /// Where trees share digests of tools.
+    pub tool_digests: Option<PathBuf>,
     /// Where jobs get leave to run.
     pub slots: Slots,
     /// The listeners of the run.
@@ -70,6 +73,7 @@ impl Start {
             scratch_in_memory: self.scratch_in_memory,
             verify: self.verify,
             cache: self.cache.take(),
+            tool_digests: self.tool_digests.take(),
             environment: Environment::of_process(),
         }
     }
@@ -108,7 +112,20 @@ pub fn start(
         scratch_in_memory: options.scratch == Scratch::Memory,
         verify: options.verify.unwrap_or_default(),
         cache: place(&options.cache),
+        tool_digests: tool_digests(options),
         slots: granted.slots,
         shown,
     })
+}
+
+/// The folder of the tools' digests: the one that is named, or the usual one; `no` and an empty name are none.
+fn tool_digests(options: &StageOptions) -> Option<PathBuf> {
+    match &options.tool_digests {
+        None => usual_folder(&Environment::of_process()),
+        Some(named) => {
+            let named =
+                Some(named).filter(|name| !["", "no"].contains(&name.to_str().unwrap_or("?")));
+            named.cloned()
+        }
+    }
 }

@@ -74,6 +74,8 @@ pub struct Settings {
     pub verify: f64,
     /// The shared cache, if one is to be used.
     pub cache: Option<Place>,
+    /// As [`stage::Settings::tool_digests`].
+    pub tool_digests: Option<PathBuf>,
     /// Where variables are looked up: `PATH`, and those that compilers and the dynamic loader read.
     /// The programs that are run inherit the environment of the process.
     pub environment: Environment,
@@ -200,6 +202,7 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
         scratch_in_memory: settings.scratch_in_memory,
         verify: settings.verify,
         cache: settings.cache.clone(),
+        tool_digests: settings.tool_digests.clone(),
         environment: settings.environment.clone(),
     }
 }

@@ -83,6 +83,7 @@ pub fn last_settings(store: &Store, environment: Environment) -> Option<Settings
         scratch_in_memory: false,
         verify: 0.0,
         cache: None,
+        tool_digests: None,
         environment,
     })
 }

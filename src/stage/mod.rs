@@ -24,6 +24,7 @@
 //!     scratch_in_memory: true,
 //!     verify: 0.0,
 //!     cache: None,
+//!     tool_digests: None,
 //!     environment: Environment::of_process(),
 //! };
 //! let mut console = Console::new(Verbosity::default());
@@ -106,6 +107,9 @@ pub struct Settings {
     pub verify: f64,
     /// The shared cache, if one is to be used.
     pub cache: Option<Place>,
+    /// A folder in which all trees of the user keep the digests of large files outside of them
+    /// ([`crate::store::user`]), such as compilers.
+    pub tool_digests: Option<PathBuf>,
     /// Where variables are looked up: `PATH`, and those that compilers and the dynamic loader read.
     /// The programs that are run inherit the environment of the process.
     pub environment: Environment,
@@ -187,10 +191,11 @@ pub fn module_objects(tree: &Path, names: &[PathBuf]) -> Result<Vec<String>> {
 }
 
 fn open(settings: &Settings) -> Result<Store> {
-    match settings.dry_run {
+    let store = match settings.dry_run {
         true => Store::peek(&settings.tree),
         false => Store::open(&settings.tree),
-    }
+    }?;
+    Ok(store.with_digests(settings.tool_digests.as_deref()))
 }
 
 /// No store comes back where a snapshot of the last run was enough.

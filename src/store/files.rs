@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap as HashMap;
 use super::digest::Digest;
 use super::facts::{Facts, hash};
 use super::stamp::{Stamp, TimeResolution, nanos_now};
+use super::user::UserDigests;
 use super::write_stamped;
 use crate::error::{Error, Result};
 use crate::regular;
@@ -76,6 +77,8 @@ pub struct Files {
     known: Mutex<HashMap<String, Known>>,
     /// What was looked at in this run and not read.
     unread: Mutex<HashMap<String, Unread>>,
+    /// What other trees of the user know of files outside of them.
+    digests: Option<UserDigests>,
 }
 
 impl Files {
@@ -96,7 +99,28 @@ impl Files {
             resolution,
             known: Mutex::new(known.collect()),
             unread: Mutex::default(),
+            digests: None,
         }
+    }
+
+    /// Also takes what the user's other trees know of files outside of them.
+    pub(super) fn use_digests(&mut self, digests: UserDigests) {
+        self.digests = Some(digests);
+    }
+
+    /// Gives them what `found` has for them. Nothing is lost where that fails.
+    pub(super) fn share(&self, found: &[(String, Stamp, Facts)]) {
+        if let Some(digests) = &self.digests
+            && let Err(error) = digests.add(found)
+        {
+            tracing::debug!(%error, "digests of tools are not kept for other trees");
+        }
+    }
+
+    /// What another tree of the user knows of a file that this one does not know.
+    fn find_in_digests(&self, name: &str, stamp: Stamp) -> Option<Known> {
+        let facts = self.digests.as_ref()?.find(name, &stamp)?;
+        Some(Known { stamp, facts, recent: false, recorded: false, seen: true })
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -226,8 +250,10 @@ impl Files {
             }
             Err(e) => return Err(Error::io("look at", name, e)),
         };
-        match recorded.filter(|known| known.stamp == stamp && !known.recent) {
-            Some(known) => Ok(Some(Known { seen: true, ..known })),
+        let recorded = recorded.filter(|known| known.stamp == stamp && !known.recent);
+        let known = recorded.map(|known| Known { seen: true, ..known });
+        match known.or_else(|| self.find_in_digests(name, stamp)) {
+            Some(known) => Ok(Some(known)),
             None => self
                 .read_facts(&self.place(name), bytes)
                 .map(Some)

@@ -28,6 +28,8 @@ mod log;
 pub mod snapshot;
 pub mod stamp;
 
+pub mod user;
+
 mod own;
 mod records;
 
@@ -50,6 +52,7 @@ pub use self::records::{
     AsmRecord, BackendRecord, Cost, Indexed, LinkRecord, SettingsRecord, ToolRecord,
 };
 use self::stamp::{Stamp, TimeResolution};
+use self::user::UserDigests;
 use crate::error::{Error, Result};
 use crate::regular;
 use crate::room::{self, Room};
@@ -122,6 +125,16 @@ impl Store {
             records,
             own,
         }
+    }
+
+    /// Knows large files outside of the tree from the user's other trees, and tells these what it
+    /// learns ([`user::usual_folder`]).
+    #[must_use]
+    pub fn with_digests(mut self, folder: Option<&Path>) -> Self {
+        if let Some(folder) = folder {
+            self.files.use_digests(UserDigests::new(folder));
+        }
+        self
     }
 
     /// The object tree.
@@ -325,9 +338,11 @@ impl Store {
     /// Where the state cannot be written.
     pub fn flush(&self) -> Result<()> {
         let mut log = self.log();
-        for (name, stamp, facts) in self.files.take_unrecorded() {
-            log.file(&name, stamp, facts)?;
+        let found = self.files.take_unrecorded();
+        for (name, stamp, facts) in &found {
+            log.file(name, *stamp, *facts)?;
         }
+        self.files.share(&found);
         log.write()
     }
 }

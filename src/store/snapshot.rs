@@ -92,7 +92,7 @@ const LARGEST: u64 = 1 << 28;
 /// Looks at the files on up to `threads` threads.
 pub fn find(tree: &Path, name: &str, request: Digest, threads: usize) -> Option<u64> {
     let bytes = own::find(tree).ok()??.read(name, LARGEST).ok()?;
-    let snapshot = parse(checked(&bytes)?)?;
+    let snapshot = parse(checked(MAGIC, &bytes)?)?;
     if snapshot.request != request {
         return None;
     }
@@ -100,10 +100,15 @@ pub fn find(tree: &Path, name: &str, request: Digest, threads: usize) -> Option<
     same.into_iter().all(|same| same).then_some(snapshot.answer)
 }
 
-/// What a snapshot's file holds behind its check, if that is right.
-fn checked(bytes: &[u8]) -> Option<&[u8]> {
-    let (check, payload) = bytes.strip_prefix(MAGIC)?.split_at_checked(4)?;
+/// What a file of this first line holds behind its check, if that is right.
+pub(super) fn checked<'b>(magic: &[u8], bytes: &'b [u8]) -> Option<&'b [u8]> {
+    let (check, payload) = bytes.strip_prefix(magic)?.split_at_checked(4)?;
     (crc32fast::hash(payload).to_le_bytes() == check).then_some(payload)
+}
+
+/// The bytes of such a file.
+pub(super) fn sealed(magic: &[u8], payload: &[u8]) -> Vec<u8> {
+    [magic, &crc32fast::hash(payload).to_le_bytes(), payload].concat()
 }
 
 fn parse(payload: &[u8]) -> Option<Snapshot<'_>> {
@@ -172,9 +177,8 @@ pub fn write(
     }
     // Plain data into memory: there is nothing that could fail.
     let payload = postcard::to_stdvec(&snapshot).unwrap_or_default();
-    let check = crc32fast::hash(&payload).to_le_bytes();
     let room = own::make(tree)?;
-    let written = room.write(name, &[MAGIC, &check, &payload].concat());
+    let written = room.write(name, &sealed(MAGIC, &payload));
     written.map_err(|e| Error::io("write", room.path(name), e))
 }
 

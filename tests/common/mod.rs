@@ -258,6 +258,7 @@ impl Tree {
             .env("CC", tool("clang"))
             // Where a test can see it, and a small disk can be too small for it.
             .env("KTHINLTO_SCRATCH", "tree")
+            .env("KTHINLTO_TOOL_DIGESTS", "no")
             .env("LD", tool("ld.lld"))
             .env("KBUILD_LDFLAGS", LDFLAGS)
             .env("srctree", self.srctree());
