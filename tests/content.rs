@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use common::{LDFLAGS, Tree, good, tool};
+use common::{LDFLAGS, Tree, good, text, tool};
 
 /// Modules that import `shared` from `kernel/a`, and `kernel/a` itself.
 const OF_A: usize = 10;
@@ -72,8 +72,8 @@ fn a_run_that_is_asked_the_same_of_an_unchanged_tree_takes_the_shortest_way() {
         command.env("KTHINLTO_LOG", "debug");
         set(&mut command);
         let out = command.output().unwrap();
-        assert!(out.status.success(), "{}", common::text(&out.stderr));
-        common::text(&out.stderr).contains("nothing changed since the last run")
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stderr).contains("nothing changed since the last run")
     };
     assert!(took_it(&|_| {}));
     assert!(!took_it(&|command| {
@@ -390,10 +390,61 @@ fn two_trees_share_a_cache_and_a_damaged_entry_is_made_again() {
     assert_eq!(third.outputs(), first.outputs());
 }
 
+#[test]
+fn a_second_tree_takes_its_thin_link_from_the_cache_and_an_edited_one_links() {
+    let first = Tree::in_tree();
+    let cache = first.dir().join("cache");
+    let run = |tree: &Tree| {
+        let mut command = tree.kthinlto();
+        command.env("KTHINLTO_CACHE_DIR", &cache).env("srctree", ".").arg("-v");
+        good(command)
+    };
+    let (came, linked) = ("the thin link of vmlinux came from the cache", "--thinlto-index-only");
+    let made = |tree: &Tree| {
+        tree.compile_relative();
+        tree.archive();
+        run(tree)
+    };
+    let said = made(&first);
+    assert!(said.contains(linked) && !said.contains(came), "{said}");
+    let second = Tree::in_tree();
+    let said = made(&second);
+    assert!(said.contains(came) && !said.contains(linked), "{said}");
+    assert_eq!(second.outputs(), first.outputs());
+    assert_eq!(counts(&run(&second)), (12, 0, 0));
+    second.edit("kernel/b", "int b(int x);\nint b(int x) { return x + 3; }\n");
+    second.compile_relative();
+    let said = run(&second);
+    assert!(said.contains(linked) && !said.contains(came), "other members: {said}");
+    // One damaged byte, and one link by a linker that has something to say.
+    first.shell("find ../cache -path '*/v2/*/*' -type f -exec sed -i '1s/^/x/' {} +");
+    let third = Tree::in_tree();
+    let said = made(&third);
+    assert!(said.contains(linked) && !said.contains(came), "a damaged entry: {said}");
+    assert_eq!(third.outputs(), first.outputs());
+}
+
+#[test]
+fn a_thin_link_that_said_something_says_it_again() {
+    let trees = [Tree::in_tree(), Tree::in_tree()];
+    let cache = trees[0].dir().join("cache");
+    let body = format!("echo warning: of the thin link >&2; exec {} \"$@\"", tool("ld.lld"));
+    let ld = trees[0].linker("ld", &body);
+    for tree in &trees {
+        tree.compile_relative();
+        tree.archive();
+        let mut command = tree.kthinlto();
+        command.env("KTHINLTO_CACHE_DIR", &cache).env("srctree", ".").env("LD", &ld);
+        let out = command.output().unwrap();
+        assert!(text(&out.stderr).contains("warning: of the thin link"), "{out:?}");
+    }
+}
+
 fn biggest(folder: &Path) -> std::path::PathBuf {
     let folders = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let folders = folders.filter(|path| path.is_dir()); // there is a mark beside them
     let files = folders.flat_map(|dir| fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()));
+    let files = files.filter(|path| fs::read(path).unwrap().starts_with(b"\x7fELF"));
     files.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap()
 }
 
@@ -432,7 +483,7 @@ fn a_cache_that_cannot_be_written_is_a_warning() {
     command.env("KTHINLTO_CACHE_DIR", file.join("cache"));
     let out = command.output().unwrap();
     assert!(out.status.success());
-    let error = common::text(&out.stderr);
+    let error = text(&out.stderr);
     assert!(error.contains("going on without the cache"), "{error}");
     assert_eq!(tree.outputs(), tree.clean_outputs(&|_| {}));
 }

@@ -39,6 +39,7 @@
 mod archives;
 mod backends;
 mod cached;
+mod cached_links;
 mod choose_executor;
 pub mod explain;
 pub mod graph;

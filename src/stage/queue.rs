@@ -16,7 +16,7 @@ use super::choose_executor::{self, Current};
 use super::members::Member;
 use super::session::Session;
 use super::skip_driver::{self, Answers};
-use super::{cached, cores, links, objects};
+use super::{cached, cached_links, cores, links, objects};
 use crate::error::{Error, Result};
 use crate::exec::action::Action;
 use crate::exec::process::{Outcome, Usage};
@@ -211,10 +211,17 @@ impl Queue<'_, '_> {
     }
 
     /// What comes of a thin link: the backends that it asks for.
-    fn link_ended(&mut self, link: &Link, judged: Result<()>) -> Result<bool> {
+    ///
+    /// What the linker had to say would be lost with a link out of the cache: one that said something is
+    /// not put there.
+    fn link_ended(&mut self, link: &Link, judged: Result<()>, was_silent: bool) -> Result<bool> {
         let made = judged.and_then(|()| self.take_link(link));
         match made {
             Ok(modules) => {
+                if was_silent && link.linker.unidentified.is_none() {
+                    let unit = &self.units[link.place].unit;
+                    cached_links::give(self.session, &mut self.cache, unit, link.key, &modules);
+                }
                 self.ran.linked = true;
                 let start = self.modules.len();
                 self.set_modules(link.place, modules);
@@ -413,9 +420,10 @@ impl Work for Queue<'_, '_> {
             Task::Link(link) => {
                 self.threads.clear();
                 let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
+                let was_silent = outcome.as_ref().is_ok_and(|outcome| outcome.output.is_empty());
                 let judged = links::judge(self.session, &link.linker.text, outcome);
                 tell_end(self.session, slot, judged.is_ok(), usage);
-                self.link_ended(&link, judged)
+                self.link_ended(&link, judged, was_silent)
             }
             Task::Object(job) => self.object_ended(&job, outcome, slot),
             Task::Ended => Ok(true),

@@ -9,6 +9,7 @@
 //! write into every other tree's too.
 
 mod folder;
+pub mod links;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -220,6 +221,23 @@ impl Cache {
         }
     }
 
+    /// The bytes of `key`'s entry, if the cache has it and it is whole.
+    pub fn read(&self, key: Digest) -> Option<Vec<u8>> {
+        match self.look(self.current.as_ref()?, key) {
+            Ok(Found::Object(_, bytes)) => Some(bytes),
+            Ok(Found::Nothing | Found::Damaged) => None,
+            Err(error) => {
+                tracing::debug!("an entry of the cache: {error}");
+                None
+            }
+        }
+    }
+
+    /// Whether nothing is put into it.
+    pub fn is_readonly(&self) -> bool {
+        self.place.readonly
+    }
+
     /// Reads an entry, if it is one that may be taken.
     fn look(&self, part: &Part, key: Digest) -> io::Result<Found> {
         let (folder, name) = names(key);
@@ -247,12 +265,32 @@ impl Cache {
     /// # Errors
     /// Where the object cannot be read, or its entry cannot be written.
     pub fn add(&mut self, key: Digest, source: &Path) -> Result<()> {
+        self.add_with(key, |entry| copy_in(key, source, entry))
+    }
+
+    /// Adds these bytes under `key`, otherwise as [`Cache::add`].
+    ///
+    /// # Errors
+    /// Where the entry cannot be written.
+    pub fn add_bytes(&mut self, key: Digest, bytes: &[u8]) -> Result<()> {
+        self.add_with(key, |entry| {
+            let all = make_entry(key, bytes);
+            entry.write_all(&all)?;
+            Ok(all.len() as u64)
+        })
+    }
+
+    fn add_with(
+        &mut self,
+        key: Digest,
+        fill: impl FnOnce(&mut File) -> io::Result<u64>,
+    ) -> Result<()> {
         let Some(part) = self.current.as_ref().filter(|_| !self.place.readonly) else {
             return Ok(());
         };
         let (folder, name) = names(key);
         let place = part.room.path(&folder).join(&name);
-        match self.write(part, key, source) {
+        match self.write(part, key, fill) {
             Ok(size) => self.added += size,
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 self.complain(&place, CLOSED, ONE_GROUP);
@@ -265,13 +303,18 @@ impl Cache {
         Ok(())
     }
 
-    fn write(&self, part: &Part, key: Digest, source: &Path) -> io::Result<u64> {
+    fn write(
+        &self,
+        part: &Part,
+        key: Digest,
+        fill: impl FnOnce(&mut File) -> io::Result<u64>,
+    ) -> io::Result<u64> {
         let (folder, name) = names(key);
         let (folder_mode, mode) = self.place.modes();
         let folder = part.room.make(&folder, folder_mode)?;
         let aside = random_name();
         let mut entry = folder.create(&aside, mode)?;
-        let written = copy_in(key, source, &mut entry).and_then(|size| {
+        let written = fill(&mut entry).and_then(|size| {
             folder.rename(&aside, &name)?;
             Ok(size)
         });

@@ -12,8 +12,8 @@ use crate::format::Format;
 use crate::kbuild::auto_conf::AutoConf;
 use crate::plan;
 use crate::stage::backends::{self, Backends, Job};
-use crate::stage::{Settings, cached, compiler, cores, links, objects};
-use crate::store::Indexed;
+use crate::stage::{Settings, cached, cached_links, compiler, cores, links, objects};
+use crate::store::{Digest, Indexed};
 use crate::thinlink::Scratch;
 use crate::toolchain::{Role, Tool};
 use crate::unit::VMLINUX;
@@ -49,6 +49,10 @@ impl Queue<'_, '_> {
                     links::announce(self.session, linker, &one.unit, &one.members)?;
                 }
                 links::Last::Due(key) => {
+                    if let Some(modules) = self.take_cached(place, key)? {
+                        self.set_modules(place, modules);
+                        continue;
+                    }
                     let scratch = match &scratch {
                         Some(made) => made,
                         None => {
@@ -62,6 +66,23 @@ impl Queue<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// A thin link out of the shared cache, if that has it.
+    fn take_cached(&mut self, place: usize, key: Digest) -> Result<Option<Vec<Indexed>>> {
+        let linker = self.linker()?;
+        self.open_cache();
+        let Some(cache) = self.cache.as_ref().filter(|_| linker.unidentified.is_none()) else {
+            return Ok(None);
+        };
+        let one = &self.units[place];
+        cached_links::take(self.session, cache, (&one.unit, &one.members), key)
+    }
+
+    fn open_cache(&mut self) {
+        if !std::mem::replace(&mut self.looked_for_cache, true) {
+            self.cache = cached::open(self.session);
+        }
     }
 
     fn linker(&mut self) -> Result<Rc<Tool>> {
@@ -166,8 +187,8 @@ impl Queue<'_, '_> {
         if !is_busy {
             self.session.phase("cache");
         }
-        if !jobs.is_empty() && !std::mem::replace(&mut self.looked_for_cache, true) {
-            self.cache = cached::open(self.session);
+        if !jobs.is_empty() {
+            self.open_cache();
         }
         if let Some(cache) = self.cache.take() {
             let taken = cached::take(self.session, &backends, &cache, &jobs)?;
