@@ -114,6 +114,24 @@ pub trait Executor {
     }
 }
 
+/// An executor on other machines, with a store of results.
+pub trait Engine: Executor {
+    /// Takes what the engine's store of results has: for each action whether its outputs were put in
+    /// their places, checked against the digests that the result names. Blocks; ends early, with `false`
+    /// for the rest, when `stop` says so.
+    fn look_up(&mut self, actions: &[Action], stop: &dyn Fn() -> bool) -> Vec<bool>;
+    /// Adds the outputs of an action that was run here to the store of results, in the background, where that is allowed.
+    fn give(&mut self, action: &Action);
+    /// Whether jobs may be sent to it now; it tries again by itself after a failure.
+    fn is_there(&self) -> bool;
+    /// The action's digest as the server knows it, in hexadecimal, with its size ("HASH/SIZE").
+    fn digest(&self, action: &Action) -> Option<String>;
+    /// Sentences for the user; each is given once, and there is one for each time that it cannot be used.
+    fn warnings(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
 /// A plain process for each job.
 #[derive(Debug, Default)]
 pub struct Processes;

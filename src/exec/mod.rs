@@ -50,6 +50,8 @@ mod pause;
 mod poll;
 pub mod process;
 pub(crate) mod refused;
+#[cfg(feature = "remote")]
+pub mod remote;
 pub mod run;
 mod server;
 pub mod signals;

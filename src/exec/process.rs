@@ -54,15 +54,32 @@ pub struct Usage {
     pub peak: u64,
 }
 
+/// Where the time of a job on another machine went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RemoteUsage {
+    /// Waiting for a worker, as the server says.
+    pub queue: Duration,
+    /// Sending what the server did not have.
+    pub upload: Duration,
+    /// Running, as the server says.
+    pub execution: Duration,
+    /// Fetching the outputs.
+    pub download: Duration,
+    /// Nothing was run: the server had the result.
+    pub from_store: bool,
+}
+
 /// How a process ended.
 #[derive(Debug)]
 pub struct Outcome {
     /// Exit code or signal.
     pub status: ExitStatus,
-    /// What it took.
+    /// What it took. Of a job on another machine, what the server says: its memory is not known, and 0.
     pub usage: Usage,
     /// Everything it wrote to its standard output and error, in order.
     pub output: Vec<u8>,
+    /// Where the time went, of a job that ran on another machine.
+    pub remote: Option<RemoteUsage>,
 }
 
 /// Bytes of a child's output that are passed on, and with which it is taken to have no end.
@@ -197,7 +214,7 @@ impl Running {
         };
         self.reaped = true;
         usage.wall = self.started.elapsed().saturating_sub(self.stopped);
-        Ok(Some(Outcome { status, usage, output: self.output()? }))
+        Ok(Some(Outcome { status, usage, output: self.output()?, remote: None }))
     }
 
     /// Sends a signal to the child and all that it started.

@@ -1,0 +1,142 @@
+//! An action that a server runs: the stream on which it says what becomes of it, taken up again where it breaks, and
+//! missing blobs sent again. Must not know what is done with a result.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use super::connection::For;
+use super::grpc::{self, Call};
+use super::messages::{
+    CancelOperationRequest, Empty, ExecuteRequest, ExecuteResponse, Operation, WaitExecutionRequest,
+};
+use super::pack::Packed;
+use super::protobuf::Message;
+use super::results::{Results, names};
+use super::retry::{Failure, Kind, Result, TRIES, pause};
+
+const EXECUTION: &str = "/build.bazel.remote.execution.v2.Execution";
+
+/// How often blobs may be missing before it is the server's fault.
+const EVICTIONS: u32 = 3;
+
+/// The name by which a server knows what it does for us, once it told.
+pub(super) type Name = RefCell<String>;
+
+/// Runs an action whose blobs the server has.
+pub(super) async fn execute(
+    results: &Results,
+    packed: &Packed,
+    name: &Name,
+    (until, skip_cache_lookup): (Instant, bool),
+) -> Result<ExecuteResponse> {
+    let (mut failed, mut evicted) = (0, 0);
+    loop {
+        let end = attempt(results, packed, name, (until, skip_cache_lookup)).await;
+        let failure = match end {
+            Ok(response) => return Ok(response),
+            Err(failure) => failure,
+        };
+        match &failure.kind {
+            Kind::Missing(digests) if evicted < EVICTIONS => {
+                evicted += 1;
+                let named = packed.blobs.iter().filter(|blob| digests.contains(&blob.digest));
+                let named: Vec<_> = named.cloned().collect();
+                let again = if named.is_empty() { &packed.blobs } else { &named };
+                results.store.provide(again, &packed.purpose, true).await?;
+                name.borrow_mut().clear();
+            }
+            // The server that knew the operation is gone, or forgot it.
+            Kind::NotFound if !name.borrow().is_empty() => {
+                name.borrow_mut().clear();
+                failed += 1;
+            }
+            Kind::Lost | Kind::Passing | Kind::Unknown => failed += 1,
+            _ => return Err(failure),
+        }
+        if failed >= TRIES {
+            return Err(failure);
+        }
+        if failed > 0 {
+            tokio::time::sleep(pause(failed)).await;
+        }
+    }
+}
+
+/// Asks for the execution, or for what became of it where it was asked for before.
+async fn attempt(
+    results: &Results,
+    packed: &Packed,
+    name: &Name,
+    (until, skip_cache_lookup): (Instant, bool),
+) -> Result<ExecuteResponse> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Failure::new(Kind::TooLong, "it took longer than KTHINLTO_REMOTE_TIMEOUT"));
+    }
+    let known = name.borrow().clone();
+    let purpose = &packed.purpose;
+    let operation = match known.is_empty() {
+        true => {
+            let request = ExecuteRequest {
+                instance_name: results.instance.clone(),
+                skip_cache_lookup,
+                action_digest: Some(packed.digest.message()),
+                digest_function: results.store.agreed.function.number(),
+                inline_stdout: true,
+                inline_stderr: true,
+                inline_output_files: names(packed),
+            };
+            follow(results, "Execute", purpose, left, &request, name).await?
+        }
+        false => {
+            let request = WaitExecutionRequest { name: known };
+            follow(results, "WaitExecution", purpose, left, &request, name).await?
+        }
+    };
+    // It is done: nobody has to cancel it, or to wait for it again.
+    name.borrow_mut().clear();
+    if let Some(status) = operation.error.filter(|status| status.code != 0) {
+        return Err(grpc::failure(&status));
+    }
+    let response = operation.response.map(|any| ExecuteResponse::from_bytes(any.value));
+    let response = response.transpose().map_err(|_| Failure::other("its answer is garbled"))?;
+    let response = response.ok_or_else(|| Failure::other("it ended without an answer"))?;
+    match response.status.as_ref().filter(|status| status.code != 0) {
+        Some(status) => Err(grpc::failure(status)),
+        None if response.result.is_none() => Err(Failure::other("it ended without a result")),
+        None => Ok(response),
+    }
+}
+
+/// Reads a stream of operations to the one that is done.
+async fn follow(
+    results: &Results,
+    method: &str,
+    purpose: &For,
+    left: Duration,
+    request: &impl Message,
+    name: &Name,
+) -> Result<Operation> {
+    let run = async |call: &mut Call| {
+        call.send(request, true).await?;
+        while let Some(operation) = call.next::<Operation>().await? {
+            if operation.done {
+                return Ok(operation);
+            }
+            name.borrow_mut().clone_from(&operation.name);
+        }
+        Err(Failure::new(Kind::Lost, "the stream of an execution ended too early"))
+    };
+    results.connection.call(&format!("{EXECUTION}/{method}"), purpose, left, run).await
+}
+
+/// Tells the server that nobody waits for an operation any more. It may go on all the same.
+pub(super) async fn cancel(results: &Results, name: &str, purpose: &For) {
+    let request = CancelOperationRequest { name: name.to_owned() };
+    let path = "/google.longrunning.Operations/CancelOperation";
+    let told: Result<Empty> =
+        results.connection.ask(path, purpose, Duration::from_secs(2), &request).await;
+    if let Err(failure) = told {
+        tracing::debug!("an operation could not be cancelled: {failure}");
+    }
+}

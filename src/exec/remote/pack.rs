@@ -1,0 +1,363 @@
+//! A job as an action of the protocol, which is true by content: a folder with all that it reads, the compiler with its
+//! libraries, and a command that runs in a folder of its own and looks at what it made. Equal jobs are equal actions in
+//! any tree and on any machine. Must not know how actions are sent.
+//!
+//! In the root, what the job reads is below `tree`, as it is in the object tree; if names lead above that, there are
+//! folders around it. An uploaded compiler is below `tools`, by the paths that its files have here. It is started by the
+//! uploaded dynamic loader, by names that are relative to the working folder: so it does not matter whether the worker
+//! makes the root its `/`. In that case a folder of the kernel, such as `lib`, must not be in the root itself.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use super::blobs::{Blob, Source};
+use super::connection::For;
+use super::digest::{Digest, Function};
+use super::messages::{self, EnvironmentVariable, Platform, Property};
+use super::protobuf::Message;
+use super::retry::{Failure, Kind, Result};
+use super::settings::{Compiler, Settings};
+use super::tree::{Folder, parts, rises};
+use crate::exec::action::Action;
+use crate::inputs::File;
+use crate::store;
+
+/// A name space: actions of another version of this file are others.
+const SALT: &[u8] = b"kthinlto 1";
+
+/// Exit codes of our command that are none of a compiler's: what it was given is not what was asked for.
+pub(super) const ANOTHER: i32 = 121;
+/// The compiler left nothing.
+pub(super) const EMPTY: i32 = 122;
+/// Nothing can be written.
+pub(super) const READ_ONLY: i32 = 123;
+
+/// Runs its arguments behind the first, which is the file that they must make. A server would keep a result with exit
+/// code 0 even if the file is empty.
+const RUN: &str = "o=$1; shift; (: >\"$o\") 2>/dev/null || exit 123; \"$@\"; r=$?; \
+                   [ $r = 0 ] || exit $r; [ -s \"$o\" ] || exit 122";
+
+/// The same, after the files that a list names were compared with it.
+fn checked(list: &str) -> String {
+    format!("sha256sum -c {list} >/dev/null 2>&1 || exit 121; {RUN}")
+}
+
+/// A file that an action writes.
+#[derive(Debug, Clone)]
+pub(super) struct Output {
+    /// Its name in the working folder.
+    pub name: String,
+    /// Where it goes.
+    pub place: PathBuf,
+    /// Without it there is no result.
+    pub required: bool,
+}
+
+/// An action that can be sent.
+#[derive(Debug)]
+pub(super) struct Packed {
+    /// What names it.
+    pub digest: Digest,
+    /// All that the server must have, the action and its command as the last two.
+    pub blobs: Vec<Blob>,
+    pub outputs: Vec<Output>,
+    pub purpose: For,
+}
+
+impl Packed {
+    /// The action and its command alone.
+    pub fn head(&self) -> &[Blob] {
+        &self.blobs[self.blobs.len() - 2..]
+    }
+}
+
+/// Digests of files that were read in this run, by those of the store.
+#[derive(Default)]
+pub(super) struct Hashes {
+    known: RefCell<HashMap<store::Digest, [u8; 32]>>,
+}
+
+impl Hashes {
+    async fn sha256(&self, path: &Path, file: &File) -> Result<[u8; 32]> {
+        if let Some(hash) = self.known.borrow().get(&file.digest) {
+            return Ok(*hash);
+        }
+        let bytes = std::fs::read(path)
+            .map_err(|e| Failure::other(format!("cannot read {}: {e}", path.display())))?;
+        if store::Digest::of(&bytes) != file.digest {
+            return Err(Failure::other(format!("{} changed meanwhile", path.display())));
+        }
+        let hash = Sha256::digest(&bytes).into();
+        self.known.borrow_mut().insert(file.digest, hash);
+        // Other jobs may have waited for this thread.
+        tokio::task::yield_now().await;
+        Ok(hash)
+    }
+
+    async fn of(&self, function: Function, path: &Path, file: &File) -> Result<Digest> {
+        let hash = match function {
+            Function::Blake3 => *file.digest.as_bytes(),
+            Function::Sha256 => self.sha256(path, file).await?,
+        };
+        Ok(Digest { hash, size: file.size })
+    }
+}
+
+/// A job that only this machine can run.
+fn unfit(text: String) -> Failure {
+    Failure::new(Kind::Unsupported, text)
+}
+
+/// Makes an action of a job.
+pub(super) async fn pack(
+    action: &Action,
+    settings: &Settings,
+    function: Function,
+    hashes: &Hashes,
+) -> Result<Packed> {
+    let program = Program::of(action)?;
+    let outputs = outputs(action)?;
+    let names = action.inputs.iter().map(|file| &file.name).chain(&action.outputs);
+    let above = names.map(|name| rises(name)).max().unwrap_or_default();
+    let mut base = vec!["above"; above];
+    base.push("tree");
+
+    let (mut root, mut blobs) = (Folder::default(), Vec::new());
+    let mut list = String::new();
+    let clash = |name: &str| unfit(format!("{name} stands where another file is needed"));
+    for file in action.inputs.iter() {
+        let path = action.command.folder.join(&file.name);
+        let digest = hashes.of(function, &path, file).await?;
+        let mut left: Vec<Vec<String>> = Vec::new();
+        let place = parts(&base, &file.name, |folder| {
+            left.push(folder.iter().map(|part| (*part).to_owned()).collect());
+        });
+        let place = place.ok_or_else(|| clash(&file.name))?;
+        let mut fits = root.add_file(&place, digest, false);
+        for folder in left {
+            fits &= root.add_folder(&folder.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        if !fits {
+            return Err(clash(&file.name));
+        }
+        if file.name.starts_with('/') {
+            list_file(&mut list, hashes, &path, file).await?;
+        }
+        blobs.push(Blob { digest, source: Source::File(path) });
+    }
+    for output in &outputs {
+        let place = parts(&base, &output.name, |_| ()).unwrap_or_default();
+        let folder = place.split_last().map_or(&[][..], |(_, folder)| folder);
+        if !root.add_folder(folder) {
+            return Err(clash(&output.name));
+        }
+    }
+    for file in action.tools.iter() {
+        let path = action.command.folder.join(&file.name);
+        match settings.compiler {
+            Compiler::Worker => list_file(&mut list, hashes, &path, file).await?,
+            Compiler::Upload => {
+                let digest = hashes.of(function, &path, file).await?;
+                for place in program.places(file) {
+                    let place = parts(&["tools"], place.trim_start_matches('/'), |_| ());
+                    if !place.is_some_and(|place| root.add_file(&place, digest, true)) {
+                        return Err(clash(&file.name));
+                    }
+                }
+                blobs.push(Blob { digest, source: Source::File(path) });
+            }
+        }
+    }
+    let up = "../".repeat(above + 1);
+    let mut arguments = vec!["/bin/sh".to_owned(), "-c".to_owned()];
+    match list.is_empty() {
+        true => arguments.push(RUN.to_owned()),
+        false => {
+            let blob = Blob::of(function, list.into());
+            root.add_file(&["files"], blob.digest, false);
+            blobs.push(blob);
+            arguments.push(checked(&format!("{up}files")));
+        }
+    }
+    arguments.extend(["sh".to_owned(), outputs[0].name.clone()]);
+    arguments.extend(program.words(settings.compiler, &format!("{up}tools")));
+    arguments.extend(action.command.argv.iter().skip(1).map(str::to_owned));
+
+    let input_root = root.finish(function, &mut blobs);
+    let platform = platform(settings);
+    let command = messages::Command {
+        arguments,
+        environment_variables: variables(action, settings.compiler)?,
+        platform: platform.clone(),
+        working_directory: base.join("/"),
+        output_paths: sorted(outputs.iter().map(|output| output.name.clone())),
+    };
+    let command = Blob::of(function, command.to_bytes());
+    let message = messages::Action {
+        command_digest: Some(command.digest.message()),
+        input_root_digest: Some(input_root.message()),
+        do_not_cache: false,
+        salt: SALT.into(),
+        platform,
+    };
+    let message = Blob::of(function, message.to_bytes());
+    let digest = message.digest;
+    blobs.extend([command, message]);
+    let purpose = For { action: digest.hex(), target: outputs[0].name.clone() };
+    Ok(Packed { digest, blobs, outputs, purpose })
+}
+
+/// A line for `sha256sum -c`.
+async fn list_file(list: &mut String, hashes: &Hashes, path: &Path, file: &File) -> Result<()> {
+    if file.name.contains(['\n', '\\']) {
+        return Err(unfit(format!("the name {} cannot stand in a list", file.name)));
+    }
+    let hash = blake3::Hash::from(hashes.sha256(path, file).await?).to_hex();
+    // Writing to a string never fails.
+    let _ = writeln!(list, "{hash}  {}", path.display());
+    Ok(())
+}
+
+fn sorted<T: Ord>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut all: Vec<T> = all.collect();
+    all.sort();
+    all
+}
+
+fn platform(settings: &Settings) -> Option<Platform> {
+    let properties = settings.platform.iter().map(|(name, value)| Property {
+        name: name.clone(),
+        value: value.clone(),
+    });
+    (!settings.platform.is_empty()).then(|| Platform { properties: properties.collect() })
+}
+
+/// The files that are written. The first is the one that must not be empty.
+fn outputs(action: &Action) -> Result<Vec<Output>> {
+    let output = |(number, name): (usize, &String)| {
+        if name.ends_with('*') || name.starts_with('/') || name.split('/').any(|part| part == "..") {
+            return Err(unfit(format!("its output {name} is none that a server can be asked for")));
+        }
+        let place = action.command.folder.join(name);
+        Ok(Output { name: name.clone(), place, required: number == 0 })
+    };
+    let outputs: Vec<Output> = action.outputs.iter().enumerate().map(output).collect::<Result<_>>()?;
+    match outputs.is_empty() {
+        true => Err(unfit("it names no output".to_owned())),
+        false => Ok(outputs),
+    }
+}
+
+/// Variables that the command gets, sorted.
+fn variables(action: &Action, compiler: Compiler) -> Result<Vec<EnvironmentVariable>> {
+    let mut all = Vec::new();
+    for (name, value) in action.environment.iter() {
+        let text = |word: &std::ffi::OsStr| word.to_str().map(str::to_owned);
+        let (Some(name), Some(value)) = (text(name), text(value)) else {
+            return Err(unfit("a variable that it reads is not UTF-8".to_owned()));
+        };
+        match name.as_str() {
+            "LD_PRELOAD" if !value.is_empty() => {
+                return Err(unfit("LD_PRELOAD changes what its compiler does".to_owned()));
+            }
+            // It would be the shell's too; the libraries are named to the loader.
+            "LD_LIBRARY_PATH" | "LD_PRELOAD" if compiler == Compiler::Upload => {}
+            _ => all.push((name, value)),
+        }
+    }
+    let variable = |(name, value)| EnvironmentVariable { name, value };
+    Ok(sorted(all.into_iter()).into_iter().map(variable).collect())
+}
+
+/// The program of a command, and what starts it.
+#[derive(Debug)]
+struct Program {
+    /// As one of the action's files.
+    file: String,
+    /// Where it really is, under the name by which it is called: it looks for its own files beside that.
+    place: String,
+    /// The dynamic loader, if it is not linked statically.
+    loader: Option<String>,
+    /// Folders with its libraries.
+    libraries: Vec<String>,
+}
+
+impl Program {
+    fn of(action: &Action) -> Result<Self> {
+        let mut words = action.command.argv.iter();
+        let first = words.next().unwrap_or_default();
+        let base = |name: &str| name.rsplit('/').next().unwrap_or_default().to_owned();
+        let find = |word: &str| {
+            let same = |file: &&File| base(&file.name) == base(word);
+            action.tools.iter().find(same).map(|file| file.name.clone())
+        };
+        let file = find(first).filter(|name| name.starts_with('/'));
+        let file = file.ok_or_else(|| unfit(format!("`{first}` is no file of its compiler")))?;
+        if words.clone().take_while(|word| !word.starts_with('-')).any(|word| find(word).is_some()) {
+            return Err(unfit(format!("`{first}` starts another program")));
+        }
+        if let Some(word) = words.clone().find(|word| word.starts_with("-m") && word.ends_with("=native")) {
+            return Err(unfit(format!("{word} means this machine")));
+        }
+        let real = std::fs::canonicalize(action.command.folder.join(&file));
+        let real = real.map_err(|e| Failure::other(format!("cannot find {file}: {e}")))?;
+        if !is_elf(&real) {
+            return Err(unfit(format!("{file} is no ELF program")));
+        }
+        let folder = real.parent().and_then(Path::to_str).unwrap_or_default().to_owned();
+        let beside = |name: &str| name.rsplit_once('/').map(|(above, _)| above.to_owned());
+        let configuration = action.tools.iter().find(|file| {
+            file.name.ends_with(".cfg") && beside(&file.name).is_none_or(|above| above != folder)
+        });
+        if let (Some(file), false) = (configuration, folder.is_empty()) {
+            return Err(unfit(format!("its configuration {} is not beside it", file.name)));
+        }
+        let libraries = action.tools.iter().filter(|file| base(&file.name).contains(".so"));
+        let (mut loader, mut folders) = (None, Vec::new());
+        for library in libraries {
+            if base(&library.name).starts_with("ld-") {
+                loader.get_or_insert_with(|| library.name.clone());
+            } else if let Some(above) = beside(&library.name).filter(|above| !folders.contains(above)) {
+                folders.push(above);
+            }
+        }
+        Ok(Program { file, place: format!("{folder}/{}", base(first)), loader, libraries: folders })
+    }
+
+    /// Where a file of the compiler stands below the folder of all of them.
+    fn places<'a>(&'a self, file: &'a File) -> impl Iterator<Item = &'a str> {
+        let own = (file.name == self.file && self.place != file.name).then_some(self.place.as_str());
+        [file.name.as_str()].into_iter().chain(own)
+    }
+
+    /// What stands for the first word of a command.
+    fn words(&self, compiler: Compiler, tools: &str) -> Vec<String> {
+        if compiler == Compiler::Worker {
+            return vec![self.file.clone()];
+        }
+        let own = format!("{tools}{}", self.place);
+        let mut words = Vec::new();
+        if let Some(loader) = &self.loader {
+            let folders: Vec<String> =
+                self.libraries.iter().map(|folder| format!("{tools}{folder}")).collect();
+            let path = ["--library-path".to_owned(), folders.join(":")];
+            words.push(format!("{tools}{loader}"));
+            words.extend(path);
+            words.extend(["--argv0".to_owned(), own.clone()]);
+        }
+        // It looks for its own files beside its name: the kernel says that the loader is what runs.
+        words.extend([own, "-no-canonical-prefixes".to_owned()]);
+        words
+    }
+}
+
+fn is_elf(path: &Path) -> bool {
+    use std::io::Read;
+    let mut start = [0; 4];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && start == *b"\x7fELF"
+}
