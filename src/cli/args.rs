@@ -83,6 +83,10 @@ pub enum Command {
     /// Show, prune or clear the shared cache of native objects ($KTHINLTO_CACHE_DIR)
     #[command(after_help = help::CACHE)]
     Cache(CacheArgs),
+    /// Try a server of the Remote Execution API, on which jobs can run ($KTHINLTO_REMOTE)
+    #[cfg(feature = "remote")]
+    #[command(after_help = help::REMOTE)]
+    Remote(RemoteArgs),
     /// Remove what `build` made in an object tree
     #[command(after_help = help::CLEAN)]
     Clean,
@@ -292,6 +296,35 @@ fn parse_share(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
     let share = number.filter(|share: &f64| (0.0..=100.0).contains(share));
     share.ok_or_else(|| "not a share; give a percentage such as 1%".to_owned())
+}
+
+/// Options of `remote`.
+#[cfg(feature = "remote")]
+#[derive(Debug, Args)]
+pub struct RemoteArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub action: RemoteAction,
+}
+
+/// What to do with a server.
+#[cfg(feature = "remote")]
+#[derive(Debug, Subcommand)]
+pub enum RemoteAction {
+    /// Try the server step by step, and say what works
+    Check(RemoteCheck),
+}
+
+/// Options of `remote check`.
+#[cfg(feature = "remote")]
+#[derive(Debug, Args)]
+pub struct RemoteCheck {
+    /// The server: grpc://HOST:PORT, or grpcs://HOST:PORT for TLS
+    #[arg(long, env = "KTHINLTO_REMOTE", value_name = "URL")]
+    pub remote: Option<String>,
+    /// The compiler that is tried on a worker
+    #[arg(long, env = "CC", value_name = "COMMAND", default_value = "clang")]
+    pub cc: String,
 }
 
 /// What a run shows of itself.

@@ -132,6 +132,30 @@ Examples:
   kthinlto cache prune --cache-size 2G              down to 2 GiB, the least recently used first
   kthinlto cache clear --cache-dir ~/.cache/native  all of another cache";
 
+/// Below the options of `remote`.
+#[cfg(feature = "remote")]
+pub const REMOTE: &str = "\
+Examples:
+  kthinlto remote check --remote grpc://10.0.0.7:8980
+  KTHINLTO_REMOTE=grpcs://engine.example.org \\
+    KTHINLTO_REMOTE_HEADERS='authorization=Bearer $TOKEN' kthinlto remote check
+
+Environment:
+  KTHINLTO_REMOTE           the server: grpc://HOST:PORT, or grpcs://HOST:PORT for TLS
+  KTHINLTO_REMOTE_INSTANCE  the name of the instance, if the server has more than one
+  KTHINLTO_REMOTE_HEADERS   headers of each request, as in NAME=VALUE,NAME=VALUE; $VARIABLES in values
+                            are looked up, so that no file has to hold a secret; $$ is a dollar sign
+  KTHINLTO_REMOTE_CA        a PEM file with the certificates to trust instead of the system's
+  KTHINLTO_REMOTE_CERT, KTHINLTO_REMOTE_KEY
+                            PEM files with our own certificate and its key
+  KTHINLTO_REMOTE_PLATFORM  properties that a worker must have, as in NAME=VALUE,NAME=VALUE
+  KTHINLTO_REMOTE_COMPILER  `upload`: workers get the compiler from here (the default); `worker`: they
+                            have it at the path that it has here, and each action compares its content
+  KTHINLTO_REMOTE_EXECUTE   `no`: only the store of results is used
+  KTHINLTO_REMOTE_UPLOAD    `no`: results of this machine are not given to the server
+  KTHINLTO_REMOTE_JOBS      jobs that are with the server at a time; 32 without it
+  KTHINLTO_REMOTE_TIMEOUT   seconds that a job may take with all its waiting; 600 without it";
+
 /// Below the options of `clean`.
 pub const CLEAN: &str = "\
 Examples:

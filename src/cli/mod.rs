@@ -18,6 +18,8 @@ mod named;
 mod parse;
 mod patch;
 mod relink;
+#[cfg(feature = "remote")]
+mod remote;
 mod reports;
 mod start;
 mod symvers;
@@ -84,6 +86,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
             graph::run(&tree(&cli.common), arguments, held.len().max(1))
         }
         Command::Cache(cache) => cache::run(cache, dry_run),
+        #[cfg(feature = "remote")]
+        Command::Remote(remote) => return remote::run(remote, dry_run),
         Command::LinkVmlinux(arguments) => Ok(link_vmlinux::run(arguments)?),
         Command::Generate(generate) => Ok(generate::run(generate, dry_run)?),
         Command::Clean => clean::clean(&tree(&cli.common), dry_run),

@@ -1,12 +1,14 @@
 //! The store of blobs: which of them are missing, sent in batches or as streams, read back and checked. Must not know
 //! what a blob is.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,6 +24,7 @@ use super::messages::{
     ReadRequest, ReadResponse, WriteRequest, WriteResponse,
 };
 use super::retry::{Failure, Kind, Result, retry};
+use super::shared::Shared;
 
 /// Of a question which blobs are missing.
 const QUERY: Duration = Duration::from_secs(20);
@@ -81,31 +84,23 @@ pub(super) struct Store {
     pub agreed: Agreed,
     known: RefCell<HashMap<Digest, State>>,
     uploads: Semaphore,
-    /// Bytes of blobs that were sent and received, before any compression.
-    pub sent: Cell<u64>,
-    pub received: Cell<u64>,
+    shared: Arc<Shared>,
 }
 
 impl Store {
-    pub fn new(connection: Rc<Connection>, instance: &str, agreed: Agreed) -> Self {
+    pub fn new(connection: Rc<Connection>, instance: &str, agreed: Agreed, shared: Arc<Shared>) -> Self {
         Store {
             connection,
             instance: instance.to_owned(),
             agreed,
             known: RefCell::default(),
             uploads: Semaphore::new(UPLOADS),
-            sent: Cell::default(),
-            received: Cell::default(),
+            shared,
         }
     }
 
     fn function(&self) -> Function {
         self.agreed.function
-    }
-
-    /// Forgets what the server had: it may be another one, or an empty one.
-    pub fn forget(&self) {
-        self.known.borrow_mut().retain(|_, state| matches!(state, State::Sent(_)));
     }
 
     /// Sees to it that the server has all of these. With `all`, none is asked for: they are sent.
@@ -281,7 +276,8 @@ impl Store {
         if good < blobs.len() {
             return Err(Failure::other("it does not say what became of all blobs"));
         }
-        self.sent.set(self.sent.get() + blobs.iter().map(|blob| blob.digest.size).sum::<u64>());
+        let size: u64 = blobs.iter().map(|blob| blob.digest.size).sum();
+        self.shared.sent.fetch_add(size, Ordering::Relaxed);
         Ok(())
     }
 
@@ -323,7 +319,7 @@ impl Store {
             if whole { Ok(()) } else { Err(Failure::new(Kind::Passing, "it took only a part of a blob")) }
         };
         self.connection.call(&format!("{STREAMS}/Write"), purpose, deadline, send).await?;
-        self.sent.set(self.sent.get() + digest.size);
+        self.shared.sent.fetch_add(digest.size, Ordering::Relaxed);
         Ok(())
     }
 
@@ -344,7 +340,7 @@ impl Store {
             true => retry(async || self.read_small(digest, purpose).await).await?,
             false => retry(async || self.read_stream(digest, purpose).await).await?,
         };
-        self.received.set(self.received.get() + digest.size);
+        self.shared.received.fetch_add(digest.size, Ordering::Relaxed);
         self.verify(bytes, digest)
     }
 

@@ -32,7 +32,7 @@ mod tree;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -102,6 +102,21 @@ impl Remote {
         let thread = Some(thread.map_err(|e| Error::io("start a thread for", "the remote engine", e))?);
         Ok(Remote { shared, orders, thread, executes, upload })
     }
+
+    /// Bytes of files that went over the network until now.
+    pub fn traffic(&self) -> Traffic {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Traffic { sent: read(&self.shared.sent), received: read(&self.shared.received) }
+    }
+}
+
+/// Bytes of files that went over the network, before any compression.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// To the server.
+    pub sent: u64,
+    /// From it.
+    pub received: u64,
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

@@ -228,7 +228,8 @@ fn sorted<T: Ord>(all: impl Iterator<Item = T>) -> Vec<T> {
     all
 }
 
-fn platform(settings: &Settings) -> Option<Platform> {
+/// What workers must be.
+pub(super) fn platform(settings: &Settings) -> Option<Platform> {
     let properties = settings.platform.iter().map(|(name, value)| Property {
         name: name.clone(),
         value: value.clone(),

@@ -78,7 +78,12 @@ impl Server {
         loop {
             match capabilities::ask(&self.connection, &self.settings).await {
                 Ok(agreed) => {
-                    let store = Store::new(self.connection.clone(), &self.settings.instance, agreed);
+                    let store = Store::new(
+                        self.connection.clone(),
+                        &self.settings.instance,
+                        agreed,
+                        self.shared.clone(),
+                    );
                     self.come_back(store);
                     self.left.notified().await;
                 }
@@ -294,7 +299,7 @@ impl Server {
                 skip_cache = true;
                 continue;
             }
-            self.check_exit_code(&result)?;
+            check_exit_code(&result, self.settings.compiler)?;
             if response.cached_result {
                 remote.from_store = true;
             } else if let Some(metadata) = &result.execution_metadata {
@@ -333,34 +338,34 @@ impl Server {
         let status = ExitStatus::from_raw((result.exit_code & 0xff) << 8);
         Ok(Outcome { status, usage, output, remote: Some(remote) })
     }
+}
 
-    /// Exit codes that say that the compiler did not run, or not as it should.
-    fn check_exit_code(&self, result: &ActionResult) -> Result<()> {
-        let printed = String::from_utf8_lossy(&result.stderr_raw);
-        let printed = printed.trim().lines().last().unwrap_or_default();
-        let printed: String = printed.chars().take(200).collect();
-        let printed = if printed.is_empty() { printed } else { format!(" ({printed})") };
-        let text = match (result.exit_code, self.settings.compiler) {
-            (ANOTHER, Compiler::Worker) => {
-                "a worker does not have the compiler that is used here, or has another one at its path, or has no \
-                 sha256sum; give the same image to all workers, or set KTHINLTO_REMOTE_COMPILER=upload"
-                    .to_owned()
-            }
-            (ANOTHER, Compiler::Upload) => {
-                "a worker does not see a file that is named with its whole path".to_owned()
-            }
-            (EMPTY, _) => "a worker's compiler ended well and left nothing".to_owned(),
-            (READ_ONLY, _) => {
-                "a worker cannot write in the folder of an action; its root must not be read-only there".to_owned()
-            }
-            (126 | 127, _) => format!("a worker cannot start the compiler{printed}"),
-            (code, _) if !(0..128).contains(&code) => {
-                format!("a worker's compiler was ended by force, exit code {code}{printed}")
-            }
-            _ => return Ok(()),
-        };
-        Err(Failure::other(text))
-    }
+/// Exit codes that say that the compiler did not run, or not as it should.
+pub(super) fn check_exit_code(result: &ActionResult, compiler: Compiler) -> Result<()> {
+    let printed = String::from_utf8_lossy(&result.stderr_raw);
+    let printed = printed.trim().lines().last().unwrap_or_default();
+    let printed: String = printed.chars().take(200).collect();
+    let printed = if printed.is_empty() { printed } else { format!(" ({printed})") };
+    let text = match (result.exit_code, compiler) {
+        (ANOTHER, Compiler::Worker) => {
+            "a worker does not have the compiler that is used here, or has another one at its path, or has no \
+             sha256sum; give the same image to all workers, or set KTHINLTO_REMOTE_COMPILER=upload"
+                .to_owned()
+        }
+        (ANOTHER, Compiler::Upload) => {
+            "a worker does not see a file that is named with its whole path".to_owned()
+        }
+        (EMPTY, _) => "a worker's compiler ended well and left nothing".to_owned(),
+        (READ_ONLY, _) => {
+            "a worker cannot write in the folder of an action; its root must not be read-only there".to_owned()
+        }
+        (126 | 127, _) => format!("a worker cannot start the compiler{printed}"),
+        (code, _) if !(0..128).contains(&code) => {
+            format!("a worker's compiler was ended by force, exit code {code}{printed}")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::other(text))
 }
 
 /// Whether a blob that a result names is not there.

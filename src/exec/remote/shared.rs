@@ -1,6 +1,6 @@
 //! What the engine's thread tells those who use the engine without being asked. Must not know why.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,9 @@ pub(super) struct Shared {
     pub capacity: AtomicUsize,
     /// Whether the server was asked once, with whatever answer.
     tried: Mutex<bool>,
+    /// Bytes of files that were sent and received, before any compression.
+    pub sent: AtomicU64,
+    pub received: AtomicU64,
     tell_tried: Condvar,
     notes: Mutex<Vec<String>>,
     warnings: Mutex<Vec<String>>,

@@ -1,0 +1,118 @@
+//! A real server of the Remote Execution API, on loopback: buildbox-casd, which `scripts/setup check` puts into the
+//! cache. Actions run in bubblewrap, with their input root as `/`.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// A running server, with a store of its own. Dropping it ends it.
+pub struct Casd {
+    child: Option<Child>,
+    /// Where it listens.
+    pub port: u16,
+    /// Its store and its messages.
+    pub folder: TempDir,
+    arguments: Vec<String>,
+}
+
+/// Where buildbox is.
+fn buildbox() -> PathBuf {
+    let home = std::env::var("HOME").unwrap();
+    let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{home}/.cache"));
+    let cache =
+        std::env::var("KTHINLTO_DEV_CACHE").unwrap_or_else(|_| format!("{cache}/kthinlto"));
+    let script = include_str!("../../scripts/fetch-buildbox");
+    let version = script.lines().find_map(|line| line.strip_prefix("version=")).unwrap();
+    Path::new(&cache).join(format!("buildbox-{version}"))
+}
+
+/// Whether the server can be run here; a sentence says if not.
+pub fn is_there() -> bool {
+    let there = buildbox().join("buildbox-casd").exists()
+        && Command::new("bwrap").arg("--version").stdout(Stdio::null()).status().is_ok();
+    if !there {
+        eprintln!("skipped: there is no buildbox-casd or no bwrap; scripts/setup check installs both");
+    }
+    there
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+impl Casd {
+    /// A server whose workers see the programs of this machine.
+    pub fn start() -> Self {
+        let binds = ["/usr:/usr", "/usr/lib:/lib", "/usr/lib64:/lib64", "/usr/bin:/bin"];
+        Self::with(&binds, &[])
+    }
+
+    /// A server whose workers see these of this machine's folders, with more arguments.
+    pub fn with(binds: &[&str], more: &[&str]) -> Self {
+        let binds = binds.iter().map(|bind| format!("--runner-arg=--ro-bind-mount={bind}"));
+        let arguments = binds.chain(more.iter().map(|&word| word.to_owned())).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Casd { child: None, port: free_port(), folder, arguments };
+        server.run();
+        server
+    }
+
+    /// Starts it, on the port and with the store that it had.
+    pub fn run(&mut self) {
+        let folder = self.folder.path();
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let child = Command::new(buildbox().join("buildbox-casd"))
+            .args(["--bind", &format!("127.0.0.1:{}", self.port), "--jobs", "2"])
+            .arg(format!("--buildbox-run={}", buildbox().join("buildbox-run").display()))
+            .args(["--cache-failures=false", "--quota-high=2G", "--reserved=100M"])
+            .args(&self.arguments)
+            .arg(folder.join("store"))
+            .env("PATH", format!("{}:{}", buildbox().display(), std::env::var("PATH").unwrap()))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let until = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
+            assert!(Instant::now() < until, "casd does not start: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it printed.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Forgets all that it stored; it must not run.
+    pub fn empty(&self) {
+        let store = self.folder.path().join("store");
+        if store.exists() {
+            std::fs::remove_dir_all(store).unwrap();
+        }
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("grpc://127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Casd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
