@@ -2,35 +2,35 @@
 //! server that is gone, full, slow or wrong costs time and no object.
 #![cfg(feature = "remote")]
 
-mod common;
 #[path = "common/casd.rs"]
 mod casd;
+mod common;
+#[path = "common/copies.rs"]
+mod copies;
+#[path = "common/front.rs"]
+mod front;
+#[path = "common/wire.rs"]
+mod wire;
 
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use casd::Casd;
 use common::{LDFLAGS, Tree, tool};
+use copies::{Copies, client};
 use kthinlto::environment::Environment;
 use kthinlto::error::Result;
 use kthinlto::exec::action::Action;
-use kthinlto::exec::executor::{Capacity, Choice, Engine, Executor, Job, Processes};
+use kthinlto::exec::executor::{Capacity, Choice, Engine, Executor, Job, Processes, finish};
 use kthinlto::exec::interrupt::Interrupts;
 use kthinlto::exec::process::{Outcome, RemoteUsage};
 use kthinlto::exec::remote::Remote;
-use kthinlto::exec::remote::settings::Settings as RemoteSettings;
 use kthinlto::exec::slots::Slots;
 use kthinlto::report::Summary;
 use kthinlto::report::console::{Console, Verbosity};
 use kthinlto::stage::{self, Settings};
-
-/// A client of a server, with more settings.
-fn client(url: &str, more: &[(&str, &str)]) -> Remote {
-    let variables = more.iter().copied().chain([("KTHINLTO_REMOTE", url)]);
-    let settings = RemoteSettings::read(None, &Environment::from_iter(variables));
-    Remote::start(settings.unwrap().unwrap()).unwrap()
-}
 
 /// What the jobs of a build were.
 #[derive(Debug, Default)]
@@ -158,4 +158,270 @@ fn backends_of_a_server_make_mainlines_objects() {
     let log = compare(client(&server.url(), &[]));
     assert_eq!(log.local, 0, "{log:?}");
     assert!(log.remote.iter().all(|usage| usage.from_store), "{log:?}");
+}
+
+/// Starts a job once the server is there, and waits for its end.
+fn run(remote: &mut Remote, job: &Action) -> io::Result<Outcome> {
+    wait_for(remote);
+    finish(remote.start(job)?)
+}
+
+fn wait_for(remote: &Remote) {
+    let until = Instant::now() + Duration::from_secs(100);
+    while !remote.is_there() {
+        assert!(Instant::now() < until, "the server does not come back");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_job_says_where_its_time_went_and_a_failed_one_what_the_compiler_said() {
+    if !casd::is_there() {
+        return;
+    }
+    let server = Casd::start();
+    let (copies, mut remote) = (Copies::new(), client(&server.url(), &[]));
+    let job = copies.job("a", b"one", &["-sleep", "300"]);
+    let outcome = run(&mut remote, &job).unwrap();
+    let usage = outcome.remote.unwrap();
+    assert_eq!(copies.is_right(&job), Some(true));
+    assert!(usage.execution >= Duration::from_millis(300) && !usage.from_store, "{usage:?}");
+    assert!(usage.upload > Duration::ZERO && outcome.usage.wall == usage.execution, "{usage:?}");
+
+    let outcome = run(&mut remote, &copies.job("b", b"one", &["-fail", "3"])).unwrap();
+    assert_eq!(outcome.status.code(), Some(3));
+    assert_eq!(String::from_utf8_lossy(&outcome.output), "copier: as asked\n");
+    let empty = copies.job("c", b"one", &["-empty"]);
+    let failed = run(&mut remote, &empty).unwrap_err().to_string();
+    assert!(failed.ends_with("a worker's compiler ended well and left nothing"), "{failed}");
+    assert_eq!(copies.is_right(&empty), None);
+    assert_eq!(remote.look_up(&[empty], &|| false), [false], "and nobody gets that from the store");
+    let killed = run(&mut remote, &copies.job("d", b"one", &["-fail", "137"])).unwrap_err();
+    assert!(killed.to_string().contains("ended by force"), "{killed}");
+    assert_eq!(copies.rests(), [""; 0]);
+}
+
+#[test]
+fn nothing_is_sent_twice_and_results_are_found_from_another_tree() {
+    if !casd::is_there() {
+        return;
+    }
+    let server = Casd::start();
+    let (copies, mut remote) = (Copies::new(), client(&server.url(), &[]));
+    let jobs = ["a", "b", "c"].map(|name| copies.job(name, name.as_bytes(), &[]));
+    assert_eq!(remote.look_up(&jobs, &|| false), [false; 3]);
+    for job in &jobs {
+        run(&mut remote, job).unwrap();
+        assert_eq!(copies.is_right(job), Some(true));
+    }
+    let tools: u64 = jobs[0].tools.iter().map(|file| file.size).sum();
+    let sent = remote.traffic().sent;
+    assert!((tools..tools + 20_000).contains(&sent), "{sent} bytes; the compiler has {tools}");
+
+    // The same files elsewhere.
+    let others = Copies::new();
+    let jobs = ["a", "b", "c", "d"].map(|name| others.job(name, name.as_bytes(), &[]));
+    let mut remote = client(&server.url(), &[]);
+    assert_eq!(remote.look_up(&jobs, &|| false), [true, true, true, false]);
+    assert!(jobs[..3].iter().all(|job| others.is_right(job) == Some(true)));
+    assert_eq!((remote.traffic().sent, others.is_right(&jobs[3])), (0, None));
+    let digest = remote.digest(&jobs[0]).unwrap();
+    assert_ne!(Some(&digest), remote.digest(&jobs[3]).as_ref());
+    assert_eq!(digest.split_once('/').map(|(hash, _)| hash.len()), Some(64), "{digest}");
+    assert_eq!(remote.look_up(&jobs, &|| true), [false; 4], "nobody waits for it");
+}
+
+#[test]
+fn results_of_this_machine_are_given_unless_that_is_forbidden() {
+    if !casd::is_there() {
+        return;
+    }
+    let server = Casd::start();
+    let copies = Copies::new();
+    let job = copies.job("a", b"text", &[]);
+    let made = copies.job("b", b"text", &[]);
+    for (job, upload) in [(&job, "no"), (&made, "yes")] {
+        let only_store =
+            [("KTHINLTO_REMOTE_EXECUTE", "no"), ("KTHINLTO_REMOTE_UPLOAD", upload)];
+        let mut remote = client(&server.url(), &only_store);
+        assert_eq!(remote.look_up(std::slice::from_ref(job), &|| false), [false]);
+        assert_eq!(remote.capacity(), Capacity::Jobs(0));
+        assert!(!remote.is_there() && remote.start(job).is_err());
+        finish(Processes.start(job).unwrap()).unwrap();
+        remote.give(job);
+    }
+    let mut remote = client(&server.url(), &[]);
+    let others = Copies::new();
+    let jobs = ["a", "b"].map(|name| others.job(name, b"text", &[]));
+    assert_eq!(remote.look_up(&jobs, &|| false), [false, true]);
+    assert_eq!(others.is_right(&jobs[1]), Some(true));
+}
+
+#[test]
+fn a_cancelled_job_leaves_nothing_and_its_worker_is_free_again() {
+    if !casd::is_there() {
+        return;
+    }
+    let server = Casd::start();
+    let (copies, mut remote) = (Copies::new(), client(&server.url(), &[]));
+    run(&mut remote, &copies.job("first", b"", &[])).unwrap();
+    // As many as the server has workers, for longer than the test may take.
+    let jobs = ["a", "b"].map(|name| copies.job(name, name.as_bytes(), &["-sleep", "60000"]));
+    let running = jobs.each_ref().map(|job| remote.start(job).unwrap());
+    std::thread::sleep(Duration::from_millis(700));
+    let began = Instant::now();
+    drop(running);
+    assert!(began.elapsed() < Duration::from_millis(100));
+    let job = copies.job("c", b"c", &[]);
+    run(&mut remote, &job).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(copies.is_right(&job), Some(true));
+    assert!(jobs.iter().all(|job| copies.is_right(job).is_none()));
+    assert_eq!(copies.rests(), [""; 0]);
+}
+
+#[test]
+fn a_token_is_sent_and_never_shown() {
+    if !casd::is_there() {
+        return;
+    }
+    let server = Casd::start();
+    let rules = front::Rules { token: Some("Bearer s3cret-token"), ..front::Rules::default() };
+    let url = format!("grpc://127.0.0.1:{}", front::open(server.port, rules));
+    let copies = Copies::new();
+    let job = copies.job("a", b"a", &[]);
+    let with = |token| [("KTHINLTO_REMOTE_HEADERS", "authorization=Bearer $T"), ("T", token)];
+    run(&mut client(&url, &with("s3cret-token")), &job).unwrap();
+    let mut remote = client(&url, &with("wrong-token"));
+    assert_eq!(remote.look_up(&[job], &|| false), [false]);
+    let warnings = remote.warnings();
+    let place = url.as_str();
+    assert_eq!(
+        warnings,
+        [format!(
+            "the remote engine {place} cannot be used: UNAUTHENTICATED: not a good token: [...]; what it would \
+             do is done on this machine, and it is tried again later"
+        )]
+    );
+    assert!(remote.warnings().is_empty(), "once");
+}
+
+#[test]
+fn tls_needs_a_certificate_that_is_trusted() {
+    if !casd::is_there() {
+        return;
+    }
+    let (server, folder) = (Casd::start(), tempfile::tempdir().unwrap());
+    front::certify(folder.path());
+    let rules = front::Rules { tls: Some(folder.path().into()), ..front::Rules::default() };
+    let port = front::open(server.port, rules);
+    let url = format!("grpcs://127.0.0.1:{port}");
+    let (copies, authority) = (Copies::new(), folder.path().join("own.pem").display().to_string());
+    let job = copies.job("a", b"a", &[]);
+    run(&mut client(&url, &[("KTHINLTO_REMOTE_CA", &authority)]), &job).unwrap();
+    let another = tempfile::tempdir().unwrap();
+    front::certify(another.path());
+    let another = another.path().join("own.pem").display().to_string();
+    let plain = format!("grpc://127.0.0.1:{port}");
+    for (url, authority, says) in [
+        (&url, &another, "its certificate is not accepted"),
+        (&plain, &another, "the connection broke"),
+        (&format!("grpcs://127.0.0.1:{}", server.port), &authority, "TLS"),
+    ] {
+        let mut remote = client(url, &[("KTHINLTO_REMOTE_CA", authority)]);
+        assert_eq!(remote.look_up(std::slice::from_ref(&job), &|| false), [false]);
+        let warnings = remote.warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains(says), "{warnings:?}");
+    }
+}
+
+#[test]
+fn a_smaller_limit_of_batches_is_kept() {
+    if !casd::is_there() {
+        return;
+    }
+    let server = Casd::start();
+    let rules = front::Rules { batch: Some(1000), ..front::Rules::default() };
+    let url = format!("grpc://127.0.0.1:{}", front::open(server.port, rules));
+    let (copies, mut remote) = (Copies::new(), client(&url, &[]));
+    let job = copies.job("a", &b"text".repeat(1000), &[]);
+    run(&mut remote, &job).unwrap();
+    assert_eq!(copies.is_right(&job), Some(true));
+}
+
+/// A sentence of what failed, without the address before it.
+fn failure(remote: &mut Remote, job: &Action) -> String {
+    let text = run(remote, job).unwrap_err().to_string();
+    text.split_once(": ").unwrap().1.to_owned()
+}
+
+#[test]
+fn an_uploaded_compiler_runs_on_workers_that_have_a_shell_and_nothing_else() {
+    if !casd::is_there() {
+        return;
+    }
+    let server = Casd::with_shell_only();
+    let (copies, mut remote) = (Copies::new(), client(&server.url(), &[]));
+    let job = copies.job("a", b"a", &[]);
+    run(&mut remote, &job).unwrap();
+    assert_eq!(copies.is_right(&job), Some(true));
+    let mut remote = client(&server.url(), &[("KTHINLTO_REMOTE_COMPILER", "worker")]);
+    let says = failure(&mut remote, &job);
+    assert!(says.starts_with("a worker does not have the compiler that is used here"), "{says}");
+}
+
+#[test]
+fn a_compiler_of_the_workers_is_compared() {
+    if !casd::is_there() {
+        return;
+    }
+    let copies = Copies::new();
+    let job = copies.job("a", b"a", &[]);
+    let own = job.tools[0].name.clone();
+    let usual = ["/usr:/usr", "/usr/lib:/lib", "/usr/lib64:/lib64", "/usr/bin:/bin"];
+    let with = |program: &str| [&usual[..], &[&format!("{program}:{own}")]].concat().join(" ");
+    let worker = [("KTHINLTO_REMOTE_COMPILER", "worker")];
+    for (binds, good) in [(with(&own), true), (with("/usr/bin/true"), false)] {
+        let server = Casd::with(&binds.split(' ').collect::<Vec<_>>(), &[]);
+        let mut remote = client(&server.url(), &worker);
+        match good {
+            true => {
+                run(&mut remote, &job).unwrap();
+                assert_eq!(copies.is_right(&job), Some(true));
+                assert!(remote.traffic().sent < 5000, "no compiler was sent");
+            }
+            false => {
+                let says = failure(&mut remote, &job);
+                assert!(says.contains("or has another one at its path"), "{says}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_root_that_cannot_be_written_is_a_sentence() {
+    if !casd::is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("lib")).unwrap();
+    let bind = format!("{}:/tree", folder.path().display());
+    let binds = ["/usr:/usr", "/usr/lib:/lib", "/usr/lib64:/lib64", "/usr/bin:/bin", &bind];
+    let server = Casd::with(&binds, &[]);
+    let (copies, mut remote) = (Copies::new(), client(&server.url(), &[]));
+    let says = failure(&mut remote, &copies.job("a", b"a", &[]));
+    assert!(says.starts_with("a worker cannot write in the folder of an action"), "{says}");
+}
+
+#[test]
+fn a_server_without_our_digests_is_not_used() {
+    if !casd::is_there() {
+        return;
+    }
+    let server = Casd::with(&["/usr:/usr"], &["--digest-function=SHA1"]);
+    let mut remote = client(&server.url(), &[]);
+    assert!(remote.look_up(&[], &|| false).is_empty());
+    let warnings = remote.warnings();
+    let says = "it has no digest function that kthinlto has (SHA-256 or BLAKE3) in common";
+    assert!(warnings.len() == 1 && warnings[0].contains(says), "{warnings:?}");
 }

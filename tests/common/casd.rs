@@ -1,6 +1,8 @@
 //! A real server of the Remote Execution API, on loopback: buildbox-casd, which `scripts/setup check` puts into the
 //! cache. Actions run in bubblewrap, with their input root as `/`.
 
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -49,6 +51,19 @@ impl Casd {
     pub fn start() -> Self {
         let binds = ["/usr:/usr", "/usr/lib:/lib", "/usr/lib64:/lib64", "/usr/bin:/bin"];
         Self::with(&binds, &[])
+    }
+
+    /// A server whose workers have a shell and nothing else.
+    pub fn with_shell_only() -> Self {
+        let mut command = Command::new("ldd");
+        let shell = std::fs::canonicalize("/bin/sh").unwrap();
+        let listed = command.arg(&shell).output().unwrap().stdout;
+        let listed = String::from_utf8(listed).unwrap();
+        let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+        let libraries = libraries.map(|library| format!("{library}:{library}"));
+        let binds = [format!("{}:/bin/sh", shell.display())].into_iter().chain(libraries);
+        let binds: Vec<String> = binds.collect();
+        Self::with(&binds.iter().map(String::as_str).collect::<Vec<_>>(), &[])
     }
 
     /// A server whose workers see these of this machine's folders, with more arguments.

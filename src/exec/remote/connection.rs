@@ -240,7 +240,7 @@ impl Connection {
     /// A server may repeat what it was sent.
     fn without_secrets(&self, mut failure: Failure) -> Failure {
         for (_, value) in &self.settings.headers {
-            let words = value.reveal().split(' ').chain([value.reveal()]);
+            let words = [value.reveal()].into_iter().chain(value.reveal().split(' '));
             for word in words.filter(|word| word.len() > 3) {
                 failure.text = failure.text.replace(word, "[...]");
             }

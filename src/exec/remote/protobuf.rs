@@ -32,14 +32,20 @@ pub(super) trait Message: Default {
     }
 
     /// The message that these bytes are; what is new in a later version of it is skipped.
-    fn from_bytes(mut from: Bytes) -> Result<Self> {
+    fn from_bytes(from: Bytes) -> Result<Self> {
         let mut message = Self::default();
+        message.merge(from)?;
+        Ok(message)
+    }
+
+    /// Takes more fields of the message.
+    fn merge(&mut self, mut from: Bytes) -> Result<()> {
         while from.has_remaining() {
             let key = varint(&mut from)?;
             let number = u32::try_from(key >> 3).map_err(|_| Malformed)?;
-            message.take_field(number, (key & 7) as u8, &mut from)?;
+            self.take_field(number, (key & 7) as u8, &mut from)?;
         }
-        Ok(message)
+        Ok(())
     }
 }
 
@@ -218,8 +224,7 @@ impl<M: Message> Field for Option<M> {
     }
 
     fn take(&mut self, wire: u8, from: &mut Bytes) -> Result<()> {
-        *self = Some(M::from_bytes(bytes(wire, from)?)?);
-        Ok(())
+        self.get_or_insert_default().merge(bytes(wire, from)?)
     }
 }
 
@@ -314,6 +319,12 @@ mod tests {
         let expected = b"\x18\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01\x42\x03\x03\x8e\x02";
         assert_eq!(&message.to_bytes()[..], expected);
         assert_eq!(All::default().to_bytes().len(), 0);
+    }
+
+    #[test]
+    fn a_message_that_comes_in_two_parts_is_one() {
+        let bytes = Bytes::from_static(b"\x2a\x03\x1a\x01a\x2a\x00");
+        assert_eq!(All::from_bytes(bytes).unwrap().inner, Some(inner("a")));
     }
 
     #[test]
