@@ -9,8 +9,6 @@ mod common;
 mod copies;
 #[path = "common/front.rs"]
 mod front;
-#[path = "common/wire.rs"]
-mod wire;
 
 use std::cell::RefCell;
 use std::io;
@@ -241,8 +239,7 @@ fn results_of_this_machine_are_given_unless_that_is_forbidden() {
     let job = copies.job("a", b"text", &[]);
     let made = copies.job("b", b"text", &[]);
     for (job, upload) in [(&job, "no"), (&made, "yes")] {
-        let only_store =
-            [("KTHINLTO_REMOTE_EXECUTE", "no"), ("KTHINLTO_REMOTE_UPLOAD", upload)];
+        let only_store = [("KTHINLTO_REMOTE_EXECUTE", "no"), ("KTHINLTO_REMOTE_UPLOAD", upload)];
         let mut remote = client(&server.url(), &only_store);
         assert_eq!(remote.look_up(std::slice::from_ref(job), &|| false), [false]);
         assert_eq!(remote.capacity(), Capacity::Jobs(0));

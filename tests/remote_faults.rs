@@ -45,6 +45,8 @@ enum Trouble {
     Wire(Fault),
     /// The wire says nothing for so long, and is then cut.
     Silent(Duration),
+    /// No connection can be made for so long, after the last was cut.
+    Gone(Duration),
     /// The server is killed after so long, and starts again.
     Killed(Duration),
     /// The same, and it has lost its store.
@@ -60,8 +62,9 @@ fn trouble(chance: &mut Chance) -> Trouble {
     match chance.below(8) {
         0 | 1 => Trouble::Wire(Fault::Cut(at)),
         2 => Trouble::Wire(Fault::Corrupt(at)),
-        3 => Trouble::Wire(Fault::Late(chance.millis(100))),
+        3 => Trouble::Wire(Fault::Late(chance.millis(20))),
         4 => Trouble::Silent(chance.millis(1500)),
+        5 if chance.below(2) == 0 => Trouble::Gone(chance.millis(3000)),
         5 => Trouble::Killed(chance.millis(300)),
         6 => Trouble::Emptied(chance.millis(300)),
         _ => Trouble::Evicted(chance.millis(200)),
@@ -110,7 +113,14 @@ fn make(trouble: Trouble, server: &mut Casd, wire: &Wire) {
         Trouble::Silent(time) => {
             wire.set(Fault::Silent);
             std::thread::sleep(time);
-            wire.set(Fault::Cut(0));
+            wire.cut();
+            wire.set(Fault::None);
+        }
+        Trouble::Gone(time) => {
+            wire.set(Fault::Refused);
+            wire.cut();
+            std::thread::sleep(time);
+            wire.set(Fault::None);
         }
         Trouble::Killed(time) | Trouble::Emptied(time) => {
             std::thread::sleep(time);
@@ -122,7 +132,7 @@ fn make(trouble: Trouble, server: &mut Casd, wire: &Wire) {
         }
         Trouble::Evicted(time) => {
             std::thread::sleep(time);
-            evict(&server.folder.path().join("store/cas/objects"));
+            evict(&server.store().join("cas/objects"));
         }
     }
 }
@@ -148,8 +158,10 @@ fn whatever_goes_wrong_a_job_ends_with_the_right_bytes_or_an_error() {
         let trouble = trouble(&mut chance);
         let began = Instant::now();
         let job = |remote: &mut Remote, number: u64, sleep: &str| -> (Action, _) {
-            let bytes = format!("{seed} {step} {number}").repeat(1 + (number as usize * 4999) % 20_000);
-            let job = copies.job(&format!("s{step}n{number}"), bytes.as_bytes(), &["-sleep", sleep]);
+            let bytes =
+                format!("{seed} {step} {number}").repeat(1 + (number as usize * 4999) % 20_000);
+            let job =
+                copies.job(&format!("s{step}n{number}"), bytes.as_bytes(), &["-sleep", sleep]);
             let started = remote.start(&job);
             (job, started)
         };

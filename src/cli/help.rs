@@ -28,7 +28,7 @@ Environment:
 
 Exit codes:
   0    success
-  1    the linker, a backend or a step of `relink` failed
+  1    the linker, a backend or a step of `relink` failed; `remote check` found something
   2    the command line or a setting cannot be used
   3    a file of the tree cannot be used (an archive, a member of one, a .cmd file)
   4    CC, LD or pahole is missing or too old
@@ -209,6 +209,8 @@ mod tests {
             SYMVERS,
             INITCALLS,
             CACHE,
+            #[cfg(feature = "remote")]
+            REMOTE,
             CLEAN,
             GENERATE,
             LINK_VMLINUX,

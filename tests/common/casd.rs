@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,14 +19,15 @@ pub struct Casd {
     /// Its store and its messages.
     pub folder: TempDir,
     arguments: Vec<String>,
+    /// How often it was emptied.
+    emptied: usize,
 }
 
 /// Where buildbox is.
 fn buildbox() -> PathBuf {
     let home = std::env::var("HOME").unwrap();
     let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{home}/.cache"));
-    let cache =
-        std::env::var("KTHINLTO_DEV_CACHE").unwrap_or_else(|_| format!("{cache}/kthinlto"));
+    let cache = std::env::var("KTHINLTO_DEV_CACHE").unwrap_or_else(|_| format!("{cache}/kthinlto"));
     let script = include_str!("../../scripts/fetch-buildbox");
     let version = script.lines().find_map(|line| line.strip_prefix("version=")).unwrap();
     Path::new(&cache).join(format!("buildbox-{version}"))
@@ -36,7 +38,9 @@ pub fn is_there() -> bool {
     let there = buildbox().join("buildbox-casd").exists()
         && Command::new("bwrap").arg("--version").stdout(Stdio::null()).status().is_ok();
     if !there {
-        eprintln!("skipped: there is no buildbox-casd or no bwrap; scripts/setup check installs both");
+        eprintln!(
+            "skipped: there is no buildbox-casd or no bwrap; scripts/setup check installs both"
+        );
     }
     there
 }
@@ -71,7 +75,7 @@ impl Casd {
         let binds = binds.iter().map(|bind| format!("--runner-arg=--ro-bind-mount={bind}"));
         let arguments = binds.chain(more.iter().map(|&word| word.to_owned())).collect();
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Casd { child: None, port: free_port(), folder, arguments };
+        let mut server = Casd { child: None, port: free_port(), folder, arguments, emptied: 0 };
         server.run();
         server
     }
@@ -85,10 +89,12 @@ impl Casd {
             .arg(format!("--buildbox-run={}", buildbox().join("buildbox-run").display()))
             .args(["--cache-failures=false", "--quota-high=2G", "--reserved=100M"])
             .args(&self.arguments)
-            .arg(folder.join("store"))
+            .arg(self.store())
             .env("PATH", format!("{}:{}", buildbox().display(), std::env::var("PATH").unwrap()))
             .stdout(log.try_clone().unwrap())
             .stderr(log)
+            // With its workers, which outlive it otherwise.
+            .process_group(0)
             .spawn()
             .unwrap();
         self.child = Some(child);
@@ -107,17 +113,31 @@ impl Casd {
     /// Ends it at once.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
+            let group = rustix::process::Pid::from_child(&child);
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
             child.wait().unwrap();
+            self.unmount();
         }
     }
 
-    /// Forgets all that it stored; it must not run.
-    pub fn empty(&self) {
-        let store = self.folder.path().join("store");
-        if store.exists() {
-            std::fs::remove_dir_all(store).unwrap();
+    /// Takes away what workers that were killed left mounted in its store.
+    fn unmount(&self) {
+        let folder = self.folder.path().display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mounts = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        for place in mounts.filter(|place| place.starts_with(&folder)) {
+            let _ = Command::new("umount").args(["-l", place]).status();
         }
+    }
+
+    /// Where its store is.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join(format!("store{}", self.emptied))
+    }
+
+    /// Forgets all that it stored; it must not run. Its workers may still have the old store mounted.
+    pub fn empty(&mut self) {
+        self.emptied += 1;
     }
 
     /// Its address.

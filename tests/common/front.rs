@@ -35,7 +35,15 @@ pub fn certify(folder: &Path) {
     let name = |name: &str| folder.join(name).display().to_string();
     let mut command = Command::new("openssl");
     command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-    command.args(["-nodes", "-days", "30", "-subj", "/CN=front", "-addext", "subjectAltName=IP:127.0.0.1"]);
+    command.args([
+        "-nodes",
+        "-days",
+        "30",
+        "-subj",
+        "/CN=front",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+    ]);
     command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
     command.args(["-keyout", &name("own.key"), "-out", &name("own.pem")]);
     assert!(command.stderr(Stdio::null()).status().unwrap().success());
@@ -114,7 +122,8 @@ async fn pass_on(
         return None;
     }
     let asks = head.uri.path().ends_with("/GetCapabilities");
-    let (answer, out) = client.ready().await.ok()?.send_request(Request::from_parts(head, ()), false).ok()?;
+    let (answer, out) =
+        client.ready().await.ok()?.send_request(Request::from_parts(head, ()), false).ok()?;
     spawn_local(copy(body, out));
     let (head, mut body) = answer.await.ok()?.into_parts();
     let ended = body.is_end_stream();

@@ -1,6 +1,8 @@
 //! A wire between a client and a server that can be bad: it is cut, late, silent, or changes bytes. It knows nothing of
 //! what is sent over it.
 
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +14,7 @@ use std::time::Duration;
 pub enum Fault {
     /// Nothing.
     None,
-    /// It is cut after so many bytes in both directions together.
+    /// It is cut once, after so many bytes in both directions together.
     Cut(u64),
     /// One byte behind so many is changed.
     Corrupt(u64),
@@ -29,6 +31,7 @@ struct State {
     /// Bytes since the fault was set.
     bytes: AtomicU64,
     total: AtomicU64,
+    ends: Mutex<Vec<TcpStream>>,
     done: AtomicBool,
 }
 
@@ -48,6 +51,7 @@ impl Wire {
             fault: Mutex::new(Fault::None),
             bytes: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            ends: Mutex::default(),
             done: AtomicBool::new(false),
         });
         let shared = state.clone();
@@ -73,6 +77,13 @@ impl Wire {
         *self.state.fault.lock().unwrap() = fault;
     }
 
+    /// Cuts it now.
+    pub fn cut(&self) {
+        for end in self.state.ends.lock().unwrap().drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Bytes that came through in both directions.
     pub fn total(&self) -> u64 {
         self.state.total.load(Ordering::SeqCst)
@@ -92,6 +103,8 @@ impl Drop for Wire {
 }
 
 fn connect(client: &TcpStream, server: &TcpStream, state: &Arc<State>) {
+    let ends = [client.try_clone().unwrap(), server.try_clone().unwrap()];
+    state.ends.lock().unwrap().extend(ends);
     for (from, to) in [(client, server), (server, client)] {
         let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
         let state = state.clone();
@@ -112,13 +125,14 @@ fn carry(mut from: &TcpStream, mut to: &TcpStream, state: &State) {
         let fault = *state.fault.lock().unwrap();
         let before = state.bytes.fetch_add(size as u64, Ordering::SeqCst);
         let here = |at: u64| at.checked_sub(before).filter(|at| *at < size as u64);
-        let mut piece = &mut piece[..size];
+        let piece = &mut piece[..size];
         match fault {
             Fault::None => {}
-            Fault::Cut(at) if before > at => return,
             Fault::Cut(at) => {
                 if let Some(at) = here(at) {
-                    piece = &mut piece[..at as usize];
+                    let _ = to.write_all(&piece[..at as usize]);
+                    *state.fault.lock().unwrap() = Fault::None;
+                    return;
                 }
             }
             Fault::Corrupt(at) => {

@@ -88,7 +88,12 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub fn new(connection: Rc<Connection>, instance: &str, agreed: Agreed, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        connection: Rc<Connection>,
+        instance: &str,
+        agreed: Agreed,
+        shared: Arc<Shared>,
+    ) -> Self {
         Store {
             connection,
             instance: instance.to_owned(),
@@ -133,6 +138,12 @@ impl Store {
                 end.unwrap_or_else(|| Err(Failure::other("an upload was given up")))?;
             }
         }
+    }
+
+    /// The same where the server may have lost some: all are asked for once more.
+    pub async fn provide_again(self: &Rc<Self>, blobs: &[Blob], purpose: &For) -> Result<()> {
+        blobs.iter().for_each(|blob| self.forget_one(&blob.digest));
+        self.provide(blobs, purpose, false).await
     }
 
     fn forget_one(&self, digest: &Digest) {
@@ -316,7 +327,11 @@ impl Store {
             let answer: WriteResponse = call.only().await?;
             // -1: of a compressed blob that it has already.
             let whole = [write_offset, digest.size as i64, -1].contains(&answer.committed_size);
-            if whole { Ok(()) } else { Err(Failure::new(Kind::Passing, "it took only a part of a blob")) }
+            if whole {
+                Ok(())
+            } else {
+                Err(Failure::new(Kind::Passing, "it took only a part of a blob"))
+            }
         };
         self.connection.call(&format!("{STREAMS}/Write"), purpose, deadline, send).await?;
         self.shared.sent.fetch_add(digest.size, Ordering::Relaxed);
@@ -390,9 +405,9 @@ impl Store {
             let mut decoder = zstd::stream::write::Decoder::new(sink);
             let decoder = decoder.as_mut().map_err(|e| Failure::other(format!("zstd: {e}")))?;
             while let Some(ReadResponse { data }) = call.next().await? {
-                decoder
-                    .write_all(&data)
-                    .map_err(|e| Failure::other(format!("it sent a blob that cannot be unpacked ({e})")))?;
+                decoder.write_all(&data).map_err(|e| {
+                    Failure::other(format!("it sent a blob that cannot be unpacked ({e})"))
+                })?;
             }
             decoder.flush().map_err(|_| too_much())?;
             Ok(std::mem::take(&mut decoder.get_mut().bytes))
@@ -455,9 +470,10 @@ impl Pieces {
     fn new(blob: &Blob, zstd: bool) -> Result<Self> {
         let reader: Box<dyn Read> = match &blob.source {
             Source::Bytes(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
-            Source::File(path) => Box::new(File::open(path).map_err(|e| {
-                Failure::other(format!("cannot read {}: {e}", path.display()))
-            })?),
+            Source::File(path) => Box::new(
+                File::open(path)
+                    .map_err(|e| Failure::other(format!("cannot read {}: {e}", path.display())))?,
+            ),
         };
         // The lowest level: the network is rarely slower.
         let encoder = zstd.then(|| zstd::stream::write::Encoder::new(Vec::new(), 1)).transpose();
@@ -506,7 +522,8 @@ mod tests {
         let digest = Function::Sha256.of(&bytes);
         let blob = Blob { digest, source: Source::Bytes(bytes.clone()) };
         for zstd in [false, true] {
-            let (mut pieces, mut all, mut last) = (Pieces::new(&blob, zstd).unwrap(), Vec::new(), false);
+            let (mut pieces, mut all, mut last) =
+                (Pieces::new(&blob, zstd).unwrap(), Vec::new(), false);
             while !last {
                 let piece;
                 (piece, last) = pieces.next().unwrap();

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn the_best_function_in_common_is_taken() {
-        let function = |functions: &[i32]| agree(&answer(with(functions))).map(|agreed| agreed.function);
+        let function =
+            |functions: &[i32]| agree(&answer(with(functions))).map(|agreed| agreed.function);
         assert_eq!(function(&[1]), Ok(Function::Sha256));
         assert_eq!(function(&[3, 1, 9]), Ok(Function::Blake3));
         let text = function(&[3]).unwrap_err().text;
@@ -104,7 +105,11 @@ mod tests {
 
     #[test]
     fn a_function_that_only_the_store_has_is_not_taken() {
-        let execution = ExecutionCapabilities { digest_function: 1, exec_enabled: true, digest_functions: vec![1] };
+        let execution = ExecutionCapabilities {
+            digest_function: 1,
+            exec_enabled: true,
+            digest_functions: vec![1],
+        };
         let mut answer = answer(with(&[9, 1]));
         answer.execution_capabilities = Some(execution);
         assert_eq!(agree(&answer).unwrap().function, Function::Sha256);
@@ -122,7 +127,11 @@ mod tests {
     #[test]
     fn another_version_of_the_protocol_is_a_sentence() {
         let version = Some(SemVer { major: 3, ..SemVer::default() });
-        let answer = ServerCapabilities { low_api_version: version.clone(), high_api_version: version, ..answer(with(&[1])) };
+        let answer = ServerCapabilities {
+            low_api_version: version.clone(),
+            high_api_version: version,
+            ..answer(with(&[1]))
+        };
         assert!(agree(&answer).unwrap_err().text.contains("versions 3 to 3"));
     }
 }

@@ -88,7 +88,8 @@ impl Trial<'_> {
         let agreed = agreed.map_err(|failure| ("asking what it can", failure))?;
         self.say(&describe(&self.settings, &agreed));
         let (instance, connection) = (self.settings.instance.clone(), self.connection.clone());
-        let store = Rc::new(Store::new(connection.clone(), &instance, agreed.clone(), Arc::default()));
+        let store =
+            Rc::new(Store::new(connection.clone(), &instance, agreed.clone(), Arc::default()));
         let results = Results { connection, instance, store };
 
         self.blobs(&results).await.map_err(|failure| ("storing files", failure))?;
@@ -98,7 +99,8 @@ impl Trial<'_> {
             return Ok(());
         }
         if !agreed.executes {
-            let text = "it runs no actions; KTHINLTO_REMOTE_EXECUTE=no uses its store of results alone";
+            let text =
+                "it runs no actions; KTHINLTO_REMOTE_EXECUTE=no uses its store of results alone";
             return Err(("running an action", Failure::new(Kind::Unsupported, text)));
         }
         self.shell(&results).await.map_err(|failure| ("running an action", failure))?;
@@ -180,7 +182,12 @@ impl Trial<'_> {
     }
 
     /// The compiler, and that it makes what it makes here.
-    async fn compiler(&mut self, results: &Results, action: &Action, expected: &[u8]) -> Result<()> {
+    async fn compiler(
+        &mut self,
+        results: &Results,
+        action: &Action,
+        expected: &[u8],
+    ) -> Result<()> {
         let function = results.store.agreed.function;
         let packed = pack(action, &self.settings, function, &Hashes::default()).await?;
         let began = Instant::now();
@@ -251,7 +258,8 @@ fn trial(settings: &Settings, function: Function) -> Packed {
     let message = Blob::of(function, message.to_bytes());
     let digest = message.digest;
     blobs.extend([command, message]);
-    let outputs = vec![Output { name: "output".to_owned(), place: "output".into(), required: true }];
+    let outputs =
+        vec![Output { name: "output".to_owned(), place: "output".into(), required: true }];
     let purpose = For { action: digest.hex(), target: "trial".to_owned() };
     Packed { digest, blobs, outputs, purpose }
 }

@@ -168,8 +168,7 @@ impl Connection {
         };
         let metadata = base64::engine::general_purpose::STANDARD_NO_PAD.encode(metadata.to_bytes());
         request = request.header("build.bazel.remote.execution.v2.requestmetadata-bin", metadata);
-        let mut request =
-            request.body(()).map_err(|e| Failure::other(format!("a header: {e}")))?;
+        let mut request = request.body(()).map_err(|e| Failure::other(format!("a header: {e}")))?;
         request.headers_mut().extend(self.headers.clone());
         Ok(request)
     }

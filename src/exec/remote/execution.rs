@@ -45,12 +45,13 @@ pub(super) async fn execute(
                 results.store.provide(again, &packed.purpose, true).await?;
                 name.borrow_mut().clear();
             }
-            // The server that knew the operation is gone, or forgot it.
-            Kind::NotFound if !name.borrow().is_empty() => {
+            // The server that knew the operation is gone, or forgot it; or a blob is missing, and it does not say which.
+            Kind::NotFound | Kind::Unknown => {
                 name.borrow_mut().clear();
+                results.store.provide_again(&packed.blobs, &packed.purpose).await?;
                 failed += 1;
             }
-            Kind::Lost | Kind::Passing | Kind::Unknown => failed += 1,
+            Kind::Lost | Kind::Passing => failed += 1,
             _ => return Err(failure),
         }
         if failed >= TRIES {

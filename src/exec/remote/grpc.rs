@@ -150,7 +150,9 @@ fn begin_answer(answer: Response<RecvStream>, ended: &mut bool) -> Result<RecvSt
         return status(&head.headers).map(|()| body);
     }
     let kind = head.headers.get("content-type").and_then(|kind| kind.to_str().ok());
-    if head.status == StatusCode::OK && kind.is_some_and(|kind| kind.starts_with("application/grpc")) {
+    if head.status == StatusCode::OK
+        && kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+    {
         return Ok(body);
     }
     let kind = match head.status.as_u16() {
@@ -264,7 +266,8 @@ pub(super) fn failure(status: &Status) -> Failure {
 
 /// Blobs that a failed precondition names: `blobs/HASH/SIZE`, with the function before the hash if it is a newer one.
 fn missing(status: &Status) -> Vec<Digest> {
-    let failures = status.details.iter().filter(|any| any.type_url.ends_with("PreconditionFailure"));
+    let failures =
+        status.details.iter().filter(|any| any.type_url.ends_with("PreconditionFailure"));
     let failures =
         failures.filter_map(|any| PreconditionFailure::from_bytes(any.value.clone()).ok());
     let violations = failures.flat_map(|failure| failure.violations);

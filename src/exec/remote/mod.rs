@@ -99,7 +99,8 @@ impl Remote {
             runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("remote engine".to_owned()).spawn(work);
-        let thread = Some(thread.map_err(|e| Error::io("start a thread for", "the remote engine", e))?);
+        let thread =
+            Some(thread.map_err(|e| Error::io("start a thread for", "the remote engine", e))?);
         Ok(Remote { shared, orders, thread, executes, upload })
     }
 
@@ -134,14 +135,17 @@ async fn obey(server: Rc<Server>, mut orders: to_thread::UnboundedReceiver<Order
         while jobs.try_join_next().is_some() || gifts.try_join_next().is_some() {}
         match order {
             Order::Job(action, slot) => drop(jobs.spawn_local(server.clone().job(*action, slot))),
-            Order::LookUp(actions, found) => drop(spawn_local(look_up(server.clone(), actions, found))),
+            Order::LookUp(actions, found) => {
+                drop(spawn_local(look_up(server.clone(), actions, found)))
+            }
             Order::Give(action, made) => {
                 let size: usize = made.iter().map(|(_, bytes)| bytes.len()).sum();
                 if waiting.get() + size > WAITING {
                     continue;
                 }
                 waiting.set(waiting.get() + size);
-                let (server, at_once, waiting) = (server.clone(), gifts_at_once.clone(), waiting.clone());
+                let (server, at_once, waiting) =
+                    (server.clone(), gifts_at_once.clone(), waiting.clone());
                 gifts.spawn_local(async move {
                     let _permit = at_once.acquire().await;
                     server.give(&action, made).await;
@@ -198,7 +202,10 @@ impl Executor for Remote {
 
     fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
         if self.shared.capacity.load(Ordering::SeqCst) == 0 {
-            return Err(io::Error::new(io::ErrorKind::NotConnected, "the remote engine is not there"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the remote engine is not there",
+            ));
         }
         let slot = Slot::new()?;
         let order = Order::Job(Box::new(what.clone()), slot.clone());
@@ -248,7 +255,9 @@ impl Engine for Remote {
         let mut made = Vec::new();
         for (number, name) in action.outputs.iter().enumerate() {
             match std::fs::read(action.command.folder.join(name)) {
-                Ok(bytes) if number > 0 || !bytes.is_empty() => made.push((name.clone(), bytes.into())),
+                Ok(bytes) if number > 0 || !bytes.is_empty() => {
+                    made.push((name.clone(), bytes.into()))
+                }
                 // The first is the object; without the others the result is good too.
                 _ if number > 0 => {}
                 _ => return,

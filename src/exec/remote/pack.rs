@@ -230,23 +230,25 @@ fn sorted<T: Ord>(all: impl Iterator<Item = T>) -> Vec<T> {
 
 /// What workers must be.
 pub(super) fn platform(settings: &Settings) -> Option<Platform> {
-    let properties = settings.platform.iter().map(|(name, value)| Property {
-        name: name.clone(),
-        value: value.clone(),
-    });
+    let properties = settings
+        .platform
+        .iter()
+        .map(|(name, value)| Property { name: name.clone(), value: value.clone() });
     (!settings.platform.is_empty()).then(|| Platform { properties: properties.collect() })
 }
 
 /// The files that are written. The first is the one that must not be empty.
 fn outputs(action: &Action) -> Result<Vec<Output>> {
     let output = |(number, name): (usize, &String)| {
-        if name.ends_with('*') || name.starts_with('/') || name.split('/').any(|part| part == "..") {
+        if name.ends_with('*') || name.starts_with('/') || name.split('/').any(|part| part == "..")
+        {
             return Err(unfit(format!("its output {name} is none that a server can be asked for")));
         }
         let place = action.command.folder.join(name);
         Ok(Output { name: name.clone(), place, required: number == 0 })
     };
-    let outputs: Vec<Output> = action.outputs.iter().enumerate().map(output).collect::<Result<_>>()?;
+    let outputs: Vec<Output> =
+        action.outputs.iter().enumerate().map(output).collect::<Result<_>>()?;
     match outputs.is_empty() {
         true => Err(unfit("it names no output".to_owned())),
         false => Ok(outputs),
@@ -298,10 +300,13 @@ impl Program {
         };
         let file = find(first).filter(|name| name.starts_with('/'));
         let file = file.ok_or_else(|| unfit(format!("`{first}` is no file of its compiler")))?;
-        if words.clone().take_while(|word| !word.starts_with('-')).any(|word| find(word).is_some()) {
+        if words.clone().take_while(|word| !word.starts_with('-')).any(|word| find(word).is_some())
+        {
             return Err(unfit(format!("`{first}` starts another program")));
         }
-        if let Some(word) = words.clone().find(|word| word.starts_with("-m") && word.ends_with("=native")) {
+        if let Some(word) =
+            words.clone().find(|word| word.starts_with("-m") && word.ends_with("=native"))
+        {
             return Err(unfit(format!("{word} means this machine")));
         }
         let real = std::fs::canonicalize(action.command.folder.join(&file));
@@ -322,7 +327,9 @@ impl Program {
         for library in libraries {
             if base(&library.name).starts_with("ld-") {
                 loader.get_or_insert_with(|| library.name.clone());
-            } else if let Some(above) = beside(&library.name).filter(|above| !folders.contains(above)) {
+            } else if let Some(above) =
+                beside(&library.name).filter(|above| !folders.contains(above))
+            {
                 folders.push(above);
             }
         }
@@ -331,7 +338,8 @@ impl Program {
 
     /// Where a file of the compiler stands below the folder of all of them.
     fn places<'a>(&'a self, file: &'a File) -> impl Iterator<Item = &'a str> {
-        let own = (file.name == self.file && self.place != file.name).then_some(self.place.as_str());
+        let own =
+            (file.name == self.file && self.place != file.name).then_some(self.place.as_str());
         [file.name.as_str()].into_iter().chain(own)
     }
 
@@ -361,4 +369,142 @@ fn is_elf(path: &Path) -> bool {
     let mut start = [0; 4];
     let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
     read.is_ok() && start == *b"\x7fELF"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::environment::Environment;
+    use crate::exec::process::Invocation;
+
+    fn file(name: &str, folder: &Path) -> File {
+        let bytes = std::fs::read(folder.join(name)).unwrap();
+        File { name: name.into(), digest: store::Digest::of(&bytes), size: bytes.len() as u64 }
+    }
+
+    /// A job of this test program, in a folder with one input.
+    fn job(folder: &Path, words: &[&str], output: &str) -> Action {
+        let own = std::env::current_exe().unwrap();
+        let own = own.to_str().unwrap();
+        std::fs::create_dir_all(folder.join("lib")).unwrap();
+        std::fs::write(folder.join("lib/a.o"), "bitcode").unwrap();
+        let argv = [own].into_iter().chain(words.iter().copied());
+        Action {
+            command: Invocation::new(argv, folder),
+            environment: Arc::new([]),
+            inputs: Arc::new([file("lib/a.o", folder)]),
+            tools: Arc::new([file(own, folder)]),
+            outputs: vec![output.to_owned()],
+        }
+    }
+
+    fn packed(action: &Action, more: &[(&str, &str)]) -> Result<Packed> {
+        let variables = more.iter().copied().chain([("KTHINLTO_REMOTE", "grpc://a:1")]);
+        let settings = Settings::read(None, &Environment::from_iter(variables)).unwrap().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(pack(action, &settings, Function::Sha256, &Hashes::default()))
+    }
+
+    /// The command of an action.
+    fn command(packed: &Packed) -> messages::Command {
+        let Source::Bytes(bytes) = &packed.head()[0].source else {
+            panic!("bytes");
+        };
+        messages::Command::from_bytes(bytes.clone()).unwrap()
+    }
+
+    #[test]
+    fn equal_jobs_of_two_trees_are_one_action_and_each_part_of_it_counts() {
+        let dirs = [0; 2].map(|_| tempfile::tempdir().unwrap());
+        let jobs = dirs.each_ref().map(|dir| job(dir.path(), &["-c"], "lib/.tmp_a.o"));
+        let digest = |action: &Action| packed(action, &[]).unwrap().digest;
+        assert_eq!(digest(&jobs[0]), digest(&jobs[1]));
+        let mut others = vec![job(dirs[1].path(), &["-c", "-O2"], "lib/.tmp_a.o")];
+        others.push(job(dirs[1].path(), &["-c"], "lib/.tmp_b.o"));
+        others
+            .push(Action { environment: Arc::new([("A".into(), "b".into())]), ..jobs[0].clone() });
+        std::fs::write(dirs[1].path().join("lib/b.o"), "import").unwrap();
+        let inputs = [file("lib/a.o", dirs[0].path()), file("lib/b.o", dirs[1].path())];
+        others.push(Action { inputs: inputs.into(), ..jobs[1].clone() });
+        let mut all: Vec<Digest> = others.iter().map(digest).collect();
+        all.push(packed(&jobs[0], &[("KTHINLTO_REMOTE_PLATFORM", "os=linux")]).unwrap().digest);
+        all.push(packed(&jobs[0], &[("KTHINLTO_REMOTE_COMPILER", "worker")]).unwrap().digest);
+        all.push(digest(&jobs[0]));
+        let different: std::collections::BTreeSet<&Digest> = all.iter().collect();
+        assert_eq!(different.len(), all.len());
+    }
+
+    #[test]
+    fn names_that_lead_above_the_tree_stay_below_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("obj");
+        let plain = job(&tree, &["-c"], "lib/.tmp_a.o");
+        std::fs::write(dir.path().join("asm.S"), "nop").unwrap();
+        let inputs = [file("lib/a.o", &tree), file("../asm.S", &tree)];
+        let action = Action { inputs: inputs.into(), ..plain.clone() };
+        let words = command(&packed(&action, &[]).unwrap());
+        assert_eq!(words.working_directory, "above/tree");
+        assert!(words.arguments[5].starts_with("../../tools/"), "{:?}", words.arguments);
+        assert_eq!(command(&packed(&plain, &[]).unwrap()).working_directory, "tree");
+    }
+
+    #[test]
+    fn files_with_their_whole_names_are_compared_by_the_command() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = job(dir.path(), &["-c"], "lib/.tmp_a.o");
+        let absolute = dir.path().join("lib/a.o");
+        let inputs = [file(absolute.to_str().unwrap(), dir.path())];
+        let action = Action { inputs: inputs.into(), ..plain.clone() };
+        let script = |action: &Action, more| {
+            command(&packed(action, more).unwrap()).arguments.swap_remove(2)
+        };
+        assert!(script(&action, &[]).starts_with("sha256sum -c ../files >/dev/null"));
+        assert!(script(&plain, &[]).starts_with("o=$1; shift"));
+        let worker = [("KTHINLTO_REMOTE_COMPILER", "worker")];
+        assert!(script(&plain, &worker).starts_with("sha256sum"));
+    }
+
+    #[test]
+    fn what_only_this_machine_can_run_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = job(dir.path(), &["-c"], "lib/.tmp_a.o");
+        let refused = |action: &Action| {
+            let failure = packed(action, &[]).unwrap_err();
+            assert_eq!(failure.kind, Kind::Unsupported, "{failure}");
+            failure.text
+        };
+        let with = |words: &[&str], output: &str| job(dir.path(), words, output);
+        assert!(refused(&with(&["-march=native"], "lib/x.o")).contains("means this machine"));
+        assert!(refused(&with(&[], "lib/x.*")).contains("none that a server can be asked for"));
+        assert!(refused(&with(&[], "/lib/x.o")).contains("none that a server can be asked for"));
+        assert!(refused(&with(&[], "../x.o")).contains("none that a server can be asked for"));
+        let own = plain.tools[0].name.clone();
+        assert!(refused(&with(&[&own], "lib/x.o")).contains("starts another program"));
+        let preload = Arc::new([("LD_PRELOAD".into(), "x.so".into())]);
+        let action = Action { environment: preload, ..plain.clone() };
+        assert!(refused(&action).contains("LD_PRELOAD"));
+        let command = Invocation::new(["elsewhere"], dir.path());
+        assert!(refused(&Action { command, ..plain.clone() }).contains("no file of its compiler"));
+        let script = dir.path().join("cc");
+        std::fs::write(&script, "#!/bin/sh\n").unwrap();
+        let script = script.to_str().unwrap();
+        let command = Invocation::new([script], dir.path());
+        let tools = Arc::new([file(script, dir.path())]);
+        assert!(refused(&Action { command, tools, ..plain.clone() }).contains("no ELF program"));
+        let configuration = dir.path().join("clang.cfg");
+        std::fs::write(&configuration, "-O3\n").unwrap();
+        let tools = [plain.tools[0].clone(), file(configuration.to_str().unwrap(), dir.path())];
+        let action = Action { tools: tools.into(), ..plain.clone() };
+        assert!(refused(&action).contains("clang.cfg is not beside it"));
+    }
+
+    #[test]
+    fn a_file_that_changed_is_no_input() {
+        let dir = tempfile::tempdir().unwrap();
+        let action = job(dir.path(), &["-c"], "lib/.tmp_a.o");
+        std::fs::write(dir.path().join("lib/a.o"), "another").unwrap();
+        assert!(packed(&action, &[]).unwrap_err().text.contains("lib/a.o changed meanwhile"));
+    }
 }

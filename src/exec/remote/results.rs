@@ -139,8 +139,10 @@ impl Results {
             blobs.push(blob);
         }
         self.store.provide(&blobs, &packed.purpose, false).await?;
-        let execution_metadata =
-            Some(messages::ExecutedActionMetadata { worker: "kthinlto".to_owned(), ..Default::default() });
+        let execution_metadata = Some(messages::ExecutedActionMetadata {
+            worker: "kthinlto".to_owned(),
+            ..Default::default()
+        });
         let action_result =
             Some(ActionResult { output_files, execution_metadata, ..ActionResult::default() });
         let request = UpdateActionResultRequest {

@@ -299,7 +299,15 @@ impl Server {
                 skip_cache = true;
                 continue;
             }
-            check_exit_code(&result, self.settings.compiler)?;
+            match check_exit_code(&result, self.settings.compiler) {
+                // Files of the compiler may have been lost while it was started.
+                Err(failure) if failure.kind == Kind::Unknown && !skip_cache => {
+                    results.store.provide_again(&packed.blobs, &packed.purpose).await?;
+                    skip_cache = true;
+                    continue;
+                }
+                end => end?,
+            }
             if response.cached_result {
                 remote.from_store = true;
             } else if let Some(metadata) = &result.execution_metadata {
@@ -359,7 +367,10 @@ pub(super) fn check_exit_code(result: &ActionResult, compiler: Compiler) -> Resu
         (READ_ONLY, _) => {
             "a worker cannot write in the folder of an action; its root must not be read-only there".to_owned()
         }
-        (126 | 127, _) => format!("a worker cannot start the compiler{printed}"),
+        (126 | 127, _) => {
+            let text = format!("a worker cannot start the compiler{printed}");
+            return Err(Failure::new(Kind::Unknown, text));
+        }
         (code, _) if !(0..128).contains(&code) => {
             format!("a worker's compiler was ended by force, exit code {code}{printed}")
         }

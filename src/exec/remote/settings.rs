@@ -241,9 +241,9 @@ fn expand(text: &str, from: &Variables<'_>) -> Result<String> {
         }
         let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
         let (name, after) = match after.strip_prefix('{') {
-            Some(inner) => {
-                inner.split_once('}').ok_or_else(|| from.bad("_HEADERS", "has a `${` without `}`"))?
-            }
+            Some(inner) => inner
+                .split_once('}')
+                .ok_or_else(|| from.bad("_HEADERS", "has a `${` without `}`"))?,
             None => after.split_at(after.find(|c| !is_name(c)).unwrap_or(after.len())),
         };
         if name.is_empty() || !name.chars().all(is_name) {

@@ -23,7 +23,8 @@ pub(super) fn connector(settings: &Settings) -> Result<Option<TlsConnector>> {
     }
     check_processor()?;
     let provider = Arc::new(rustls_graviola::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|e| Error::Usage(format!("cannot use TLS: {e}")))?;
     let builder = builder.with_root_certificates(roots(settings.authorities.as_deref())?);
     let mut config = match &settings.identity {
@@ -60,7 +61,8 @@ fn roots(authorities: Option<&Path>) -> Result<RootCertStore> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let all = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
+    let all = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
     let all = all.map_err(|e| bad(file, &e.to_string()))?;
     match all.is_empty() {
         true => Err(bad(file, "no certificate is in it")),
@@ -118,9 +120,14 @@ pub(super) fn refused(error: &io::Error) -> Failure {
             Failure::new(Kind::Denied, text)
         }
         Some(other) => {
-            let text = format!("it does not speak TLS that can be used here ({other}); grpc:// is without TLS");
+            let text = format!(
+                "it does not speak TLS that can be used here ({other}); grpc:// is without TLS"
+            );
             Failure::new(Kind::Denied, text)
         }
-        None => Failure::new(Kind::Lost, format!("the connection broke while TLS was agreed on ({error})")),
+        None => Failure::new(
+            Kind::Lost,
+            format!("the connection broke while TLS was agreed on ({error})"),
+        ),
     }
 }
