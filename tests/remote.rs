@@ -364,7 +364,7 @@ fn an_uploaded_compiler_runs_on_workers_that_have_a_shell_and_nothing_else() {
     assert_eq!(copies.is_right(&job), Some(true));
     let mut remote = client(&server.url(), &[("KTHINLTO_REMOTE_COMPILER", "worker")]);
     let says = failure(&mut remote, &job);
-    assert!(says.starts_with("a worker does not have the compiler that is used here"), "{says}");
+    assert!(says.starts_with("a worker does not have the compiler at the path"), "{says}");
 }
 
 #[test]
@@ -389,7 +389,10 @@ fn a_compiler_of_the_workers_is_compared() {
             }
             false => {
                 let says = failure(&mut remote, &job);
-                assert!(says.contains("or has another one at its path"), "{says}");
+                assert!(
+                    says.starts_with("a worker's compiler, or a library of it, is not the one"),
+                    "{says}"
+                );
             }
         }
     }
@@ -421,4 +424,23 @@ fn a_server_without_our_digests_is_not_used() {
     let warnings = remote.warnings();
     let says = "it has no digest function that kthinlto has (SHA-256 or BLAKE3) in common";
     assert!(warnings.len() == 1 && warnings[0].contains(says), "{warnings:?}");
+}
+
+/// Its store takes 1 MB, of which its own files are a part.
+#[test]
+fn a_full_store_is_an_error_and_no_object() {
+    if !casd::is_there() {
+        return;
+    }
+    let usual = ["/usr:/usr", "/usr/lib:/lib", "/usr/lib64:/lib64", "/usr/bin:/bin"];
+    let server = Casd::with(&usual, &["--quota-high=1M"]);
+    let (copies, mut remote) = (Copies::new(), client(&server.url(), &[]));
+    let text: Vec<u8> =
+        (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let job = copies.job("a", &text, &[]);
+    let began = Instant::now();
+    let says = failure(&mut remote, &job);
+    assert!(says.contains("RESOURCE_EXHAUSTED") || says.contains("quota"), "{says}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!((copies.is_right(&job), copies.rests()), (None, Vec::new()));
 }

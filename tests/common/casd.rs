@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -28,9 +28,11 @@ fn buildbox() -> PathBuf {
     let home = std::env::var("HOME").unwrap();
     let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{home}/.cache"));
     let cache = std::env::var("KTHINLTO_DEV_CACHE").unwrap_or_else(|_| format!("{cache}/kthinlto"));
-    let script = include_str!("../../scripts/fetch-buildbox");
-    let version = script.lines().find_map(|line| line.strip_prefix("version=")).unwrap();
-    Path::new(&cache).join(format!("buildbox-{version}"))
+    let folders = std::fs::read_dir(&cache).into_iter().flatten().filter_map(Result::ok);
+    let is_it = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("buildbox-");
+    let last =
+        folders.map(|entry| entry.path()).filter(|path| path.file_name().is_some_and(is_it)).max();
+    last.unwrap_or_default()
 }
 
 /// Whether the server can be run here; a sentence says if not.

@@ -57,7 +57,7 @@ pub fn check(
 /// A failure with what to do about it, where that is known.
 fn explain(failure: &Failure) -> String {
     let remedy = match failure.kind {
-        Kind::Denied if !failure.text.contains("KTHINLTO_") => {
+        Kind::Denied if !failure.text.contains("TLS") && !failure.text.contains("KTHINLTO_") => {
             "; it does not let us: KTHINLTO_REMOTE_HEADERS says who we are"
         }
         Kind::Lost if failure.text.contains("broke") => {

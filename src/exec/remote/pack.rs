@@ -29,7 +29,11 @@ use crate::store;
 /// A name space: actions of another version of this file are others.
 const SALT: &[u8] = b"kthinlto 1";
 
-/// Exit codes of our command that are none of a compiler's: what it was given is not what was asked for.
+/// Exit codes of our command that are none of a compiler's: a worker cannot compare files.
+pub(super) const NO_SUMS: i32 = 119;
+/// It has no compiler where ours is.
+pub(super) const NO_COMPILER: i32 = 120;
+/// A file, or the compiler, is not the one that was used here.
 pub(super) const ANOTHER: i32 = 121;
 /// The compiler left nothing.
 pub(super) const EMPTY: i32 = 122;
@@ -41,9 +45,13 @@ pub(super) const READ_ONLY: i32 = 123;
 const RUN: &str = "o=$1; shift; (: >\"$o\") 2>/dev/null || exit 123; \"$@\"; r=$?; \
                    [ $r = 0 ] || exit $r; [ -s \"$o\" ] || exit 122";
 
-/// The same, after the files that a list names were compared with it.
-fn checked(list: &str) -> String {
-    format!("sha256sum -c {list} >/dev/null 2>&1 || exit 121; {RUN}")
+/// The same, after the files that a list names were compared with it, and the compiler among them looked for.
+fn checked(list: &str, compiler: Option<&str>) -> String {
+    let look = compiler.map(|file| format!("[ -x {} ] || exit 120; ", shell_words::quote(file)));
+    let look = look.unwrap_or_default();
+    format!(
+        "{look}command -v sha256sum >/dev/null || exit 119; sha256sum -c {list} >/dev/null 2>&1 || exit 121; {RUN}"
+    )
 }
 
 /// A file that an action writes.
@@ -123,79 +131,34 @@ pub(super) async fn pack(
     let outputs = outputs(action)?;
     let names = action.inputs.iter().map(|file| &file.name).chain(&action.outputs);
     let above = names.map(|name| rises(name)).max().unwrap_or_default();
-    let mut base = vec!["above"; above];
-    base.push("tree");
+    let mut root = Root::new(above, function, hashes);
+    root.add_inputs(action).await?;
+    root.add_folders(&outputs)?;
+    root.add_tools(action, &program, settings.compiler).await?;
 
-    let (mut root, mut blobs) = (Folder::default(), Vec::new());
-    let mut list = String::new();
-    let clash = |name: &str| unfit(format!("{name} stands where another file is needed"));
-    for file in action.inputs.iter() {
-        let path = action.command.folder.join(&file.name);
-        let digest = hashes.of(function, &path, file).await?;
-        let mut left: Vec<Vec<String>> = Vec::new();
-        let place = parts(&base, &file.name, |folder| {
-            left.push(folder.iter().map(|part| (*part).to_owned()).collect());
-        });
-        let place = place.ok_or_else(|| clash(&file.name))?;
-        let mut fits = root.add_file(&place, digest, false);
-        for folder in left {
-            fits &= root.add_folder(&folder.iter().map(String::as_str).collect::<Vec<_>>());
-        }
-        if !fits {
-            return Err(clash(&file.name));
-        }
-        if file.name.starts_with('/') {
-            list_file(&mut list, hashes, &path, file).await?;
-        }
-        blobs.push(Blob { digest, source: Source::File(path) });
-    }
-    for output in &outputs {
-        let place = parts(&base, &output.name, |_| ()).unwrap_or_default();
-        let folder = place.split_last().map_or(&[][..], |(_, folder)| folder);
-        if !root.add_folder(folder) {
-            return Err(clash(&output.name));
-        }
-    }
-    for file in action.tools.iter() {
-        let path = action.command.folder.join(&file.name);
-        match settings.compiler {
-            Compiler::Worker => list_file(&mut list, hashes, &path, file).await?,
-            Compiler::Upload => {
-                let digest = hashes.of(function, &path, file).await?;
-                for place in program.places(file) {
-                    let place = parts(&["tools"], place.trim_start_matches('/'), |_| ());
-                    if !place.is_some_and(|place| root.add_file(&place, digest, true)) {
-                        return Err(clash(&file.name));
-                    }
-                }
-                blobs.push(Blob { digest, source: Source::File(path) });
-            }
-        }
-    }
     let up = "../".repeat(above + 1);
-    let mut arguments = vec!["/bin/sh".to_owned(), "-c".to_owned()];
-    match list.is_empty() {
-        true => arguments.push(RUN.to_owned()),
+    let script = match root.list.is_empty() {
+        true => RUN.to_owned(),
         false => {
-            let blob = Blob::of(function, list.into());
-            root.add_file(&["files"], blob.digest, false);
-            blobs.push(blob);
-            arguments.push(checked(&format!("{up}files")));
+            root.add_list();
+            let compiler = (settings.compiler == Compiler::Worker).then_some(program.file.as_str());
+            checked(&format!("{up}files"), compiler)
         }
-    }
-    arguments.extend(["sh".to_owned(), outputs[0].name.clone()]);
+    };
+    let mut arguments =
+        ["/bin/sh", "-c", &script, "sh", &outputs[0].name].map(str::to_owned).to_vec();
     arguments.extend(program.words(settings.compiler, &format!("{up}tools")));
     arguments.extend(action.command.argv.iter().skip(1).map(str::to_owned));
-
-    let input_root = root.finish(function, &mut blobs);
     let platform = platform(settings);
     let command = messages::Command {
         arguments,
         environment_variables: variables(action, settings.compiler)?,
         platform: platform.clone(),
-        working_directory: base.join("/"),
+        working_directory: root.base.join("/"),
         output_paths: sorted(outputs.iter().map(|output| output.name.clone())),
     };
+    let mut blobs = root.blobs;
+    let input_root = root.folder.finish(function, &mut blobs);
     let command = Blob::of(function, command.to_bytes());
     let message = messages::Action {
         command_digest: Some(command.digest.message()),
@@ -209,6 +172,103 @@ pub(super) async fn pack(
     blobs.extend([command, message]);
     let purpose = For { action: digest.hex(), target: outputs[0].name.clone() };
     Ok(Packed { digest, blobs, outputs, purpose })
+}
+
+/// The folder that an action runs in, being put together.
+struct Root<'a> {
+    function: Function,
+    hashes: &'a Hashes,
+    folder: Folder,
+    blobs: Vec<Blob>,
+    /// The working folder.
+    base: Vec<&'static str>,
+    /// What the command compares.
+    list: String,
+}
+
+impl<'a> Root<'a> {
+    /// An empty one, with so many folders above the tree.
+    fn new(above: usize, function: Function, hashes: &'a Hashes) -> Self {
+        let mut base = vec!["above"; above];
+        base.push("tree");
+        let (folder, blobs, list) = (Folder::default(), Vec::new(), String::new());
+        Root { function, hashes, folder, blobs, base, list }
+    }
+
+    /// What the job reads. What is named with its whole name is compared too: a worker may have put something of its
+    /// own there, or does not make this folder its root.
+    async fn add_inputs(&mut self, action: &Action) -> Result<()> {
+        for file in action.inputs.iter() {
+            let path = action.command.folder.join(&file.name);
+            let digest = self.hashes.of(self.function, &path, file).await?;
+            let mut left: Vec<Vec<String>> = Vec::new();
+            let place = parts(&self.base, &file.name, |folder| {
+                left.push(folder.iter().map(|part| (*part).to_owned()).collect());
+            });
+            let place = place.ok_or_else(|| clash(&file.name))?;
+            let mut fits = self.folder.add_file(&place, digest, false);
+            for folder in left {
+                let folder: Vec<&str> = folder.iter().map(String::as_str).collect();
+                fits &= self.folder.add_folder(&folder);
+            }
+            if !fits {
+                return Err(clash(&file.name));
+            }
+            if file.name.starts_with('/') {
+                list_file(&mut self.list, self.hashes, &path, file).await?;
+            }
+            self.blobs.push(Blob { digest, source: Source::File(path) });
+        }
+        Ok(())
+    }
+
+    /// The folders of outputs.
+    fn add_folders(&mut self, outputs: &[Output]) -> Result<()> {
+        for Output { name, .. } in outputs {
+            let place = parts(&self.base, name, |_| ()).unwrap_or_default();
+            let folder = place.split_last().map_or(&[][..], |(_, folder)| folder);
+            if !self.folder.add_folder(folder) {
+                return Err(clash(name));
+            }
+        }
+        Ok(())
+    }
+
+    /// The compiler and its libraries, or what they have to be.
+    async fn add_tools(
+        &mut self,
+        action: &Action,
+        program: &Program,
+        compiler: Compiler,
+    ) -> Result<()> {
+        for file in action.tools.iter() {
+            let path = action.command.folder.join(&file.name);
+            if compiler == Compiler::Worker {
+                list_file(&mut self.list, self.hashes, &path, file).await?;
+                continue;
+            }
+            let digest = self.hashes.of(self.function, &path, file).await?;
+            for place in program.places(file) {
+                let place = parts(&["tools"], place.trim_start_matches('/'), |_| ());
+                if !place.is_some_and(|place| self.folder.add_file(&place, digest, true)) {
+                    return Err(clash(&file.name));
+                }
+            }
+            self.blobs.push(Blob { digest, source: Source::File(path) });
+        }
+        Ok(())
+    }
+
+    /// The list of what is compared.
+    fn add_list(&mut self) {
+        let blob = Blob::of(self.function, self.list.clone().into());
+        self.folder.add_file(&["files"], blob.digest, false);
+        self.blobs.push(blob);
+    }
+}
+
+fn clash(name: &str) -> Failure {
+    unfit(format!("{name} stands where another file is needed"))
 }
 
 /// A line for `sha256sum -c`.
@@ -460,10 +520,12 @@ mod tests {
         let script = |action: &Action, more| {
             command(&packed(action, more).unwrap()).arguments.swap_remove(2)
         };
-        assert!(script(&action, &[]).starts_with("sha256sum -c ../files >/dev/null"));
+        assert!(script(&action, &[]).starts_with(
+            "command -v sha256sum >/dev/null || exit 119; sha256sum -c ../files >/dev/null"
+        ));
         assert!(script(&plain, &[]).starts_with("o=$1; shift"));
         let worker = [("KTHINLTO_REMOTE_COMPILER", "worker")];
-        assert!(script(&plain, &worker).starts_with("sha256sum"));
+        assert!(script(&plain, &worker).starts_with("[ -x /"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! machine added. Must not know who runs actions.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,11 +26,11 @@ pub(super) struct Aside(Vec<(PathBuf, PathBuf)>);
 
 impl Aside {
     /// Writes a file beside its place.
-    fn write(&mut self, place: &PathBuf, bytes: &[u8]) -> Result<()> {
-        let mut aside = place.clone().into_os_string();
+    fn write(&mut self, place: &Path, bytes: &[u8]) -> Result<()> {
+        let mut aside = place.to_path_buf().into_os_string();
         aside.push(".part");
         let aside = PathBuf::from(aside);
-        self.0.push((aside.clone(), place.clone()));
+        self.0.push((aside.clone(), place.to_path_buf()));
         // What a killed run left there may be anything.
         let _ = fs::remove_file(&aside);
         let written = fs::OpenOptions::new().write(true).create_new(true).open(&aside);

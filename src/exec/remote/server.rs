@@ -23,7 +23,7 @@ use super::digest::Digest;
 use super::execution::{self, Name};
 use super::job::{End, Slot};
 use super::messages::{ActionResult, ExecutedActionMetadata, Timestamp};
-use super::pack::{ANOTHER, EMPTY, Hashes, Packed, READ_ONLY, pack};
+use super::pack::{ANOTHER, EMPTY, Hashes, NO_COMPILER, NO_SUMS, Packed, READ_ONLY, pack};
 use super::results::{Aside, Results};
 use super::retry::{Failure, Kind, Result, jitter};
 use super::settings::{Compiler, Settings};
@@ -355,13 +355,21 @@ pub(super) fn check_exit_code(result: &ActionResult, compiler: Compiler) -> Resu
     let printed: String = printed.chars().take(200).collect();
     let printed = if printed.is_empty() { printed } else { format!(" ({printed})") };
     let text = match (result.exit_code, compiler) {
+        (NO_COMPILER, _) => {
+            "a worker does not have the compiler at the path that it has here; set KTHINLTO_REMOTE_COMPILER=upload, or \
+             choose workers with KTHINLTO_REMOTE_PLATFORM"
+                .to_owned()
+        }
+        (NO_SUMS, _) => {
+            "a worker has no sha256sum, with which files are compared; install coreutils or BusyBox there".to_owned()
+        }
         (ANOTHER, Compiler::Worker) => {
-            "a worker does not have the compiler that is used here, or has another one at its path, or has no \
-             sha256sum; give the same image to all workers, or set KTHINLTO_REMOTE_COMPILER=upload"
+            "a worker's compiler, or a library of it, is not the one that is used here; give all workers the same, or \
+             set KTHINLTO_REMOTE_COMPILER=upload"
                 .to_owned()
         }
         (ANOTHER, Compiler::Upload) => {
-            "a worker does not see a file that is named with its whole path".to_owned()
+            "a worker does not see a file that is named with its whole path, or sees another".to_owned()
         }
         (EMPTY, _) => "a worker's compiler ended well and left nothing".to_owned(),
         (READ_ONLY, _) => {

@@ -73,7 +73,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>> {
 /// Not what is in the file: it may be a key.
 fn bad(file: &Path, found: &str) -> Error {
     let remedy = "give a file in PEM format";
-    Error::bad_input(file, &format!("{found}, while TLS was prepared"), remedy)
+    Error::bad_input(file, format!("{found}, while TLS was prepared"), remedy)
 }
 
 /// The library that computes has no code for older processors, and would end the program there.
