@@ -21,6 +21,8 @@ pub struct Casd {
     arguments: Vec<String>,
     /// How often it was emptied.
     emptied: usize,
+    /// What a shell does before it becomes the server.
+    prelude: &'static str,
 }
 
 /// Where buildbox is.
@@ -77,7 +79,18 @@ impl Casd {
         let binds = binds.iter().map(|bind| format!("--runner-arg=--ro-bind-mount={bind}"));
         let arguments = binds.chain(more.iter().map(|&word| word.to_owned())).collect();
         let folder = tempfile::tempdir().unwrap();
-        let mut server = Casd { child: None, port: free_port(), folder, arguments, emptied: 0 };
+        let mut server =
+            Casd { child: None, port: free_port(), folder, arguments, emptied: 0, prelude: "" };
+        server.run();
+        server
+    }
+
+    /// A server that can write no file of more than 2.5 MB, as on a full disk.
+    pub fn full() -> Self {
+        let mut server = Self::start();
+        server.kill();
+        server.emptied += 1;
+        server.prelude = "trap '' XFSZ; ulimit -f 5000;";
         server.run();
         server
     }
@@ -86,7 +99,9 @@ impl Casd {
     pub fn run(&mut self) {
         let folder = self.folder.path();
         let log = std::fs::File::create(folder.join("log")).unwrap();
-        let child = Command::new(buildbox().join("buildbox-casd"))
+        let child = Command::new("/bin/sh")
+            .args(["-c", &format!("{} exec \"$@\"", self.prelude), "sh"])
+            .arg(buildbox().join("buildbox-casd"))
             .args(["--bind", &format!("127.0.0.1:{}", self.port), "--jobs", "2"])
             .arg(format!("--buildbox-run={}", buildbox().join("buildbox-run").display()))
             .args(["--cache-failures=false", "--quota-high=2G", "--reserved=100M"])
