@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -25,6 +24,7 @@ use super::messages::{
 };
 use super::retry::{Failure, Kind, Result, retry};
 use super::shared::Shared;
+use crate::regular;
 
 /// Of a question which blobs are missing.
 const QUERY: Duration = Duration::from_secs(20);
@@ -62,7 +62,7 @@ impl Source {
     fn read(&self) -> Result<Bytes> {
         match self {
             Source::Bytes(bytes) => Ok(bytes.clone()),
-            Source::File(path) => match std::fs::read(path) {
+            Source::File(path) => match regular::read(path) {
                 Ok(bytes) => Ok(bytes.into()),
                 Err(e) => Err(Failure::other(format!("cannot read {}: {e}", path.display()))),
             },
@@ -189,6 +189,7 @@ impl Store {
             let found = answer.missing_blob_digests.iter().map(Digest::read);
             let found: Option<Vec<Digest>> = found.collect();
             let found = found.ok_or_else(|| Failure::other("it names missing blobs wrongly"))?;
+            found.iter().for_each(|digest| self.forget_one(digest));
             let mut known = self.known.borrow_mut();
             for digest in some.iter().filter(|digest| !found.contains(digest)) {
                 known.insert(*digest, State::Present(Instant::now()));
@@ -471,7 +472,8 @@ impl Pieces {
         let reader: Box<dyn Read> = match &blob.source {
             Source::Bytes(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
             Source::File(path) => Box::new(
-                File::open(path)
+                regular::open(path)
+                    .map(|(file, _)| file)
                     .map_err(|e| Failure::other(format!("cannot read {}: {e}", path.display())))?,
             ),
         };

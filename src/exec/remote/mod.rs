@@ -50,6 +50,7 @@ use self::shared::Shared;
 use super::action::Action;
 use super::executor::{Capacity, Engine, Executor, Job};
 use crate::error::{Error, Result};
+use crate::regular;
 
 /// How long the first answer of a server is waited for where it is needed.
 const FIRST_ANSWER: Duration = Duration::from_secs(12);
@@ -254,7 +255,7 @@ impl Engine for Remote {
         }
         let mut made = Vec::new();
         for (number, name) in action.outputs.iter().enumerate() {
-            match std::fs::read(action.command.folder.join(name)) {
+            match regular::read(&action.command.folder.join(name)) {
                 Ok(bytes) if number > 0 || !bytes.is_empty() => {
                     made.push((name.clone(), bytes.into()))
                 }

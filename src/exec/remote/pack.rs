@@ -24,6 +24,7 @@ use super::settings::{Compiler, Settings};
 use super::tree::{Folder, parts, rises};
 use crate::exec::action::Action;
 use crate::inputs::File;
+use crate::regular;
 use crate::store;
 
 /// A name space: actions of another version of this file are others.
@@ -94,7 +95,7 @@ impl Hashes {
         if let Some(hash) = self.known.borrow().get(&file.digest) {
             return Ok(*hash);
         }
-        let bytes = std::fs::read(path)
+        let bytes = regular::read(path)
             .map_err(|e| Failure::other(format!("cannot read {}: {e}", path.display())))?;
         if store::Digest::of(&bytes) != file.digest {
             return Err(Failure::other(format!("{} changed meanwhile", path.display())));
@@ -427,7 +428,7 @@ impl Program {
 fn is_elf(path: &Path) -> bool {
     use std::io::Read;
     let mut start = [0; 4];
-    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    let read = regular::open(path).and_then(|(mut file, _)| file.read_exact(&mut start));
     read.is_ok() && start == *b"\x7fELF"
 }
 

@@ -17,6 +17,8 @@ use super::messages::{
 use super::pack::{Output, Packed};
 use super::retry::{Failure, Kind, Result};
 
+/// Bytes of an output: memory is not given to a server that names more.
+const LARGEST: u64 = 1 << 30;
 const QUERY: Duration = Duration::from_secs(20);
 const CACHE: &str = "/build.bazel.remote.execution.v2.ActionCache";
 
@@ -92,6 +94,9 @@ impl Results {
             };
             let digest = file.digest.as_ref().and_then(Digest::read);
             let digest = digest.ok_or_else(|| Failure::other("its result has no digest"))?;
+            if digest.size > LARGEST {
+                return Err(Failure::other("its result has an output that no compiler makes"));
+            }
             if *required && digest.size == 0 {
                 return Err(Failure::other("its result has an empty output"));
             }
