@@ -444,3 +444,21 @@ fn a_full_store_is_an_error_and_no_object() {
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!((copies.is_right(&job), copies.rests()), (None, Vec::new()));
 }
+
+/// As on a bad disk, or by somebody's hand: what a digest names is another file.
+#[test]
+fn a_stored_object_with_other_bytes_is_not_taken() {
+    if !casd::is_there() {
+        return;
+    }
+    let server = Casd::start();
+    let (copies, mut remote) = (Copies::new(), client(&server.url(), &[]));
+    run(&mut remote, &copies.job("a", b"text", &[])).unwrap();
+    assert_eq!(server.change(b"copied\ntext", b"copied\nTEXT"), 1);
+    let others = Copies::new();
+    let job = others.job("a", b"text", &[]);
+    assert_eq!(remote.look_up(std::slice::from_ref(&job), &|| false), [false]);
+    let says = failure(&mut remote, &job);
+    assert!(says.contains("it sent a blob that is not what its digest says"), "{says}");
+    assert_eq!((others.is_right(&job), others.rests()), (None, Vec::new()));
+}

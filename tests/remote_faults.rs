@@ -55,7 +55,13 @@ enum Trouble {
     Evicted(Duration),
 }
 
-fn trouble(chance: &mut Chance) -> Trouble {
+/// Longer than any answer may take, which only many faults have time for.
+const FOR_GOOD: Duration = Duration::from_secs(25);
+
+fn trouble(chance: &mut Chance, many: bool) -> Trouble {
+    if many && chance.below(40) == 0 {
+        return Trouble::Silent(FOR_GOOD);
+    }
     // A job has some thousand bytes to send, and as many to receive.
     let bytes = 1 << (3 + chance.below(14));
     let at = chance.below(bytes);
@@ -155,7 +161,7 @@ fn whatever_goes_wrong_a_job_ends_with_the_right_bytes_or_an_error() {
     let (mut good, mut bad, mut warnings) = (0, 0, 0);
     for step in 0..steps {
         wait_for(&remote);
-        let trouble = trouble(&mut chance);
+        let trouble = trouble(&mut chance, steps >= 100);
         let began = Instant::now();
         let job = |remote: &mut Remote, number: u64, sleep: &str| -> (Action, _) {
             let bytes =

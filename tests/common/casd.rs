@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -150,6 +151,26 @@ impl Casd {
     /// Where its store is.
     pub fn store(&self) -> PathBuf {
         self.folder.path().join(format!("store{}", self.emptied))
+    }
+
+    /// Changes the bytes of blobs in its store, without a change of their names; returns of how many.
+    pub fn change(&self, from: &[u8], to: &[u8]) -> usize {
+        let mut folders = vec![self.store().join("cas/objects")];
+        let mut changed = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if std::fs::read(&path).is_ok_and(|bytes| bytes == from) {
+                    let mode = std::fs::Permissions::from_mode(0o644);
+                    std::fs::set_permissions(&path, mode).unwrap();
+                    std::fs::write(&path, to).unwrap();
+                    changed += 1;
+                }
+            }
+        }
+        changed
     }
 
     /// Forgets all that it stored; it must not run. Its workers may still have the old store mounted.
