@@ -16,6 +16,7 @@
 //! | which backends have to run, and why | [`plan::plan`] |
 //! | one backend's flags and command | [`backend::flags::recorded`], [`backend::command::invocation`] |
 //! | processes under make's jobserver | [`exec::run::Runner`] |
+//! | jobs on other machines, with the feature `remote` | `exec::remote::Remote` |
 //! | a thin archive as llvm-ar writes it | [`archive::write::thin_archive`] |
 //! | what an object is made from | [`stage::explain::explain`] |
 //! | exported symbols and their versions | [`modpost::read`] |
@@ -35,7 +36,8 @@
 //! is below `.kthinlto/`: of another version, it is made anew.
 //!
 //! The feature `program`, on by default, has `cli` and `kbuild::patches`, and all crates that only
-//! they need. A program that calls the phases sets `default-features = false`.
+//! they need; `remote`, on by default too, has `exec::remote`, jobs on other machines. A program that calls
+//! the phases sets `default-features = false`.
 //!
 //! Linux only: jobs are ended and reaped through process descriptors, or SIGCHLD where there are none.
 

@@ -8,6 +8,21 @@
 //! way for a server to hold a run up: each request has a deadline, and a server that fails again and again is left
 //! alone for a while.
 //!
+//! ```
+//! use kthinlto::environment::Environment;
+//! use kthinlto::exec::executor::{Capacity, Engine, Executor};
+//! use kthinlto::exec::remote::{Remote, settings::Settings};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let environment = Environment::from_iter([("KTHINLTO_REMOTE", "grpc://127.0.0.1:1")]);
+//! let settings = Settings::read(None, &environment)?.expect("a server is named");
+//! let mut remote = Remote::start(settings)?;
+//! // Nobody is there: nothing is found, and one sentence says why.
+//! assert_eq!(remote.look_up(&[], &|| false), [false; 0]);
+//! assert!(!remote.is_there() && remote.capacity() == Capacity::Jobs(0));
+//! assert_eq!(remote.warnings().len(), 1);
+//! # Ok(()) }
+//! ```
+//!
 //! [`Outcome`]: super::process::Outcome
 
 mod blobs;

@@ -333,6 +333,12 @@ fn variables(action: &Action, compiler: Compiler) -> Result<Vec<EnvironmentVaria
             _ => all.push((name, value)),
         }
     }
+    // What configures the compiler here is among its files; a worker's own configuration is none of it.
+    const NO_CONFIGURATION: &str = "CLANG_NO_DEFAULT_CONFIG";
+    let is_configured = action.tools.iter().any(|file| file.name.ends_with(".cfg"));
+    if !is_configured && !all.iter().any(|(name, _)| name == NO_CONFIGURATION) {
+        all.push((NO_CONFIGURATION.to_owned(), "1".to_owned()));
+    }
     let variable = |(name, value)| EnvironmentVariable { name, value };
     Ok(sorted(all.into_iter()).into_iter().map(variable).collect())
 }
@@ -527,6 +533,18 @@ mod tests {
         assert!(script(&plain, &[]).starts_with("o=$1; shift"));
         let worker = [("KTHINLTO_REMOTE_COMPILER", "worker")];
         assert!(script(&plain, &worker).starts_with("[ -x /"));
+    }
+
+    #[test]
+    fn a_configuration_of_the_workers_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut action = job(dir.path(), &["-c"], "lib/.tmp_a.o");
+        action.environment = Arc::new([("CPATH".into(), "x".into())]);
+        let names = |action: &Action| -> Vec<String> {
+            let command = command(&packed(action, &[]).unwrap());
+            command.environment_variables.into_iter().map(|variable| variable.name).collect()
+        };
+        assert_eq!(names(&action), ["CLANG_NO_DEFAULT_CONFIG", "CPATH"]);
     }
 
     #[test]
