@@ -36,5 +36,6 @@ int main(int count, char **words)
 		while ((byte = getc(from)) != EOF)
 			putc(byte, to);
 	}
-	return fclose(to);
+	/* As a compiler does: an input that cannot be read to its end is no input. */
+	return ferror(from) || fclose(to);
 }

@@ -1,5 +1,7 @@
 //! Jobs that copy a file, by a small compiler: what runs jobs can be tested with them in milliseconds.
 
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -80,6 +82,12 @@ impl Copies {
         let read = |name: &str| fs::read(self.dir.path().join(name)).ok();
         let made = read(&job.outputs[0])?;
         Some(made == [b"copied\n", &read(&job.inputs[0].name).unwrap()[..]].concat())
+    }
+
+    /// Bytes of a job's input and of its output.
+    pub fn sizes(&self, job: &Action) -> Option<(u64, u64)> {
+        let size = |name: &str| fs::metadata(self.dir.path().join(name)).map(|found| found.len());
+        Some((size(&job.inputs[0].name).ok()?, size(&job.outputs[0]).ok()?))
     }
 
     /// Names of files that are neither inputs nor outputs.
