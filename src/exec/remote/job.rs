@@ -31,11 +31,37 @@ impl Slot {
         Ok(Arc::new(Slot { event, end: Mutex::default(), cancelled: Notify::new() }))
     }
 
-    /// The job has ended.
-    pub fn finish(&self, end: End) {
+    fn finish(&self, end: End) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
         // A counter of one never fails to be raised.
         let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+    }
+}
+
+/// The side of a job that does it. However it is dropped, the job has an end then.
+pub(super) struct Doing {
+    pub slot: Arc<Slot>,
+    ended: bool,
+}
+
+impl Doing {
+    /// Of a job that has not ended.
+    pub fn new(slot: Arc<Slot>) -> Self {
+        Doing { slot, ended: false }
+    }
+
+    /// The job has ended.
+    pub fn finish(mut self, end: End) {
+        self.ended = true;
+        self.slot.finish(end);
+    }
+}
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.slot.finish(Err(io::Error::other("the remote engine gave the job up")));
+        }
     }
 }
 
@@ -79,5 +105,23 @@ impl Drop for RemoteJob {
         self.cancel();
         // Its outputs, if it has ended.
         self.0.end.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_nobody_does_any_more_has_ended() {
+        let slot = Slot::new().unwrap();
+        let mut job = RemoteJob(slot.clone());
+        let doing = Doing::new(slot);
+        assert!(!job.has_ended() && job.try_finish().unwrap().is_none());
+        drop(doing);
+        assert!(job.has_ended());
+        let mut set = [rustix::event::PollFd::new(&job, rustix::event::PollFlags::IN)];
+        assert_eq!(rustix::event::poll(&mut set, None), Ok(1));
+        assert!(job.try_finish().unwrap_err().to_string().contains("gave the job up"));
     }
 }

@@ -57,7 +57,7 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc as to_thread;
 use tokio::task::{JoinSet, LocalSet, spawn_local};
 
-use self::job::{RemoteJob, Slot};
+use self::job::{Doing, RemoteJob, Slot};
 use self::results::Aside;
 use self::server::Server;
 use self::settings::Settings;
@@ -78,7 +78,7 @@ const WAITING: usize = 256 << 20;
 
 /// What the thread is asked to do.
 enum Order {
-    Job(Box<Action>, Arc<Slot>),
+    Job(Box<Action>, Doing),
     LookUp(Vec<Action>, mpsc::Sender<(usize, Option<Aside>)>),
     Give(Box<Action>, Vec<(String, Bytes)>),
     Digest(Box<Action>, mpsc::Sender<Option<String>>),
@@ -150,7 +150,7 @@ async fn obey(server: Rc<Server>, mut orders: to_thread::UnboundedReceiver<Order
     while let Some(order) = orders.recv().await {
         while jobs.try_join_next().is_some() || gifts.try_join_next().is_some() {}
         match order {
-            Order::Job(action, slot) => drop(jobs.spawn_local(server.clone().job(*action, slot))),
+            Order::Job(action, doing) => drop(jobs.spawn_local(server.clone().job(*action, doing))),
             Order::LookUp(actions, found) => {
                 drop(spawn_local(look_up(server.clone(), actions, found)))
             }
@@ -224,7 +224,7 @@ impl Executor for Remote {
             ));
         }
         let slot = Slot::new()?;
-        let order = Order::Job(Box::new(what.clone()), slot.clone());
+        let order = Order::Job(Box::new(what.clone()), Doing::new(slot.clone()));
         match self.orders.send(order) {
             Ok(()) => Ok(Box::new(RemoteJob(slot))),
             Err(_) => Err(io::Error::other("the thread of the remote engine has ended")),

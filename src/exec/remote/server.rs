@@ -21,7 +21,7 @@ use super::capabilities;
 use super::connection::Connection;
 use super::digest::Digest;
 use super::execution::{self, Name};
-use super::job::{End, Slot};
+use super::job::{Doing, End};
 use super::messages::{ActionResult, ExecutedActionMetadata, Timestamp};
 use super::pack::{ANOTHER, EMPTY, Hashes, NO_COMPILER, NO_SUMS, Packed, READ_ONLY, pack};
 use super::results::{Aside, Results};
@@ -231,8 +231,8 @@ impl Server {
     }
 
     /// Does a job, unless it is cancelled before it has ended.
-    pub async fn job(self: Rc<Self>, action: Action, slot: Arc<Slot>) {
-        let name = Name::default();
+    pub async fn job(self: Rc<Self>, action: Action, doing: Doing) {
+        let (name, slot) = (Name::default(), doing.slot.clone());
         let run = std::pin::pin!(self.run(&action, &name));
         let cancelled = std::pin::pin!(slot.cancelled.notified());
         let end = match first_of(run, cancelled).await {
@@ -245,7 +245,7 @@ impl Server {
                 Err(io::Error::new(io::ErrorKind::Interrupted, "it was cancelled"))
             }
         };
-        slot.finish(end);
+        doing.finish(end);
     }
 
     async fn run(&self, action: &Action, name: &Name) -> End {
