@@ -125,6 +125,8 @@ fn build(tree: &Tree, executor: Mixed) -> Result<Summary> {
         scratch_in_memory: true,
         verify: 0.0,
         cache: None,
+        tool_digests: None,
+        engine: None,
     };
     let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
     let mut console = Console::new(Verbosity::default());

@@ -12,7 +12,7 @@ use std::process::Command;
 
 use common::{Tree, assert_holds, fails, good, text, tool};
 use kthinlto::report::record::Recorder;
-use kthinlto::report::{Backend, Ending, Event, Job, JobKind, Listener, timings};
+use kthinlto::report::{Backend, Ending, Event, Job, JobKind, Listener, Row, timings};
 use kthinlto::store::{Digest, Indexed};
 use serde_json::Value;
 
@@ -355,8 +355,9 @@ fn odd_names_are_text_on_the_page() {
     let mut recorder = Recorder::new("build", Path::new("/<i>"), false);
     recorder.on(&Event::Phase("backends"));
     recorder.on(&Event::Planned { modules: &[module], backends: &[backend] });
-    recorder.on(&Event::Started(Job { slot: 0, kind: JobKind::Backend, verb: "CC", object: odd }));
-    recorder.on(&Event::Ended { slot: 0, ending: Ending::Failed, usage: None });
+    let (row, kind) = (Row::here(0), JobKind::Backend);
+    recorder.on(&Event::Started(Job { row, kind, verb: "CC", object: odd }));
+    recorder.on(&Event::Ended { row, ending: Ending::Failed, usage: None, remote: None });
     recorder.on(&Event::Failure("<s>failed</s>"));
     let run = recorder.finish(1, Some("<u>".to_owned()));
     let dir = tempfile::tempdir().unwrap();

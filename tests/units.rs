@@ -58,6 +58,7 @@ fn settings(tree: &Path, cc: &str, ld: &str, units: Vec<Unit>) -> Settings {
         verify: 0.0,
         cache: None,
         tool_digests: None,
+        engine: None,
     }
 }
 

@@ -22,6 +22,13 @@ pub fn aside_name(native: &str) -> String {
     path.with_file_name(format!("{ASIDE}{name}")).to_string_lossy().into_owned()
 }
 
+/// Where it is written while another machine makes it too.
+pub(crate) fn race_name(native: &str) -> String {
+    let path = Path::new(native);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    aside_name(&path.with_file_name(format!("race.{name}")).to_string_lossy())
+}
+
 /// Name of the debug information that `-gsplit-dwarf` puts beside a native object.
 pub(crate) fn dwo_name(native: &str) -> String {
     let stem = native.strip_suffix(".o").unwrap_or(native);
@@ -145,7 +152,8 @@ pub fn outputs(part: &Part) -> Vec<PathBuf> {
     let (dwo, dwo_aside) = (dwo_name(&native), dwo_name(&aside));
     let stem = native.strip_suffix(".o").unwrap_or(&native).to_owned();
     let side = ["su", "json", "opt.yaml"].map(|end| PathBuf::from(format!("{stem}.{end}")));
-    let own = [part.index().into(), record, native.into(), aside.into()];
+    let race = race_name(&native);
+    let own = [part.index().into(), record, native.into(), aside.into(), race.into()];
     own.into_iter().chain([dwo.into(), dwo_aside.into()]).chain(side).collect()
 }
 
@@ -158,6 +166,7 @@ mod tests {
     #[test]
     fn names_are_mainlines() {
         assert_eq!(aside_name("a/b.thinlto-native.o"), "a/.tmp_b.thinlto-native.o");
+        assert_eq!(race_name("a/b.thinlto-native.o"), "a/.tmp_race.b.thinlto-native.o");
         assert_eq!(outputs(&Part::of_vmlinux("a/b.o"))[1], Path::new("a/.b.thinlto-native.o.cmd"));
     }
 

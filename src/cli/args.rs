@@ -484,6 +484,10 @@ pub struct StageOptions {
     /// kthinlto in $XDG_CACHE_HOME or ~/.cache]
     #[arg(long, env = "KTHINLTO_TOOL_DIGESTS", value_name = "DIR")]
     pub tool_digests: Option<PathBuf>,
+    /// Also run backends on a server of the Remote Execution API, as in grpc://HOST:PORT
+    #[cfg(feature = "remote")]
+    #[arg(long, env = "KTHINLTO_REMOTE", value_name = "URL")]
+    pub remote: Option<String>,
     /// Progress and reports
     #[command(flatten)]
     pub reports: Reports,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::args::Explain;
 use super::relink::look;
+use super::start::engine_at;
 use super::{given, say};
 use crate::environment::Environment;
 use crate::error::Error;
@@ -26,6 +27,7 @@ pub fn run(tree: &Path, arguments: &Explain) -> anyhow::Result<()> {
         return Err(Error::bad_input(tree, found, remedy).into());
     };
     settings.compiler = given(&arguments.cc).or(settings.compiler);
+    settings.engine = engine_at(None)?;
     if arguments.object == INDEXED {
         say(render_thin_link(&explain_thin_link(&settings, store)?).trim_end());
         return Ok(());
@@ -76,6 +78,9 @@ fn list(title: &str, names: &[String]) -> String {
 fn render(found: &Explanation) -> String {
     let mut out = format!("{}\n  native object  {}\n", found.object, found.native);
     out += &format!("  key            {}\n", found.key.as_deref().unwrap_or("unknown"));
+    if let Some(action) = &found.action {
+        out += &format!("  remote action  {action}\n");
+    }
     out += &match &found.due {
         Answer::Yes(due) => format!("  would run      yes, due to {}\n", words::due(due)),
         Answer::No => "  would run      no\n".to_owned(),

@@ -15,6 +15,8 @@ Environment:
                        what kbuild exports; each is the default of an option of `build`
   KTHINLTO_CACHE_DIR   share native objects between trees in this folder
   KTHINLTO_CACHE_SIZE  the largest size of that folder, such as 500M; 5G without it
+  KTHINLTO_REMOTE      also run backends on this server (grpc://HOST:PORT), and share objects with all
+                       who use it; `kthinlto remote --help` has more variables
   KTHINLTO_EXECUTOR    `process`: each backend is a process of its own; no fork server
   KTHINLTO_TOOL_DIGESTS
                        where trees share digests of compilers, by default ~/.cache/kthinlto; `no`

@@ -33,6 +33,7 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
         verify: start.verify,
         cache: start.cache.take(),
         tool_digests: start.tool_digests.take(),
+        engine: start.engine.clone(),
         environment: Environment::of_process(),
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
@@ -72,6 +73,7 @@ pub fn look(tree: &Path) -> Settings {
         verify: 0.0,
         cache: None,
         tool_digests: None,
+        engine: None,
         environment: Environment::of_process(),
     }
 }

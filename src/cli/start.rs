@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::args::{Common, Scratch, StageOptions};
 use super::mode::Mode;
@@ -10,7 +11,7 @@ use super::reports::{About, Listeners};
 use super::{given, make_flags, place, tree, verbosity};
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::exec::executor::Choice;
+use crate::exec::executor::{Choice, MakeEngine};
 use crate::exec::slots::Slots;
 use crate::report::{Event, Listener};
 use crate::stage::{self, Settings};
@@ -35,6 +36,8 @@ pub struct Start {
     pub cache: Option<Place>,
     /// Where trees share digests of tools.
     pub tool_digests: Option<PathBuf>,
+    /// Other machines that run backends.
+    pub engine: Option<Arc<dyn MakeEngine>>,
     /// Where jobs get leave to run.
     pub slots: Slots,
     /// The listeners of the run.
@@ -74,6 +77,7 @@ impl Start {
             verify: self.verify,
             cache: self.cache.take(),
             tool_digests: self.tool_digests.take(),
+            engine: self.engine.clone(),
             environment: Environment::of_process(),
         }
     }
@@ -85,6 +89,32 @@ impl Start {
             _ => self.finish(result, ""),
         }
     }
+}
+
+/// The engine that the options and the environment name, if they do. It speaks with nobody until there is a
+/// backend for it.
+#[cfg(feature = "remote")]
+fn engine(options: &StageOptions) -> Result<Option<Arc<dyn MakeEngine>>, Error> {
+    engine_at(options.remote.as_deref())
+}
+
+/// The engine at this URL, or the one that the environment names.
+#[cfg(feature = "remote")]
+pub fn engine_at(place: Option<&str>) -> Result<Option<Arc<dyn MakeEngine>>, Error> {
+    use crate::exec::remote::settings::Settings;
+    let settings = Settings::read(place, &Environment::of_process())?;
+    Ok(settings.map(|settings| Arc::new(settings) as Arc<dyn MakeEngine>))
+}
+
+#[cfg(not(feature = "remote"))]
+fn engine(_: &StageOptions) -> Result<Option<Arc<dyn MakeEngine>>, Error> {
+    Ok(None)
+}
+
+/// Without the client there is no engine.
+#[cfg(not(feature = "remote"))]
+pub fn engine_at(_: Option<&str>) -> Result<Option<Arc<dyn MakeEngine>>, Error> {
+    Ok(None)
 }
 
 /// Takes the options that all such commands have. Fails where a report cannot be opened.
@@ -113,6 +143,7 @@ pub fn start(
         verify: options.verify.unwrap_or_default(),
         cache: place(&options.cache),
         tool_digests: tool_digests(options),
+        engine: engine(options)?,
         slots: granted.slots,
         shown,
     })

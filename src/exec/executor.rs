@@ -1,7 +1,8 @@
-//! How a job comes to run. Runner and planner know only the traits: a plain process today, a copy
+//! How a job comes to run. Runner and planner know only the traits: a plain process, a copy
 //! that a fork server makes, or something that is not on this machine at all. Must not know what
 //! is run, nor who waits for it.
 
+use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -11,8 +12,10 @@ use rustix::process::{Pid, Signal};
 use super::action::Action;
 use super::poll::poll;
 use super::process::{Outcome, Running};
+use crate::error::Result;
 
-/// A job that runs somewhere. Dropping one that has not ended cancels it.
+/// A job that runs somewhere. Dropping one that has not ended cancels it, and from then on it writes none
+/// of its outputs.
 ///
 /// Its descriptor is readable when it has ended, or may have, and stays so until [`Job::try_finish`] was
 /// asked.
@@ -126,10 +129,44 @@ pub trait Engine: Executor {
     fn is_there(&self) -> bool;
     /// The action's digest as the server knows it, in hexadecimal, with its size ("HASH/SIZE").
     fn digest(&self, action: &Action) -> Option<String>;
+    /// Bytes of files that were sent and received so far, for whatever it was.
+    fn traffic(&self) -> Traffic {
+        Traffic::default()
+    }
     /// Sentences for the user; each is given once, and there is one for each time that it cannot be used.
     fn warnings(&mut self) -> Vec<String> {
         Vec::new()
     }
+    /// The run is to end at once: what is still being given is not waited for.
+    fn hurry(&mut self) {}
+}
+
+/// Bytes of files that went over the network, before any compression.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// To the server.
+    pub sent: u64,
+    /// From it.
+    pub received: u64,
+}
+
+/// How an engine is made. That is done when the first job for one is there: a run with nothing to do
+/// connects to nobody. Its debug form is a part of what a run was asked for, and shows no secret.
+pub trait MakeEngine: fmt::Debug + Send + Sync {
+    /// Makes it; whether a server answers shows later.
+    ///
+    /// # Errors
+    /// Where a setting cannot be used.
+    fn make(&self) -> Result<Box<dyn Engine>>;
+}
+
+/// On which machine a job runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Machine {
+    /// On this one.
+    This,
+    /// On another one.
+    Other,
 }
 
 /// A plain process for each job.

@@ -1,6 +1,8 @@
-//! Runs jobs under slots: one loop over signals, tokens and children. Stops at the first
-//! failure unless told to go on, ends and reaps everything on a signal, and gives every
-//! slot back. Must not know what a backend is.
+//! Runs jobs under slots, and beside them those that other machines have room for: one loop over signals,
+//! tokens, children and jobs elsewhere. Stops at the first failure unless told to go on, ends and reaps
+//! everything on a signal, and gives every slot back. Must not know what a backend is.
+
+mod elsewhere;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use self::elsewhere::Elsewhere;
 use super::action::Action;
-use super::executor::{Capacity, Executor, Job};
+use super::executor::{Capacity, Executor, Job, Machine};
 use super::interrupt::Interrupts;
 use super::memory::Memory;
 use super::pause::Pauses;
@@ -24,6 +27,11 @@ const GRACE: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(250);
 
 /// Who gives jobs and takes results. Calls come one at a time, on the caller's thread.
+///
+/// Jobs that other machines may run are given by [`Work::next_elsewhere`] too, as long as those have room.
+/// One that fails there is asked for again by [`Work::here`] and counts only if it also fails here. When
+/// nothing else is left for a free slot, the job that has been elsewhere for the longest time is run here
+/// as well; the first good result is taken, and the other job is ended.
 pub trait Work {
     /// The next job, when a slot is there for it: a number for it, and what to run. After a
     /// `None` it is asked again when a job has ended: that may be what another waited for.
@@ -43,6 +51,42 @@ pub trait Work {
     /// # Errors
     /// What ends the run.
     fn done(&mut self, job: usize, outcome: io::Result<Outcome>) -> Result<bool>;
+
+    /// How many jobs are ready that other machines may run.
+    fn left_elsewhere(&self) -> usize {
+        0
+    }
+    /// The next job for another machine, as `next`.
+    ///
+    /// # Errors
+    /// What ends the run.
+    fn next_elsewhere(&mut self) -> Result<Option<(usize, Action)>> {
+        Ok(None)
+    }
+    /// A job that ended elsewhere; `Ok(true)` means that its result is taken and the job is done. Otherwise
+    /// it is run here, which is no failure yet. An error says that the way there is to blame, or with
+    /// [`io::ErrorKind::Unsupported`] that this job can only run here.
+    ///
+    /// # Errors
+    /// What ends the run.
+    fn done_elsewhere(&mut self, _job: usize, _outcome: io::Result<Outcome>) -> Result<bool> {
+        Ok(false)
+    }
+    /// A job that was started elsewhere, to be run here. In a race it runs there still: what it
+    /// writes here has to have other names.
+    ///
+    /// # Errors
+    /// What ends the run.
+    fn here(&mut self, _job: usize, _race: bool) -> Result<Option<Action>> {
+        Ok(None)
+    }
+    /// KiB of memory that a job may need which was started elsewhere.
+    fn memory(&self, _job: usize) -> u64 {
+        0
+    }
+    /// A job on this machine, or on another one, was ended: the other one of the race has won, or all is
+    /// ended. Nobody is told of its outcome.
+    fn dropped(&mut self, _job: usize, _from: Machine) {}
 }
 
 /// How a run is to be made.
@@ -56,7 +100,7 @@ pub struct Runner<'a> {
     pub keep_going: bool,
 }
 
-/// A job that runs, and the slot it runs on, if it needs one. The order of the fields is the
+/// A job that runs here, and the slot it runs on, if it needs one. The order of the fields is the
 /// order of their drops: a child is reaped before its slot goes back.
 struct Active {
     running: Box<dyn Job>,
@@ -85,6 +129,7 @@ struct Progress<'a> {
     executor: &'a mut dyn Executor,
     work: &'a mut dyn Work,
     active: Vec<Active>,
+    elsewhere: Elsewhere<'a>,
     pending: Option<Pending>,
     /// There is no other job, until one has ended.
     exhausted: bool,
@@ -104,18 +149,46 @@ enum Lacks {
     Room,
 }
 
+/// What is started here next.
+#[derive(Clone, Copy)]
+enum Next {
+    /// What could not be started before.
+    Pending,
+    /// What failed elsewhere.
+    Again(usize),
+    /// Another job.
+    New,
+    /// One that is elsewhere, to see who is first.
+    Race(usize),
+}
+
 impl Runner<'_> {
     /// Runs all jobs of `work`, each started by `executor`. Returns the number that failed.
     ///
     /// # Errors
     /// A signal, or what [`Work::done`] says ends the run; all jobs have ended then.
     pub fn run(&self, executor: &mut dyn Executor, work: &mut dyn Work) -> Result<usize> {
+        self.run_with(executor, None, work)
+    }
+
+    /// The same with other machines, which take as many jobs as their executor has room for at the time
+    /// ([`Capacity::Jobs`]), and none of them a slot.
+    ///
+    /// # Errors
+    /// As [`Runner::run`].
+    pub fn run_with(
+        &self,
+        executor: &mut dyn Executor,
+        elsewhere: Option<&mut dyn Executor>,
+        work: &mut dyn Work,
+    ) -> Result<usize> {
         let mut run = Progress {
             slots: self.slots,
             keep_going: self.keep_going,
             executor,
             work,
             active: Vec::new(),
+            elsewhere: Elsewhere::new(elsewhere.map(|one| one as &mut dyn Executor)),
             pending: None,
             exhausted: false,
             failed: 0,
@@ -126,51 +199,57 @@ impl Runner<'_> {
         let (mut looked, mut may_pause) = (Instant::now(), true);
         loop {
             if let Some(signal) = self.interrupts.signal() {
-                self.stop(&mut run.active);
+                self.stop(&mut run);
                 return Err(Error::Interrupted(signal));
             }
             if may_pause && pause(&pauses, &mut run.active) {
                 continue;
             }
             let lacks = run.start_all();
-            if run.active.is_empty() && (run.is_stopped() || run.exhausted) {
+            if run.is_over() {
                 return run.fatal.map_or(Ok(run.failed), Err);
             }
             self.slots.take_warnings().iter().for_each(|text| run.work.warn(text));
-            may_pause = self.wait(&mut run.active, &pauses, lacks == Lacks::Slot);
+            may_pause = self.wait(&mut run, &pauses, lacks == Lacks::Slot);
             if looked.elapsed() >= TICK {
                 looked = Instant::now();
                 run.end_endless();
             }
+            run.take_ended_elsewhere();
             run.take_ended();
         }
     }
 
-    /// Sleeps until a signal, a token or a lower load (if a slot is wanted), or the end of a child.
+    /// Sleeps until a signal, a token or a lower load (if a slot is wanted), or the end of a job.
     /// Marks the jobs that may have ended, and says whether a stop may have been asked for.
-    fn wait(&self, active: &mut [Active], pauses: &Pauses, wants_slot: bool) -> bool {
+    fn wait(&self, run: &mut Progress<'_>, pauses: &Pauses, wants_slot: bool) -> bool {
         let (token, time) = match wants_slot {
             true => (self.slots.wait_fd(), self.slots.wait_time()),
             false => (None, None),
         };
-        let jobs = active.iter().map(|a| a.running.as_fd());
+        let jobs = run.active.iter().map(|one| one.running.as_fd());
+        let jobs = jobs.chain(run.elsewhere.descriptors());
         let descriptors = jobs.chain([self.interrupts.as_fd(), pauses.as_fd()]).chain(token);
-        // Now and then a look at what they write, which wakes nobody.
-        let tick = (!active.is_empty()).then_some(TICK);
-        let time = time.into_iter().chain(tick).min();
+        // Now and then a look at what they write, and at who has room again, which wakes nobody.
+        let ticks = !run.active.is_empty() || run.elsewhere.is_possible();
+        let time = time.into_iter().chain(ticks.then_some(TICK)).min();
         let mut ready = poll(descriptors, time).into_iter();
-        active.iter_mut().zip(ready.by_ref()).for_each(|(one, ready)| one.may_have_ended = ready);
+        let here = run.active.iter_mut();
+        here.zip(ready.by_ref()).for_each(|(one, ready)| one.may_have_ended = ready);
+        run.elsewhere.mark(&mut ready);
         ready.nth(1).unwrap_or(true)
     }
 
     /// Ends all children: SIGTERM, and SIGKILL after the grace or at a second signal. What
-    /// they started themselves ends with them at the latest.
-    fn stop(&self, active: &mut Vec<Active>) {
+    /// they started themselves ends with them at the latest. Jobs elsewhere are cancelled at once.
+    fn stop(&self, run: &mut Progress<'_>) {
         // From here on a second signal is for us to act on: it ends the children at once.
         self.interrupts.take_over();
         self.interrupts.drain();
         let deadline = Instant::now() + GRACE;
+        let active = &mut run.active;
         active.iter().for_each(|a| a.running.cancel());
+        run.elsewhere.end_all();
         while !active.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
             let children = active.iter().map(|a| a.running.as_fd());
@@ -188,11 +267,33 @@ impl Progress<'_> {
         self.fatal.is_some() || self.failed > 0 && !self.keep_going
     }
 
-    /// Starts as many jobs as there is room for, and says what the next one lacks.
+    /// Nothing runs any more, and nothing else is to be started. What is elsewhere when a run has failed
+    /// has as long as the jobs here.
+    fn is_over(&mut self) -> bool {
+        if !self.active.is_empty() {
+            return false;
+        }
+        if self.is_stopped() {
+            let ended = self.elsewhere.end_all();
+            ended.into_iter().for_each(|number| self.work.dropped(number, Machine::Other));
+            return true;
+        }
+        self.exhausted && self.pending.is_none() && self.elsewhere.is_over()
+    }
+
+    /// Starts as many jobs as there is room for, and says what the next one lacks here.
     fn start_all(&mut self) -> Lacks {
-        while !self.is_stopped() && !self.exhausted {
-            let need =
-                self.pending.as_ref().map_or_else(|| self.work.next_memory(), |one| one.memory);
+        // Beginning here may take a moment. With work for all, nobody waits for that.
+        if self.elsewhere.room() < self.work.left_elsewhere() {
+            self.start_elsewhere();
+        }
+        let lacks = self.start_here();
+        self.start_elsewhere();
+        lacks
+    }
+
+    fn start_here(&mut self) -> Lacks {
+        while let Some((next, need)) = self.choose().filter(|_| !self.is_stopped()) {
             if let Some(lacks) = self.has_room(need) {
                 return lacks;
             }
@@ -203,27 +304,48 @@ impl Progress<'_> {
                 },
                 Capacity::Jobs(_) => None,
             };
-            let job = match self.pending.take() {
-                Some(job) => Ok(Some(job)),
-                None => self
-                    .work
-                    .next()
-                    .map(|next| next.map(|(number, what)| Pending { number, what, memory: need })),
-            };
-            match job {
+            match self.obtain(next, need) {
                 Ok(Some(job)) => {
                     if !self.start(job, slot) {
                         return Lacks::Room;
                     }
                 }
                 Ok(None) => self.exhausted = true,
-                Err(error) => {
-                    self.fatal.get_or_insert(error);
-                    self.failed += 1;
-                }
+                Err(error) => self.end_with(error),
             }
         }
         Lacks::Job
+    }
+
+    /// What is to be started here next, and what memory it needs.
+    fn choose(&self) -> Option<(Next, u64)> {
+        if let Some(one) = &self.pending {
+            return Some((Next::Pending, one.memory));
+        }
+        if let Some(number) = self.elsewhere.first_failed() {
+            return Some((Next::Again(number), self.work.memory(number)));
+        }
+        if !self.exhausted {
+            return Some((Next::New, self.work.next_memory()));
+        }
+        let number = self.elsewhere.longest()?;
+        Some((Next::Race(number), self.work.memory(number)))
+    }
+
+    fn obtain(&mut self, next: Next, memory: u64) -> Result<Option<Pending>> {
+        let found = match next {
+            Next::Pending => return Ok(self.pending.take()),
+            Next::New => self.work.next()?,
+            Next::Again(number) => {
+                self.elsewhere.take_failed();
+                self.work.here(number, false)?.map(|what| (number, what))
+            }
+            Next::Race(number) => {
+                self.elsewhere.note_race(number);
+                self.work.here(number, true)?.map(|what| (number, what))
+            }
+        };
+        Ok(found.map(|(number, what)| Pending { number, what, memory }))
     }
 
     /// Whether another job has a place with the executor, and memory where it runs here. One always
@@ -261,7 +383,7 @@ impl Progress<'_> {
                 self.pending = Some(job);
                 return false;
             }
-            Err(e) => self.settle(job.number, Err(e)),
+            Err(e) => self.ended_here(job.number, Err(e)),
         }
         true
     }
@@ -270,11 +392,13 @@ impl Progress<'_> {
     fn settle(&mut self, number: usize, outcome: io::Result<Outcome>) {
         match self.work.done(number, outcome) {
             Ok(good) => self.failed += usize::from(!good),
-            Err(error) => {
-                self.fatal.get_or_insert(error);
-                self.failed += 1;
-            }
+            Err(error) => self.end_with(error),
         }
+    }
+
+    fn end_with(&mut self, error: Error) {
+        self.fatal.get_or_insert(error);
+        self.failed += 1;
     }
 
     fn end_endless(&self) {
@@ -301,7 +425,8 @@ impl Progress<'_> {
         }
         for (number, outcome) in ended {
             self.exhausted = false;
-            self.settle(number, outcome);
+            self.elsewhere.look_again();
+            self.ended_here(number, outcome);
         }
     }
 
@@ -336,125 +461,4 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::BorrowedFd;
-    use std::path::Path;
-
-    use super::*;
-    use crate::exec::executor::Processes;
-    use crate::exec::process::{Invocation, Running};
-
-    /// Runs shells, as another machine would: none of them needs a slot of ours.
-    struct Elsewhere {
-        most: usize,
-        started: usize,
-        second: usize,
-    }
-
-    /// A shell whose failure may be that of the machine.
-    struct Doubtful(Running);
-
-    impl AsFd for Doubtful {
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            self.0.as_fd()
-        }
-    }
-
-    impl Job for Doubtful {
-        fn try_finish(&mut self) -> io::Result<Option<Outcome>> {
-            self.0.try_finish()
-        }
-
-        fn has_ended(&self) -> bool {
-            self.0.has_ended()
-        }
-
-        fn cancel(&self) {
-            self.0.cancel();
-        }
-
-        fn is_in_doubt(&self) -> bool {
-            true
-        }
-    }
-
-    impl Executor for Elsewhere {
-        fn capacity(&self) -> Capacity {
-            Capacity::Jobs(self.most)
-        }
-
-        fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
-            self.started += 1;
-            Ok(Box::new(Doubtful(Running::start(&what.command)?)))
-        }
-
-        fn second_try(&mut self, _: &Action, _: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
-            self.second += 1;
-            Some(Processes.start(&Invocation::new(["true"], Path::new(".")).into()))
-        }
-    }
-
-    /// So many equal jobs; how many run now, and how many did at most.
-    struct Jobs {
-        script: &'static str,
-        left: usize,
-        running: usize,
-        most: usize,
-        good: usize,
-    }
-
-    impl Jobs {
-        fn new(script: &'static str, left: usize) -> Self {
-            Jobs { script, left, running: 0, most: 0, good: 0 }
-        }
-    }
-
-    impl Work for Jobs {
-        fn next(&mut self) -> Result<Option<(usize, Action)>> {
-            let Some(left) = self.left.checked_sub(1) else {
-                return Ok(None);
-            };
-            self.left = left;
-            self.running += 1;
-            self.most = self.most.max(self.running);
-            let what = Invocation::new(["sh", "-c", self.script], Path::new("."));
-            Ok(Some((self.left, what.into())))
-        }
-
-        fn done(&mut self, _: usize, outcome: io::Result<Outcome>) -> Result<bool> {
-            self.running -= 1;
-            let good = outcome.is_ok_and(|outcome| outcome.status.success());
-            self.good += usize::from(good);
-            Ok(good)
-        }
-    }
-
-    fn run(executor: &mut dyn Executor, work: &mut Jobs) -> usize {
-        let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
-        let runner = Runner { slots: &slots, interrupts: &interrupts, keep_going: true };
-        let held = slots.try_acquire();
-        assert!(held.is_some() || work.left == 0);
-        drop(held.filter(|_| matches!(executor.capacity(), Capacity::Slots)));
-        runner.run(executor, work).unwrap()
-    }
-
-    #[test]
-    fn an_executor_that_needs_no_slots_has_as_many_jobs_as_it_can_hold() {
-        let mut elsewhere = Elsewhere { most: 3, started: 0, second: 0 };
-        let mut work = Jobs::new("sleep 0.05", 7);
-        assert_eq!(run(&mut elsewhere, &mut work), 0);
-        assert_eq!((work.most, work.good, elsewhere.started), (3, 7, 7));
-        let mut work = Jobs::new("sleep 0.01", 3);
-        assert_eq!((run(&mut Processes, &mut work), work.most), (0, 1), "one slot, one process");
-    }
-
-    #[test]
-    fn an_executor_decides_about_a_second_try_and_there_is_no_third() {
-        let mut elsewhere = Elsewhere { most: 2, started: 0, second: 0 };
-        let mut work = Jobs::new("exit 3", 4);
-        assert_eq!(run(&mut elsewhere, &mut work), 0);
-        assert_eq!((work.good, elsewhere.started, elsewhere.second), (4, 4, 4));
-        let mut work = Jobs::new("exit 3", 2);
-        assert_eq!(run(&mut Processes, &mut work), 2, "a process is in no doubt");
-    }
-}
+mod tests;

@@ -22,6 +22,7 @@ mod version;
 mod work;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use self::version::Identity;
 
@@ -31,7 +32,7 @@ use self::tree::Tree;
 use self::work::{Context, RelinkWork, sweep};
 use crate::environment::Environment;
 use crate::error::{Error, Result};
-use crate::exec::executor::{Choice, Processes};
+use crate::exec::executor::{Choice, MakeEngine, Processes};
 use crate::exec::interrupt::Interrupts;
 use crate::exec::run::Runner;
 use crate::exec::slots::Slots;
@@ -76,6 +77,8 @@ pub struct Settings {
     pub cache: Option<Place>,
     /// As [`stage::Settings::tool_digests`].
     pub tool_digests: Option<PathBuf>,
+    /// Other machines that run backends beside this one, if there are any.
+    pub engine: Option<Arc<dyn MakeEngine>>,
     /// Where variables are looked up: `PATH`, and those that compilers and the dynamic loader read.
     /// The programs that are run inherit the environment of the process.
     pub environment: Environment,
@@ -203,6 +206,7 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
         verify: settings.verify,
         cache: settings.cache.clone(),
         tool_digests: settings.tool_digests.clone(),
+        engine: settings.engine.clone(),
         environment: settings.environment.clone(),
     }
 }

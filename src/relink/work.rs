@@ -23,7 +23,7 @@ use crate::initcalls;
 use crate::inputs::{Change, Inputs, Kind, Label};
 use crate::modpost::objects;
 use crate::plan::Due;
-use crate::report::{Ending, Event, Job, JobKind, Listener, words};
+use crate::report::{Ending, Event, Job, JobKind, Listener, Row, words};
 use crate::stage::cores;
 use crate::store::{BackendRecord, Digest, KeyBuilder, Store, write_aside};
 use crate::unit::ARCHIVE;
@@ -182,7 +182,8 @@ impl<'a> RelinkWork<'a> {
             None => self.lines.push(Some(number)),
         }
         let step = &self.with.recipe.steps[number];
-        let job = Job { slot, kind: JobKind::Step, verb: step.verb, object: &step.name };
+        let row = Row::here(slot);
+        let job = Job { row, kind: JobKind::Step, verb: step.verb, object: &step.name };
         self.with.listener.on(&Event::Started(job));
     }
 
@@ -192,7 +193,8 @@ impl<'a> RelinkWork<'a> {
         };
         self.lines[slot] = None;
         let ending = if good { Ending::Good } else { Ending::Failed };
-        self.with.listener.on(&Event::Ended { slot, ending, usage });
+        let (row, remote) = (Row::here(slot), None);
+        self.with.listener.on(&Event::Ended { row, ending, usage, remote });
     }
 
     /// The command with as many threads for the linker as slots are free now.

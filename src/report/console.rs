@@ -93,9 +93,14 @@ fn step(verbosity: Verbosity, verb: &str, target: &str, command: &str, why: &str
 fn done(summary: &Summary) -> String {
     let Summary { modules, up_to_date, from_cache, rebuilt, .. } = summary;
     let seconds = summary.time.as_secs_f64();
+    let of_them = |number| match number {
+        0 => String::new(),
+        number => format!(" ({number} remote)"),
+    };
+    let [taken, made] = [summary.from_remote_cache, summary.rebuilt_remotely].map(of_them);
     format!(
-        "  {:<7} {modules} modules: {up_to_date} up to date, {from_cache} from cache, \
-         {rebuilt} rebuilt, {seconds:.2} s\n",
+        "  {:<7} {modules} modules: {up_to_date} up to date, {from_cache} from cache{taken}, \
+         {rebuilt} rebuilt{made}, {seconds:.2} s\n",
         "THINLTO"
     )
 }
@@ -123,6 +128,16 @@ mod tests {
         assert_eq!(shown("1"), "# CC      a.thinlto-native.o\n  clang -c\n");
         assert_eq!(shown("2"), "  CC      a.thinlto-native.o - due to its flags\n");
         assert_eq!(shown("12"), "# CC      a.thinlto-native.o - due to its flags\n  clang -c\n");
+    }
+
+    #[test]
+    fn what_other_machines_did_is_said_where_there_were_some() {
+        let mut summary = Summary { modules: 9, from_cache: 4, rebuilt: 5, ..Summary::default() };
+        let alone = "  THINLTO 9 modules: 0 up to date, 4 from cache, 5 rebuilt, 0.00 s\n";
+        assert_eq!(done(&summary), alone);
+        (summary.from_remote_cache, summary.rebuilt_remotely) = (4, 3);
+        let helped = "  THINLTO 9 modules: 0 up to date, 4 from cache (4 remote), 5 rebuilt (3 remote), 0.00 s\n";
+        assert_eq!(done(&summary), helped);
     }
 
     #[test]

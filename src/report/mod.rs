@@ -34,7 +34,8 @@ pub mod words;
 
 use std::time::Duration;
 
-use crate::exec::process::Usage;
+use crate::exec::executor::{Machine, Traffic};
+use crate::exec::process::{RemoteUsage, Usage};
 use crate::plan::Due;
 use crate::store::Indexed;
 use crate::unit::Part;
@@ -70,18 +71,24 @@ pub enum Event<'a> {
         object: &'a str,
         /// How long that took.
         wall: Duration,
+        /// Whose cache it was: a folder here, or another machine's store of results.
+        machine: Machine,
     },
-    /// A process was started.
+    /// A job was started.
     Started(Job<'a>),
-    /// The process on a slot has ended, and its result was looked at.
+    /// The job of a row has ended, and its result was looked at.
     Ended {
-        /// The slot, free from now on.
-        slot: usize,
+        /// The row, free from now on.
+        row: Row,
         /// What came of it.
         ending: Ending,
         /// What it took; nothing, if it could not be started.
         usage: Option<Usage>,
+        /// Where the time went, if it ran on another machine and that is known.
+        remote: Option<RemoteUsage>,
     },
+    /// Bytes that went to other machines and came from them in this run.
+    Traffic(Traffic),
     /// What a compiler or linker printed, whole.
     Output(&'a [u8]),
     /// One sentence for the verbose log.
@@ -121,11 +128,32 @@ pub enum JobKind {
     Step,
 }
 
-/// A process that was started.
+/// A row of jobs, of which one runs at a time: here each is a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Row {
+    /// Where its jobs run.
+    pub machine: Machine,
+    /// Its number there, from 0.
+    pub number: usize,
+}
+
+impl Row {
+    /// A slot of this machine.
+    pub fn here(number: usize) -> Self {
+        Row { machine: Machine::This, number }
+    }
+
+    /// Jobs of other machines, which have no slots of ours.
+    pub fn elsewhere(number: usize) -> Self {
+        Row { machine: Machine::Other, number }
+    }
+}
+
+/// A job that was started.
 #[derive(Debug, Clone, Copy)]
 pub struct Job<'a> {
-    /// Number of the slot that it runs on, from 0. A slot runs one job at a time.
-    pub slot: usize,
+    /// The row that it runs in.
+    pub row: Row,
     /// What it is of the run.
     pub kind: JobKind,
     /// Kbuild's verb: `CC` for a backend, `LD` for the thin link.
@@ -134,13 +162,15 @@ pub struct Job<'a> {
     pub object: &'a str,
 }
 
-/// What came of a process.
+/// What came of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// Its output is good.
     Good,
     /// It failed, or its output is not good.
     Failed,
+    /// It does not count: another machine was quicker, or it failed on another one and is run here.
+    Dropped,
 }
 
 /// What a stage did.
@@ -150,10 +180,14 @@ pub struct Summary {
     pub modules: usize,
     /// Those whose native object was right already.
     pub up_to_date: usize,
-    /// Those whose native object came from the shared cache.
+    /// Those whose native object came from the shared cache, or from another machine's.
     pub from_cache: usize,
+    /// Those of them that came from another machine.
+    pub from_remote_cache: usize,
     /// Those that were compiled.
     pub rebuilt: usize,
+    /// Those of them that another machine compiled.
+    pub rebuilt_remotely: usize,
     /// Whether the linker ran.
     pub linked: bool,
     /// Wall time.

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustc_hash::FxHashMap as HashMap;
 use serde::Serialize;
 
-use super::{Backend, Ending, Event, Job, JobKind, Listener, words};
-use crate::exec::process::Usage;
+use super::{Backend, Ending, Event, Job, JobKind, Listener, Row, words};
+use crate::exec::executor::{Machine, Traffic};
+use crate::exec::process::{RemoteUsage, Usage};
 use crate::inputs::{Change, Kind};
 use crate::plan::Due;
 use crate::store::Indexed;
@@ -52,7 +53,7 @@ pub struct Run {
     pub totals: Totals,
     /// Phases in order.
     pub phases: Vec<Phase>,
-    /// Processes, in the order of their starts.
+    /// Jobs, in the order of their starts.
     pub jobs: Vec<RanJob>,
     /// Indexed modules in link order; none, if the run ended before that was known.
     pub modules: Vec<Module>,
@@ -75,16 +76,26 @@ pub struct Totals {
     pub modules: usize,
     /// Those whose native object was right already.
     pub up_to_date: usize,
-    /// Those whose native object came from the shared cache.
+    /// Those whose native object came from the shared cache, or from another machine's.
     pub from_cache: usize,
+    /// Those of them that came from another machine.
+    pub from_remote_cache: usize,
     /// Those that were compiled.
     pub rebuilt: usize,
+    /// Those of them that another machine compiled.
+    pub rebuilt_remotely: usize,
     /// Those that failed.
     pub failed: usize,
     /// Those that had to run, and did not: a failure or a signal came before.
     pub not_run: usize,
-    /// Most jobs at once.
+    /// Most jobs at once on this machine.
     pub slots: usize,
+    /// Most jobs at once on other machines.
+    pub remote_slots: usize,
+    /// Bytes that went to other machines.
+    pub sent_bytes: u64,
+    /// Bytes that came from them.
+    pub received_bytes: u64,
     /// Sum of all jobs' wall times.
     pub busy_us: u64,
     /// Sum of all jobs' CPU times, where they are known.
@@ -114,9 +125,38 @@ pub enum Outcome {
     Failed,
     /// It was ended with the run.
     Stopped,
+    /// It does not count: another machine was quicker, or it failed on another one and was run here.
+    Dropped,
 }
 
-/// A process that ran.
+/// Where the time of a job on another machine went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Transfer {
+    /// Until its inputs were there.
+    pub upload_us: u64,
+    /// Waiting for a worker.
+    pub queue_us: u64,
+    /// Its run.
+    pub execution_us: u64,
+    /// Until its outputs were here.
+    pub download_us: u64,
+    /// It did not run there: the store of results had it.
+    pub cached: bool,
+}
+
+impl From<RemoteUsage> for Transfer {
+    fn from(known: RemoteUsage) -> Self {
+        Transfer {
+            upload_us: micros(known.upload),
+            queue_us: micros(known.queue),
+            execution_us: micros(known.execution),
+            download_us: micros(known.download),
+            cached: known.from_store,
+        }
+    }
+}
+
+/// A job that ran.
 #[derive(Debug, Clone, Serialize)]
 pub struct RanJob {
     /// What it was of the run.
@@ -125,7 +165,9 @@ pub struct RanJob {
     pub verb: &'static str,
     /// A backend's bitcode object, else the file that it makes.
     pub object: String,
-    /// Number of its slot, from 0.
+    /// Whether it ran on another machine.
+    pub remote: bool,
+    /// Number of its slot, from 0; on other machines, that of its row.
     pub slot: usize,
     /// When it began.
     pub start_us: u64,
@@ -135,8 +177,17 @@ pub struct RanJob {
     pub cpu_us: Option<u64>,
     /// The most memory that it held, in KiB.
     pub peak_kib: Option<u64>,
+    /// Where the time went, if it ran on another machine and that is known.
+    pub transfer: Option<Transfer>,
     /// What came of it.
     pub outcome: Outcome,
+}
+
+impl RanJob {
+    /// What was made of it is what the run has.
+    pub(super) fn counts(&self) -> bool {
+        self.outcome != Outcome::Dropped
+    }
 }
 
 /// What became of a module.
@@ -145,7 +196,7 @@ pub struct RanJob {
 pub enum State {
     /// Its native object was right already.
     UpToDate,
-    /// Its native object came from the shared cache.
+    /// Its native object came from the shared cache, or from another machine's.
     FromCache,
     /// It was compiled.
     Rebuilt,
@@ -173,6 +224,8 @@ pub struct Module {
     pub expected_us: Option<u64>,
     /// How long it took to come from the cache.
     pub cache_us: Option<u64>,
+    /// Whether its native object came from another machine.
+    pub remote: bool,
     /// Modules that it imports from, as places in the list of modules, from 0.
     pub imports: Vec<usize>,
 }
@@ -208,8 +261,10 @@ pub struct CostlyImport {
 pub struct Recorder {
     begun: Instant,
     run: Run,
-    /// Job by slot, while it runs.
-    running: HashMap<usize, usize>,
+    /// Job by row, while it runs.
+    running: HashMap<Row, usize>,
+    /// Bytes to other machines, and from them.
+    traffic: Traffic,
     /// Module by object.
     places: HashMap<String, usize>,
 }
@@ -242,7 +297,7 @@ impl Recorder {
             failures: Vec::new(),
         };
         let (running, places) = (HashMap::default(), HashMap::default());
-        Recorder { begun: Instant::now(), run, running, places }
+        Recorder { begun: Instant::now(), run, running, traffic: Traffic::default(), places }
     }
 
     /// The run has ended, with this exit code and sentence.
@@ -258,6 +313,8 @@ impl Recorder {
         run.critical_path = critical_path(&run);
         run.costly_imports = costly_imports(&run);
         run.totals = totals(&run);
+        let Traffic { sent, received } = self.traffic;
+        (run.totals.sent_bytes, run.totals.received_bytes) = (sent, received);
         run
     }
 
@@ -287,6 +344,7 @@ impl Recorder {
             size: None,
             expected_us: None,
             cache_us: None,
+            remote: false,
             imports: module.imports.iter().filter_map(|name| place(module, name)).collect(),
         };
         self.run.modules.extend(modules.iter().map(module));
@@ -307,38 +365,51 @@ impl Recorder {
     }
 
     fn started(&mut self, job: &Job<'_>) {
-        self.running.insert(job.slot, self.run.jobs.len());
+        self.running.insert(job.row, self.run.jobs.len());
         self.run.jobs.push(RanJob {
             kind: job.kind,
             verb: job.verb,
             object: job.object.to_owned(),
-            slot: job.slot,
+            remote: job.row.machine == Machine::Other,
+            slot: job.row.number,
             start_us: self.now(),
             wall_us: 0,
             cpu_us: None,
             peak_kib: None,
+            transfer: None,
             outcome: Outcome::Stopped,
         });
     }
 
-    fn ended(&mut self, slot: usize, ending: Ending, usage: Option<Usage>) {
+    fn ended(
+        &mut self,
+        row: Row,
+        ending: Ending,
+        usage: Option<Usage>,
+        remote: Option<RemoteUsage>,
+    ) {
         let now = self.now();
-        let Some(number) = self.running.remove(&slot) else {
+        let Some(number) = self.running.remove(&row) else {
             return;
         };
         let job = &mut self.run.jobs[number];
-        // What a process took is measured nearer to it than we are.
-        job.wall_us = usage.map_or(now - job.start_us, |usage| micros(usage.wall));
-        job.cpu_us = usage.map(|usage| micros(usage.cpu));
-        job.peak_kib = usage.map(|usage| usage.peak);
+        // What a process took is measured nearer to it than we are; of other machines, the way counts.
+        let here = usage.filter(|_| !job.remote);
+        job.wall_us = here.map_or(now - job.start_us, |usage| micros(usage.wall));
+        // Not each server tells.
+        let is_known = |number: &u64| !job.remote || *number > 0;
+        job.cpu_us = usage.map(|usage| micros(usage.cpu)).filter(is_known);
+        job.peak_kib = usage.map(|usage| usage.peak).filter(is_known);
+        job.transfer = remote.map(Transfer::from);
         let (outcome, state) = match ending {
-            Ending::Good => (Outcome::Good, State::Rebuilt),
-            Ending::Failed => (Outcome::Failed, State::Failed),
+            Ending::Good => (Outcome::Good, Some(State::Rebuilt)),
+            Ending::Failed => (Outcome::Failed, Some(State::Failed)),
+            Ending::Dropped => (Outcome::Dropped, None),
         };
         job.outcome = outcome;
-        let object = job.object.clone();
-        if let Some(module) = self.module(&object) {
-            module.state = state;
+        let (object, remote) = (job.object.clone(), job.remote);
+        if let Some((module, state)) = self.module(&object).zip(state) {
+            (module.state, module.remote) = (state, remote);
         }
     }
 }
@@ -352,13 +423,17 @@ impl Listener for Recorder {
                 self.run.phases.push(Phase { name, start_us, wall_us: 0 });
             }
             Event::Planned { modules, backends } => self.planned(modules, backends),
-            Event::FromCache { object, wall } => {
+            Event::FromCache { object, wall, machine } => {
                 if let Some(module) = self.module(object) {
                     (module.state, module.cache_us) = (State::FromCache, Some(micros(*wall)));
+                    module.remote = *machine == Machine::Other;
                 }
             }
             Event::Started(job) => self.started(job),
-            Event::Ended { slot, ending, usage } => self.ended(*slot, *ending, *usage),
+            Event::Ended { row, ending, usage, remote } => {
+                self.ended(*row, *ending, *usage, *remote);
+            }
+            Event::Traffic(traffic) => self.traffic = *traffic,
             Event::Note(text) => self.run.notes.push((*text).to_owned()),
             Event::Warning(text) => self.run.warnings.push((*text).to_owned()),
             Event::Failure(text) => self.run.failures.push((*text).to_owned()),
@@ -378,15 +453,24 @@ fn micros(time: Duration) -> u64 {
 }
 
 fn totals(run: &Run) -> Totals {
-    let count = |state| run.modules.iter().filter(|module| module.state == state).count();
+    let all = |state| run.modules.iter().filter(move |module| module.state == state);
+    let count = |state| all(state).count();
+    let remote = |state| all(state).filter(|module| module.remote).count();
+    let rows = |remote| run.jobs.iter().filter(move |job| job.remote == remote);
+    let most = |remote| rows(remote).map(|job| job.slot + 1).max().unwrap_or_default();
     Totals {
         modules: run.modules.len(),
         up_to_date: count(State::UpToDate),
         from_cache: count(State::FromCache),
+        from_remote_cache: remote(State::FromCache),
         rebuilt: count(State::Rebuilt),
+        rebuilt_remotely: remote(State::Rebuilt),
         failed: count(State::Failed),
         not_run: count(State::NotRun),
-        slots: run.jobs.iter().map(|job| job.slot + 1).max().unwrap_or_default(),
+        slots: most(false),
+        remote_slots: most(true),
+        sent_bytes: 0,
+        received_bytes: 0,
         busy_us: run.jobs.iter().map(|job| job.wall_us).sum(),
         cpu_us: run.jobs.iter().filter_map(|job| job.cpu_us).sum(),
         critical_us: run.critical_path.iter().map(|part| part.wall_us).sum(),
@@ -396,7 +480,7 @@ fn totals(run: &Run) -> Totals {
 /// Phases follow one another, and within one its backends depend on nothing of each other: the
 /// path is all phases, with the longest backend in the place of the one that runs them.
 fn critical_path(run: &Run) -> Vec<Part> {
-    let backends = run.jobs.iter().filter(|job| job.kind == JobKind::Backend);
+    let backends = run.jobs.iter().filter(|job| job.kind == JobKind::Backend && job.counts());
     let longest = backends.max_by_key(|job| job.wall_us);
     let began = |job: &RanJob| run.phases.iter().rposition(|p| p.start_us <= job.start_us);
     let place = longest.and_then(began);
@@ -410,8 +494,8 @@ fn critical_path(run: &Run) -> Vec<Part> {
 }
 
 fn costly_imports(run: &Run) -> Vec<CostlyImport> {
-    let ran: HashMap<&str, u64> =
-        run.jobs.iter().map(|job| (job.object.as_str(), job.wall_us)).collect();
+    let ran = run.jobs.iter().filter(|job| job.counts());
+    let ran: HashMap<&str, u64> = ran.map(|job| (job.object.as_str(), job.wall_us)).collect();
     let mut all: Vec<CostlyImport> = run.modules.iter().map(not_imported).collect();
     for module in &run.modules {
         let took = ran.get(module.object.as_str());
@@ -450,97 +534,4 @@ fn not_imported(module: &Module) -> CostlyImport {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::tests::part;
-    use super::*;
-    use crate::inputs::Label;
-    use crate::store::Digest;
-
-    /// A run of two backends out of four modules; one imports from another.
-    pub(crate) fn run() -> Run {
-        let indexed = |object: &str, imports: &[&str]| Indexed {
-            part: part(object).clone(),
-            index: Digest::of(b""),
-            imports: imports.iter().map(|name| (*name).into()).collect(),
-        };
-        let modules = [
-            indexed("a.o", &[]),
-            indexed("b.o", &["a.o"]),
-            indexed("c.o", &["a.o", "b.o"]),
-            indexed("d.o", &[]),
-        ];
-        let due = |kind| Due::Input(Change::Changed(Label::new(kind, "a.o")));
-        let (own, import) = (due(Kind::Bitcode), due(Kind::Import));
-        let backend = |object, due| Backend { part: part(object), size: 7, due, expected: None };
-        let backends = [backend("a.o", &own), backend("b.o", &import), backend("c.o", &import)];
-        let mut recorder = Recorder::new("build", Path::new("/obj"), false);
-        let usage = |ms| Usage {
-            wall: Duration::from_millis(ms),
-            cpu: Duration::from_millis(ms / 2),
-            peak: 1000,
-        };
-        recorder.on(&Event::Phase("plan"));
-        recorder.on(&Event::Planned { modules: &modules, backends: &backends });
-        recorder.on(&Event::Phase("backends"));
-        recorder.on(&Event::FromCache { object: "c.o", wall: Duration::from_micros(5) });
-        for (slot, object) in [(0, "a.o"), (1, "b.o")] {
-            recorder.on(&Event::Started(Job { slot, kind: JobKind::Backend, verb: "CC", object }));
-        }
-        recorder.on(&Event::Ended { slot: 1, ending: Ending::Good, usage: Some(usage(30)) });
-        recorder.on(&Event::Ended { slot: 0, ending: Ending::Failed, usage: Some(usage(10)) });
-        recorder.on(&Event::Failure("the backend of a.o failed"));
-        recorder.finish(1, Some("1 of 2 backends failed".to_owned()))
-    }
-
-    #[test]
-    fn modules_are_counted_by_what_became_of_them() {
-        let totals = run().totals;
-        let counts = [totals.up_to_date, totals.from_cache, totals.rebuilt, totals.failed];
-        assert_eq!((totals.modules, counts, totals.not_run), (4, [1, 1, 1, 1], 0));
-        assert_eq!((totals.slots, totals.busy_us, totals.cpu_us), (2, 40_000, 20_000));
-    }
-
-    #[test]
-    fn costs_of_imports_are_those_of_backends_that_ran() {
-        let found = run().costly_imports;
-        assert_eq!(found.len(), 1);
-        let object = "a.o".to_owned();
-        let (wall_us, because_us) = (30_000, 30_000);
-        let want = CostlyImport { object, importers: 2, ran: 1, wall_us, because: 1, because_us };
-        assert_eq!(found[0], want);
-    }
-
-    #[test]
-    fn the_critical_path_has_the_longest_backend() {
-        let run = run();
-        let names: Vec<&str> = run.critical_path.iter().map(|part| part.name.as_str()).collect();
-        assert_eq!(names, ["plan", "backend of b.o"]);
-        assert_eq!(run.critical_path[1].wall_us, 30_000);
-    }
-
-    #[test]
-    fn a_step_of_a_relink_is_no_backend_of_the_critical_path() {
-        let mut recorder = Recorder::new("relink", Path::new("/obj"), false);
-        recorder.on(&Event::Phase("link"));
-        let object = ".vmlinux.export.o";
-        recorder.on(&Event::Started(Job { slot: 0, kind: JobKind::Step, verb: "CC", object }));
-        let usage = Some(Usage::default());
-        recorder.on(&Event::Ended { slot: 0, ending: Ending::Good, usage });
-        let run = recorder.finish(0, None);
-        assert_eq!(run.critical_path.len(), 1);
-        assert_eq!(run.critical_path[0].name, "link");
-    }
-
-    #[test]
-    fn what_ran_when_the_run_ended_was_stopped() {
-        let mut recorder = Recorder::new("build", Path::new("/obj"), false);
-        recorder.on(&Event::Started(Job {
-            slot: 0,
-            kind: JobKind::Backend,
-            verb: "CC",
-            object: "a.o",
-        }));
-        let run = recorder.finish(130, None);
-        assert_eq!(run.jobs[0].outcome, Outcome::Stopped);
-    }
-}
+pub(super) mod tests;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::estimate::Estimate;
 use super::screen::{Line, Size, width};
-use super::{Ending, Event, JobKind};
+use super::{Ending, Event, JobKind, Row};
+use crate::exec::executor::Machine;
 
 /// The rate is that of the last seconds.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -32,7 +33,7 @@ pub struct Status {
     done: usize,
     from_cache: usize,
     failed: Vec<String>,
-    running: BTreeMap<usize, Running>,
+    running: BTreeMap<Row, Running>,
     first_backend: Option<Instant>,
     finished: VecDeque<Instant>,
     estimate: Estimate,
@@ -81,17 +82,20 @@ impl Status {
                     self.first_backend.get_or_insert(now);
                 }
                 let running = Running { object: job.object.to_owned(), kind, since: now };
-                self.running.insert(job.slot, running);
+                self.running.insert(job.row, running);
             }
-            Event::Ended { slot, ending, .. } => self.ended(*slot, *ending, now),
+            Event::Ended { row, ending, .. } => self.ended(*row, *ending, now),
             _ => {}
         }
     }
 
-    fn ended(&mut self, slot: usize, ending: Ending, now: Instant) {
-        let Some(Running { object, kind, .. }) = self.running.remove(&slot) else {
+    fn ended(&mut self, row: Row, ending: Ending, now: Instant) {
+        let Some(Running { object, kind, .. }) = self.running.remove(&row) else {
             return;
         };
+        if ending == Ending::Dropped {
+            return;
+        }
         if kind == JobKind::Backend {
             self.done += 1;
             self.estimate.made(&object);
@@ -136,6 +140,7 @@ impl Status {
             self.left(now).map(|left| format!(", {} left", clock(left))),
             count(self.failed.len(), "failed"),
             self.rate(now).map(|rate| format!(", {rate:.1}/s")),
+            count(self.remote(), "remote"),
             count(self.from_cache, "from cache"),
             count(self.up_to_date, "up to date"),
         ];
@@ -155,6 +160,11 @@ impl Status {
         let running: Vec<(&str, Duration)> =
             backends.map(|one| (one.object.as_str(), age(one))).collect();
         self.estimate.left(elapsed, &running)
+    }
+
+    /// Jobs that run on other machines now.
+    fn remote(&self) -> usize {
+        self.running.keys().filter(|row| row.machine == Machine::Other).count()
     }
 
     /// Backends in a second, lately.
@@ -273,12 +283,20 @@ mod tests {
     }
 
     fn started(status: &mut Status, slot: usize, object: &str, now: Instant) {
-        let job = Job { slot, kind: JobKind::Backend, verb: "CC", object };
+        started_in(status, Row::here(slot), object, now);
+    }
+
+    fn started_in(status: &mut Status, row: Row, object: &str, now: Instant) {
+        let job = Job { row, kind: JobKind::Backend, verb: "CC", object };
         status.on(&Event::Started(job), now);
     }
 
     fn ended(status: &mut Status, slot: usize, ending: Ending, now: Instant) {
-        status.on(&Event::Ended { slot, ending, usage: None }, now);
+        ended_in(status, Row::here(slot), ending, now);
+    }
+
+    fn ended_in(status: &mut Status, row: Row, ending: Ending, now: Instant) {
+        status.on(&Event::Ended { row, ending, usage: None, remote: None }, now);
     }
 
     fn texts(lines: &[Line]) -> Vec<&str> {
@@ -297,6 +315,26 @@ mod tests {
                 "  THINLTO [1/4] 25%, 0:10 left, 0.1/s",
                 "  running ../gpu/drm/i915/display/intel_display.o 10s, fs/namei.o 0s"
             ]
+        );
+    }
+
+    #[test]
+    fn jobs_elsewhere_are_counted_and_the_loser_of_a_race_is_not() {
+        let (mut status, start) = run();
+        let now = start + Duration::from_secs(10);
+        let rows = [Row::elsewhere(0), Row::elsewhere(1)];
+        started_in(&mut status, rows[0], OBJECTS[2], start);
+        started_in(&mut status, rows[1], OBJECTS[3], start);
+        let first = "  THINLTO [0/4] 0%, 0:00 left, 2 remote";
+        assert_eq!(texts(&status.lines(start + Duration::from_secs(10), WIDE))[0], first);
+        ended(&mut status, 0, Ending::Good, now);
+        started(&mut status, 0, OBJECTS[2], now);
+        ended(&mut status, 0, Ending::Good, now);
+        ended_in(&mut status, rows[0], Ending::Dropped, now);
+        let counts = texts(&status.lines(now, WIDE))[0].to_owned();
+        assert!(
+            counts.starts_with("  THINLTO [2/4] 50%") && counts.ends_with("1 remote"),
+            "{counts}"
         );
     }
 
@@ -359,7 +397,7 @@ mod tests {
         let now = start + Duration::from_secs(2);
         status.on(&Event::Phase("link"), now);
         let object = ".vmlinux.export.o";
-        let job = Job { slot: 0, kind: JobKind::Step, verb: "CC", object };
+        let job = Job { row: Row::here(0), kind: JobKind::Step, verb: "CC", object };
         status.on(&Event::Started(job), now);
         let later = now + Duration::from_secs(3);
         let want = ["  THINLTO link 3s", "  running .vmlinux.export.o 3s"];

@@ -1,6 +1,6 @@
 //! A run in the Chrome trace event format, which Perfetto (ui.perfetto.dev) and
-//! chrome://tracing open: phases in the first row, then a row for each slot, and how many jobs
-//! ran at a time.
+//! chrome://tracing open: phases in the first row, then a row for each slot, rows for jobs on other
+//! machines, and how many jobs ran at a time.
 //!
 //! Format: "Trace Event Format", JSON object form; times are in microseconds.
 
@@ -13,9 +13,9 @@ use super::record::{RanJob, Run};
 /// the row whose number is the process's.
 const PHASES: usize = 1;
 
-/// The row of a slot.
-fn row(slot: usize) -> usize {
-    PHASES + 1 + slot
+/// The row of a job: those of other machines come after all slots.
+fn row(run: &Run, remote: bool, slot: usize) -> usize {
+    PHASES + 1 + slot + if remote { run.totals.slots } else { 0 }
 }
 
 /// The whole file. It names no unit of time: older viewers took the times in that for it.
@@ -31,7 +31,7 @@ pub fn render(run: &Run) -> String {
     let reasons: HashMap<&str, &str> =
         known.filter_map(|one| Some((one.object.as_str(), one.why.as_deref()?))).collect();
     let why = |job: &RanJob| reasons.get(job.object.as_str()).copied();
-    events.extend(run.jobs.iter().map(|job| job_event(job, why(job))));
+    events.extend(run.jobs.iter().map(|job| job_event(run, job, why(job))));
     events.extend(running(run));
     let all = json!({
         "traceEvents": events,
@@ -47,17 +47,21 @@ fn names(run: &Run) -> Vec<Value> {
         name("thread_name", PHASES, "phases".to_owned()),
     ];
     let slots = 0..run.totals.slots;
-    names.extend(slots.map(|slot| name("thread_name", row(slot), format!("slot {slot}"))));
+    let row = |remote, slot| row(run, remote, slot);
+    names.extend(slots.map(|slot| name("thread_name", row(false, slot), format!("slot {slot}"))));
+    let remote = 0..run.totals.remote_slots;
+    names.extend(remote.map(|slot| name("thread_name", row(true, slot), format!("remote {slot}"))));
     names
 }
 
-fn job_event(job: &RanJob, why: Option<&str>) -> Value {
+fn job_event(run: &Run, job: &RanJob, why: Option<&str>) -> Value {
     json!({
-        "name": job.object, "cat": job.verb, "ph": "X", "pid": 1, "tid": row(job.slot),
+        "name": job.object, "cat": job.verb, "ph": "X", "pid": 1,
+        "tid": row(run, job.remote, job.slot),
         "ts": job.start_us, "dur": job.wall_us,
         "args": {
             "outcome": job.outcome, "cpu_us": job.cpu_us, "peak_kib": job.peak_kib,
-            "why": why,
+            "why": why, "remote": job.remote, "transfer": job.transfer,
         },
     })
 }
@@ -99,6 +103,22 @@ mod tests {
         for event in events.iter().filter(|event| event["ph"] != "M") {
             assert!(event["ts"].is_u64(), "{event}");
         }
+    }
+
+    #[test]
+    fn jobs_elsewhere_have_rows_of_their_own() {
+        let mut run = run();
+        (run.jobs[1].remote, run.jobs[1].slot) = (true, 0);
+        (run.totals.slots, run.totals.remote_slots) = (1, 1);
+        let all: Value = serde_json::from_str(&render(&run)).unwrap();
+        let events = all["traceEvents"].as_array().unwrap();
+        let row = |name| {
+            let jobs = events.iter().find(|event| event["name"] == name && event["ph"] == "X");
+            jobs.unwrap()["tid"].clone()
+        };
+        assert_eq!((row("a.o"), row("b.o")), (json!(2), json!(3)));
+        let named = |event: &&Value| event["ph"] == "M" && event["tid"] == 3;
+        assert_eq!(events.iter().find(named).unwrap()["args"]["name"], "remote 0");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::schedule;
 use super::session::Session;
 use crate::backend::cc1::Template;
 use crate::backend::command::{
-    aside_name, check_native, dwo_name, invocation, recorded_text, side_files,
+    aside_name, check_native, dwo_name, invocation, race_name, recorded_text, side_files,
 };
 use crate::backend::flags::Flags;
 use crate::backend::flagset::FlagSet;
@@ -26,12 +26,24 @@ use crate::exec::action::Action;
 use crate::exec::process::{Invocation, Outcome, Usage};
 use crate::exec::refused::remedy;
 use crate::inputs::File;
+use crate::kbuild::auto_conf::AutoConf;
 use crate::kbuild::cmd_file;
 use crate::plan::Planned;
 use crate::report::{Event, words};
 use crate::store::{BackendRecord, Cost, Stamped, Store, write_if_changed};
 use crate::toolchain::Tool;
 use crate::unit::Part;
+
+/// Where a backend is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// On this machine.
+    Here,
+    /// On this machine, while another one has the same backend: it writes under a name of its own.
+    Race,
+    /// On another machine.
+    Elsewhere,
+}
 
 /// A backend that has to run, and its flags.
 pub(super) struct Job {
@@ -92,6 +104,12 @@ impl Job {
 /// the linker does not know of that. It changes no object, and stands in no key.
 const ONLY_WARN: &str = "-Wno-error";
 
+/// Whether this kernel has the linker do what backends do.
+pub(super) fn only_warn(settings: &Settings) -> bool {
+    let conf = AutoConf::read(&settings.tree);
+    conf.is_ok_and(|conf| conf.is_on("CONFIG_LTO_CLANG_THIN"))
+}
+
 /// What all backends of a run share.
 pub(super) struct Backends {
     pub compiler: Tool,
@@ -116,6 +134,12 @@ impl Backends {
         Backends { compiler, common, only_warn, buffer, shared }
     }
 
+    /// Whether another machine may run a job: all that it is made from is known, and so are the programs
+    /// that run.
+    pub fn may_leave(&self, job: &Job) -> bool {
+        job.may_be_shared() && self.compiler.self_contained
+    }
+
     /// Tells the listener that a backend runs.
     pub fn announce(&self, session: &mut Session<'_>, job: &Job) {
         let command = self.command(job);
@@ -131,9 +155,19 @@ impl Backends {
         job.command.get_or_init(|| recorded_text(&self.compiler.text, &job.flags, job.part()))
     }
 
-    /// All that a job needs.
-    pub fn action(&self, settings: &Settings, store: &Store, job: &Job) -> Result<Action> {
-        let inner = job.inner.as_ref().map(|template| template.fill(job.part()));
+    /// All that a job needs. What stands in it for other machines is the same in each run with the same
+    /// inputs.
+    pub fn action(
+        &self,
+        settings: &Settings,
+        store: &Store,
+        job: &Job,
+        way: Way,
+    ) -> Result<Action> {
+        let race = (way == Way::Race).then(|| race_name(&job.part().native()));
+        let output = race.as_ref().unwrap_or(&job.aside);
+        let inner = job.inner.as_ref().filter(|_| way == Way::Here);
+        let inner = inner.map(|template| template.fill(job.part()));
         let shared = match self.shared.get() {
             Some(known) => known,
             None => {
@@ -143,23 +177,27 @@ impl Backends {
             }
         };
         let FlagSet { splits_dwarf, side_files, .. } = *job.flag_set;
-        let dwo = splits_dwarf.then(|| dwo_name(&job.aside));
+        let dwo = splits_dwarf.then(|| dwo_name(output));
         // Such as STEM.su: the object's name without its ending, and another one.
-        let beside = side_files.then(|| format!("{}.*", job.aside.trim_end_matches(".o")));
+        let beside = side_files.then(|| format!("{}.*", output.trim_end_matches(".o")));
         Ok(Action {
-            command: Invocation { inner, ..self.invocation(&settings.tree, job) },
+            command: Invocation { inner, ..self.invocation_to(&settings.tree, job, output) },
             environment: shared.environment.clone(),
             inputs: job.reads.clone(),
             tools: shared.tools.clone(),
-            outputs: [job.aside.clone()].into_iter().chain(dwo).chain(beside).collect(),
+            outputs: [output.clone()].into_iter().chain(dwo).chain(beside).collect(),
         })
     }
 
     /// The command of a job.
     pub fn invocation(&self, tree: &Path, job: &Job) -> Invocation {
+        self.invocation_to(tree, job, &job.aside)
+    }
+
+    fn invocation_to(&self, tree: &Path, job: &Job, output: &str) -> Invocation {
         let splits_dwarf = job.flag_set.splits_dwarf;
         let (compiler, flags) = (&self.compiler.argv, &job.flags);
-        let mut what = invocation(compiler, flags, job.part(), &job.aside, tree, splits_dwarf);
+        let mut what = invocation(compiler, flags, job.part(), output, tree, splits_dwarf);
         if self.only_warn {
             what.argv.push(ONLY_WARN);
         }
@@ -256,8 +294,27 @@ impl Backends {
 /// Removes a backend's unfinished output, and the temporary files that clang names after it
 /// (`STEM-RANDOM.o.tmp`) and leaves when it is killed.
 pub(super) fn remove_aside(session: &mut Session<'_>, job: &Job) {
+    remove_output(session, &job.aside);
+    let left = side_files(&session.settings.tree, &job.part().native());
+    left.iter().for_each(|(left, _)| drop(fs::remove_file(left)));
+}
+
+/// The same for what it wrote in a race.
+pub(super) fn remove_race(session: &mut Session<'_>, native: &str) {
+    remove_output(session, &race_name(native));
+}
+
+/// Takes what a backend made that was quicker than another machine: from now on it lies where others
+/// write.
+pub(super) fn take_race(session: &mut Session<'_>, job: &Job) {
+    let (tree, native) = (&session.settings.tree, job.part().native());
+    // Where that fails there is no object, and it will be missed.
+    let _ = fs::rename(tree.join(race_name(&native)), tree.join(&job.aside));
+    remove_race(session, &native);
+}
+
+fn remove_output(session: &mut Session<'_>, aside: &str) {
     let tree = &session.settings.tree;
-    let aside = &job.aside;
     for name in [aside, &dwo_name(aside)] {
         match fs::remove_file(tree.join(name)) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -267,12 +324,19 @@ pub(super) fn remove_aside(session: &mut Session<'_>, job: &Job) {
             _ => {}
         }
     }
-    let left = side_files(tree, &job.part().native());
-    left.iter().for_each(|(left, _)| drop(fs::remove_file(left)));
     let place = tree.join(aside);
     let stem = place.file_stem().unwrap_or_default().to_string_lossy().into_owned() + "-";
     let folder = place.parent().unwrap_or(tree);
     remove_all(folder, |name| name.starts_with(&stem) && name.ends_with(".tmp"));
+}
+
+/// What a backend took on another machine, as it is recorded: what it took here is worth more, and of its
+/// memory nobody knows.
+pub(super) fn cost_elsewhere(job: &Job, usage: &Usage) -> Cost {
+    let there = cost(usage);
+    let cpu = if there.cpu == 0 { there.wall } else { there.cpu };
+    let peak = job.memory().try_into().unwrap_or(u32::MAX);
+    job.cost.unwrap_or(Cost { wall: there.wall, cpu, peak })
 }
 
 /// What a backend took, as it is recorded.

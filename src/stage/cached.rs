@@ -1,16 +1,19 @@
-//! Objects out of the shared cache and into it: looked for before any backend runs, many at a time, and
-//! given after each. Must not know how the cache keeps them.
+//! Objects out of caches and into them, the shared folder and an engine's store of results: looked for
+//! before any backend runs, many at a time, and given after each. Must not know how a cache keeps them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::backends::{Backends, Job, remove_aside};
+use super::backends::{Backends, Job, Way, remove_aside};
+use super::choose_executor::Elsewhere;
 use super::cores;
 use super::session::Session;
 use crate::backend::command::check_native;
 use crate::error::Result;
+use crate::exec::action::Action;
+use crate::exec::executor::Machine;
 use crate::parallel;
 use crate::report::Event;
 use crate::store::cache::Cache;
@@ -49,21 +52,86 @@ pub(super) fn take(
         let held = session.slots.try_acquire_up_to(cores());
         let found = parallel::map(held.len(), &wanted, |(key, aside)| fetch(cache, *key, aside));
         drop(held);
-        for (number, found) in some.iter().zip(found) {
-            let Some((native, wall)) = found else {
-                continue;
-            };
-            let job = &jobs[*number];
-            if let Err(error) = backends.accept(&mut session.store, job, native, job.cost) {
-                // Those after it were put aside already.
-                some.iter().for_each(|number| remove_aside(session, &jobs[*number]));
-                return Err(error);
-            }
-            session.listener.on(&Event::FromCache { object: &job.part().label(), wall });
-            taken.insert(*number);
-        }
+        let some: Vec<(usize, &Job)> = some.iter().map(|at| (*at, &jobs[*at])).collect();
+        taken.extend(accept(session, backends, &some, found, Machine::This)?);
     }
     pass_on_warning(session, cache);
+    Ok(taken)
+}
+
+/// How many results an engine is asked for at a time: their actions are in memory together.
+const ASKED_AT_ONCE: usize = 1000;
+
+/// How long an engine may take to answer, where making all objects here would take less.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Takes those of these jobs whose object the engine's store of results has; returns their numbers. What
+/// is asked for longer than making it would take is made.
+pub(super) fn take_elsewhere(
+    session: &mut Session<'_>,
+    backends: &Backends,
+    engine: &Elsewhere,
+    jobs: &[(usize, &Job)],
+) -> Result<BTreeSet<usize>> {
+    let work: u64 = jobs.iter().map(|(_, job)| job.weight().0).sum();
+    let limit = Duration::from_millis(work / cores() as u64).max(PATIENCE);
+    let (began, interrupts) = (Instant::now(), session.interrupts);
+    let stop = || interrupts.signal().is_some() || began.elapsed() > limit;
+    let mut taken = BTreeSet::new();
+    for some in jobs.chunks(ASKED_AT_ONCE) {
+        let (since, settings, store) = (Instant::now(), session.settings, &session.store);
+        let action =
+            |(_, job): &(usize, &Job)| backends.action(settings, store, job, Way::Elsewhere);
+        let actions: Vec<Action> = some.iter().map(action).collect::<Result<_>>()?;
+        let found = engine.with(|engine| engine.look_up(&actions, &stop)).unwrap_or_default();
+        drop(actions);
+        // An answer for each, whatever the engine says.
+        let found = found.into_iter().chain(std::iter::repeat(false));
+        let places =
+            some.iter().zip(found).map(|((_, job), found)| (settings.tree.join(&job.aside), found));
+        let places: Vec<(PathBuf, bool)> = places.collect();
+        let held = session.slots.try_acquire_up_to(cores());
+        let checked =
+            parallel::map_with(held.len(), &places, Vec::new, |buffer, (aside, found)| {
+                found.then(|| check(aside, buffer)).flatten()
+            });
+        drop(held);
+        let count = checked.iter().flatten().count().max(1) as u32;
+        let wall = since.elapsed() / count;
+        let found = checked.into_iter().map(|native| native.map(|native| (native, wall))).collect();
+        let accepted = accept(session, backends, some, found, Machine::Other)?;
+        taken.extend(accepted);
+        // Those that are there are right; the others need not be asked for any more.
+        session.check_interrupt()?;
+        if stop() {
+            break;
+        }
+    }
+    Ok(taken)
+}
+
+/// Puts what was found for these jobs into its places; returns their numbers.
+fn accept(
+    session: &mut Session<'_>,
+    backends: &Backends,
+    jobs: &[(usize, &Job)],
+    found: Vec<Option<(Stamped, Duration)>>,
+    machine: Machine,
+) -> Result<Vec<usize>> {
+    let mut taken = Vec::new();
+    for ((number, job), found) in jobs.iter().zip(found) {
+        let Some((native, wall)) = found else {
+            continue;
+        };
+        if let Err(error) = backends.accept(&mut session.store, job, native, job.cost) {
+            // Those after it were put aside already.
+            jobs.iter().for_each(|(_, job)| remove_aside(session, job));
+            return Err(error);
+        }
+        let object = &job.part().label();
+        session.listener.on(&Event::FromCache { object, wall, machine });
+        taken.push(*number);
+    }
     Ok(taken)
 }
 
@@ -82,6 +150,20 @@ pub(super) fn give(session: &mut Session<'_>, cache: &mut Option<Cache>, job: &J
     }
 }
 
+/// Adds an object that was made here, and lies aside still, to an engine's store of results.
+pub(super) fn give_elsewhere(
+    session: &Session<'_>,
+    backends: &Backends,
+    engine: &Elsewhere,
+    job: &Job,
+) -> Result<()> {
+    if engine.is_set() && backends.may_leave(job) {
+        let action = backends.action(session.settings, &session.store, job, Way::Elsewhere)?;
+        engine.with(|engine| engine.give(&action));
+    }
+    Ok(())
+}
+
 /// What the cache has to say, once in a run.
 fn pass_on_warning(session: &mut Session<'_>, cache: &Cache) {
     if let Some(text) = cache.warning() {
@@ -96,7 +178,10 @@ fn fetch(cache: &Cache, key: Digest, aside: &Path) -> Option<(Stamped, Duration)
     if !cache.fetch(key, aside) {
         return None;
     }
-    let native =
-        check_native(aside, &mut Vec::new()).inspect_err(|_| drop(fs::remove_file(aside))).ok()?;
-    Some((native, began.elapsed()))
+    check(aside, &mut Vec::new()).map(|native| (native, began.elapsed()))
+}
+
+/// An object that was put aside, if it is one; what is none is removed.
+fn check(aside: &Path, buffer: &mut Vec<u8>) -> Option<Stamped> {
+    check_native(aside, buffer).inspect_err(|_| drop(fs::remove_file(aside))).ok()
 }

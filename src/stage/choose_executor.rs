@@ -1,5 +1,6 @@
-//! Which executor the backends of a run get: a fork server where it works and pays. It is chosen when
-//! the first of enough backends is about to run, and thin links may have run before.
+//! Which executors the backends of a run get: here a fork server where it works and pays, and other
+//! machines where an engine is set. Each is made when the first backend for it is there, and thin links
+//! may have run before.
 
 use std::cell::RefCell;
 use std::io;
@@ -8,7 +9,7 @@ use std::rc::Rc;
 use super::Settings;
 use super::session::Session;
 use crate::exec::action::Action;
-use crate::exec::executor::{Capacity, Choice, Executor, Job, Processes};
+use crate::exec::executor::{Capacity, Choice, Engine, Executor, Job, Processes};
 use crate::exec::fork_server::ForkServer;
 use crate::exec::process::Outcome;
 use crate::report::Event;
@@ -58,6 +59,50 @@ impl Executor for Current {
     }
 }
 
+/// The engine of a run, if it has one and a backend was there for it.
+#[derive(Clone, Default)]
+pub(super) struct Elsewhere(Rc<RefCell<Option<Box<dyn Engine>>>>);
+
+impl Elsewhere {
+    /// The engine is there, whether or not a server is.
+    pub fn set(&self, engine: Box<dyn Engine>) {
+        *self.0.borrow_mut() = Some(engine);
+    }
+
+    /// Whether there is an engine.
+    pub fn is_set(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Whether it has room for any job now.
+    pub fn takes_jobs(&self) -> bool {
+        matches!(self.capacity(), Capacity::Jobs(1..))
+    }
+
+    /// Does something with the engine, if there is one.
+    pub fn with<R>(&self, what: impl FnOnce(&mut dyn Engine) -> R) -> Option<R> {
+        self.0.borrow_mut().as_mut().map(|engine| what(engine.as_mut()))
+    }
+}
+
+impl Executor for Elsewhere {
+    /// None, as long as there is no engine, or it has lost its server.
+    fn capacity(&self) -> Capacity {
+        let engine = self.0.borrow();
+        let there = engine.as_ref().filter(|engine| engine.is_there());
+        there.map_or(Capacity::Jobs(0), |engine| engine.capacity())
+    }
+
+    fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
+        let started = self.with(|engine| engine.start(what));
+        started.unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    fn notes(&mut self) -> Vec<String> {
+        self.with(|engine| engine.notes()).unwrap_or_default()
+    }
+}
+
 /// Whether it is time to choose, with so many backends still to run.
 pub(super) fn is_enough(choice: Choice, backends: usize) -> bool {
     match choice {
@@ -89,8 +134,8 @@ pub(super) fn choose(session: &mut Session<'_>, compiler: &Tool, executor: &Curr
     }
 }
 
-/// Passes on what the executor has to say.
-pub(super) fn pass_on_notes(session: &mut Session<'_>, executor: &Current) {
+/// Passes on what an executor has to say.
+pub(super) fn pass_on_notes(session: &mut Session<'_>, executor: &(impl Executor + Clone)) {
     for text in executor.clone().notes() {
         session.listener.on(&Event::Note(&text));
     }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use super::backends::{Backends, Job, Way, only_warn};
 use super::{Settings, archives, compiler, members};
 use crate::backend::inputs::{self, Common};
 use crate::environment::Environment;
@@ -10,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::exec::executor::Choice;
 use crate::inputs::{Compared, Inputs, Kind, Recorded, compare};
 use crate::kbuild::module;
-use crate::plan::{self, Due};
+use crate::plan::{self, Due, Planned};
 use crate::store::snapshot::Watch;
 use crate::store::{BackendRecord, Indexed, Store};
 use crate::thinlink::{self, ThinLink};
-use crate::toolchain::{self, Role};
+use crate::toolchain::{self, Role, Tool};
 use crate::unit::{INDEXED, Part, Unit, VMLINUX};
 
 /// Whether something would run.
@@ -58,6 +59,9 @@ pub struct Explanation {
     pub importers: Vec<String>,
     /// The key, in hexadecimal; `None` where the compiler is not known.
     pub key: Option<String>,
+    /// What the server of an engine calls its backend's action, with the size of that in bytes
+    /// (`HASH/SIZE`); `None` without an engine, and where the backend can only run here.
+    pub action: Option<String>,
     /// Whether its backend would run, and why.
     pub due: Answer<Due>,
     /// Whether the thin link would run first, and might change the imports.
@@ -84,6 +88,7 @@ pub fn last_settings(store: &Store, environment: Environment) -> Option<Settings
         verify: 0.0,
         cache: None,
         tool_digests: None,
+        engine: None,
         environment,
     })
 }
@@ -105,6 +110,10 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
     let compiler = known.unwrap_or_else(|| toolchain::unknown(&command, tree, environment));
     let common = Common::new(&compiler, environment);
     let inputs = inputs::inputs(&store, &common, module)?;
+    let action = match is_known {
+        true => action(settings, &store, &compiler, module)?,
+        false => None,
+    };
     let importers = modules.iter().filter(|other| {
         let is_beside = other.part.unit == module.part.unit;
         is_beside && other.imports.iter().any(|name| **name == **object)
@@ -117,12 +126,37 @@ pub fn explain(settings: &Settings, mut store: Store, name: &str) -> Result<Expl
         imports: module.imports.iter().map(|name| name.to_string()).collect(),
         importers: importers.map(|other| other.part.label().into_owned()).collect(),
         key: is_known.then(|| inputs.key.digest().to_string()),
+        action,
         due: match is_known {
             true => Answer::of(plan::due(&store, &common, module)?),
             false => Answer::unknown(Role::Compiler, &command),
         },
         relink,
     })
+}
+
+/// What the server of the engine that is set would call the action of a module's backend.
+fn action(
+    settings: &Settings,
+    store: &Store,
+    compiler: &Tool,
+    module: &Indexed,
+) -> Result<Option<String>> {
+    let Some(make) = &settings.engine else {
+        return Ok(None);
+    };
+    let common = Common::new(compiler, &settings.environment);
+    let inputs = inputs::inputs(store, &common, module)?;
+    let size = store.files.facts(&module.part.object)?.size;
+    let planned = Planned { part: module.part.clone(), inputs, size, due: Due::NeverRun };
+    let job = Job::new(store, &common, planned)?;
+    let only_warn = only_warn(settings);
+    let backends = Backends::new(compiler.clone(), common, only_warn);
+    if !backends.may_leave(&job) {
+        return Ok(None);
+    }
+    let action = backends.action(settings, store, &job, Way::Elsewhere)?;
+    Ok(make.make()?.digest(&action))
 }
 
 /// What the last thin links of all units indexed.

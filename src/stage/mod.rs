@@ -25,6 +25,7 @@
 //!     verify: 0.0,
 //!     cache: None,
 //!     tool_digests: None,
+//!     engine: None,
 //!     environment: Environment::of_process(),
 //! };
 //! let mut console = Console::new(Verbosity::default());
@@ -56,12 +57,13 @@ mod units;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backend::flags;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
-use crate::exec::executor::{Choice, Executor};
+use crate::exec::executor::{Choice, Executor, MakeEngine};
 use crate::exec::interrupt::Interrupts;
 use crate::exec::slots::{Slot, Slots};
 use crate::report::{Event, Listener, Summary};
@@ -111,6 +113,8 @@ pub struct Settings {
     /// A folder in which all trees of the user keep the digests of large files outside of them
     /// ([`crate::store::user`]), such as compilers.
     pub tool_digests: Option<PathBuf>,
+    /// Other machines that run backends beside this one, and keep their results, if there are any.
+    pub engine: Option<Arc<dyn MakeEngine>>,
     /// Where variables are looked up: `PATH`, and those that compilers and the dynamic loader read.
     /// The programs that are run inherit the environment of the process.
     pub environment: Environment,
@@ -276,6 +280,8 @@ fn run_units(session: &mut Session<'_>, units: Vec<Unit>, held: Vec<Slot>) -> Re
     let Ended { units, modules, ran, backends, error } = queue::run(session, units)?;
     let mut summary = Summary { modules: modules.len(), linked: ran.linked, ..Summary::default() };
     (summary.rebuilt, summary.from_cache) = (ran.rebuilt.len(), ran.from_cache);
+    summary.rebuilt_remotely = ran.rebuilt_remotely;
+    summary.from_remote_cache = ran.from_remote_cache;
     summary.up_to_date = (summary.modules - summary.from_cache).saturating_sub(summary.rebuilt);
     if settings.verify > 0.0 && !settings.dry_run && error.is_none() {
         let left = modules.iter().filter(|module| !ran.rebuilt.contains(&module.part));

@@ -1,6 +1,7 @@
 //! The jobs of all units in one queue: a thin link where one has to run, and the backends that it asks
 //! for once it has ended, the longest first. Must not know how either works.
 
+mod elsewhere;
 mod ready;
 
 use std::cmp::Reverse;
@@ -11,19 +12,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backends::{self, Backends, Job};
-use super::choose_executor::{self, Current};
+use super::backends::{self, Backends, Job, Way};
+use super::choose_executor::{self, Current, Elsewhere};
 use super::members::Member;
 use super::session::Session;
 use super::skip_driver::{self, Answers};
 use super::{cached, cached_links, cores, links, objects};
 use crate::error::{Error, Result};
 use crate::exec::action::Action;
-use crate::exec::process::{Outcome, Usage};
+use crate::exec::executor::{Executor, Machine};
+use crate::exec::process::{Outcome, RemoteUsage, Usage};
 use crate::exec::run::{Runner, Work};
 use crate::exec::slots::Slot;
 use crate::plan::Planned;
-use crate::report::{Backend, Ending, Event, Job as Started, JobKind};
+use crate::report::{Backend, Ending, Event, Job as Started, JobKind, Row};
 use crate::store::cache::Cache;
 use crate::store::{Digest, Indexed};
 use crate::thinlink::Scratch;
@@ -68,6 +70,9 @@ enum Task {
     Ended,
 }
 
+/// Numbers of tasks, by their weight.
+type Ready = BinaryHeap<((u64, u64), Reverse<usize>)>;
+
 /// The queue of a run.
 pub(super) struct Queue<'a, 'b> {
     session: &'a mut Session<'b>,
@@ -80,6 +85,10 @@ pub(super) struct Queue<'a, 'b> {
     looked_for_cache: bool,
     executor: Current,
     chosen: bool,
+    /// Other machines.
+    elsewhere: Elsewhere,
+    /// What is known of them.
+    state: elsewhere::State,
     answers: Answers,
     /// Jobs came since the driver was asked for some.
     fresh: bool,
@@ -91,10 +100,12 @@ pub(super) struct Queue<'a, 'b> {
     links: VecDeque<Link>,
     /// Objects that may be linked.
     objects: VecDeque<objects::Job>,
-    /// Backends that may start: the most expensive first, and of equals the earliest.
-    ready: BinaryHeap<((u64, u64), Reverse<usize>)>,
-    /// The slots of the jobs that run, by number.
-    in_flight: BTreeMap<usize, usize>,
+    /// Backends that may start on any machine: the most expensive first, and of equals the earliest.
+    ready: Ready,
+    /// Backends that can only run on this one, where there are others too.
+    ready_here: Ready,
+    /// The rows of the jobs that run, by machine and number.
+    in_flight: BTreeMap<(Machine, usize), Row>,
     /// Slots for the threads of the one thin link that runs.
     threads: Vec<Slot>,
     /// A thin link failed.
@@ -107,8 +118,12 @@ pub(super) struct Queue<'a, 'b> {
 pub(super) struct Ran {
     /// What was compiled.
     pub rebuilt: HashSet<Part>,
-    /// How many came from the shared cache.
+    /// How many of them other machines compiled.
+    pub rebuilt_remotely: usize,
+    /// How many came from caches.
     pub from_cache: usize,
+    /// How many of them from other machines.
+    pub from_remote_cache: usize,
     /// Whether a linker ran.
     pub linked: bool,
     backends: usize,
@@ -140,6 +155,8 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
         places: places.collect(),
         chosen: given.is_some(),
         executor: Current::new(given),
+        elsewhere: Elsewhere::default(),
+        state: elsewhere::State::default(),
         session,
         units,
         linker: None,
@@ -152,7 +169,8 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
         tasks: Vec::new(),
         links: VecDeque::new(),
         objects: VecDeque::new(),
-        ready: BinaryHeap::new(),
+        ready: Ready::new(),
+        ready_here: Ready::new(),
         in_flight: BTreeMap::new(),
         threads: Vec::new(),
         link_error: None,
@@ -181,8 +199,23 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
 impl Queue<'_, '_> {
     /// Something runs, or is ready to.
     fn is_busy(&self) -> bool {
-        let waits = [self.ready.is_empty(), self.links.is_empty(), self.objects.is_empty()];
+        let waits = [self.links.is_empty(), self.objects.is_empty(), self.waiting() == 0];
         !self.in_flight.is_empty() || waits.contains(&false)
+    }
+
+    /// Backends that may start.
+    fn waiting(&self) -> usize {
+        self.ready.len() + self.ready_here.len()
+    }
+
+    /// The one of them that starts here next. Those that can only run here go first while others can go
+    /// elsewhere.
+    fn next_here(&mut self) -> &mut Ready {
+        let others = self.elsewhere.takes_jobs() && !self.ready_here.is_empty();
+        match others || self.ready_here.peek() > self.ready.peek() {
+            true => &mut self.ready_here,
+            false => &mut self.ready,
+        }
     }
 
     /// Runs all that may run, and what becomes ready on the way. Returns how many jobs failed.
@@ -192,9 +225,12 @@ impl Queue<'_, '_> {
             interrupts: self.session.interrupts,
             keep_going: self.session.settings.keep_going,
         };
-        let mut executor = self.executor.clone();
-        let ended = runner.run(&mut executor, self);
+        let (mut executor, mut elsewhere) = (self.executor.clone(), self.elsewhere.clone());
+        let others = self.session.settings.engine.is_some();
+        let others = others.then_some(&mut elsewhere as &mut dyn Executor);
+        let ended = runner.run_with(&mut executor, others, self);
         choose_executor::pass_on_notes(self.session, &self.executor);
+        self.end_elsewhere();
         ended
     }
 
@@ -254,12 +290,13 @@ impl Queue<'_, '_> {
             return;
         };
         let choice = self.session.settings.executor;
-        if !self.chosen && choose_executor::is_enough(choice, self.ready.len()) {
+        if !self.chosen && choose_executor::is_enough(choice, self.waiting()) {
             self.chosen = true;
             choose_executor::choose(self.session, &backends.compiler, &self.executor);
         }
         if self.chosen && std::mem::take(&mut self.fresh) {
-            let waiting: BTreeSet<usize> = self.ready.iter().map(|(_, number)| number.0).collect();
+            let waiting = self.ready.iter().chain(&self.ready_here);
+            let waiting: BTreeSet<usize> = waiting.map(|(_, number)| number.0).collect();
             let tasks = self.tasks.iter_mut().enumerate();
             let jobs = tasks.filter_map(|(number, task)| match task {
                 Task::Backend { job, .. } if waiting.contains(&number) => Some(&mut **job),
@@ -275,20 +312,23 @@ impl Queue<'_, '_> {
         }
     }
 
-    fn start_backend(&mut self, number: usize) -> Result<Option<Action>> {
+    fn start_backend(&mut self, number: usize, way: Way) -> Result<Option<(usize, Action)>> {
         let (Task::Backend { job, .. }, Some(backends)) = (&self.tasks[number], &self.backends)
         else {
             return Ok(None);
         };
         backends.announce(self.session, job);
-        backends.action(self.session.settings, &self.session.store, job).map(Some)
+        let what = backends.action(self.session.settings, &self.session.store, job, way)?;
+        let machine = if way == Way::Elsewhere { Machine::Other } else { Machine::This };
+        self.tell_start((machine, number), JobKind::Backend);
+        Ok(Some((number, what)))
     }
 
     fn backend_ended(
         &mut self,
         (unit, job): (usize, &Job),
         outcome: io::Result<Outcome>,
-        slot: Option<usize>,
+        row: Option<Row>,
     ) -> Result<bool> {
         let Some(backends) = &self.backends else {
             return Ok(true);
@@ -300,16 +340,15 @@ impl Queue<'_, '_> {
         }
         let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
         let judged = backends.judge(&self.session.store, job, outcome);
-        tell_end(self.session, slot, judged.is_ok(), usage);
+        tell_end(self.session, row, good_or_not(judged.is_ok()), usage, None);
         match judged {
             Ok(native) => {
                 let store = &mut self.session.store;
                 backends.check_compiler(store)?;
+                cached::give_elsewhere(self.session, backends, &self.elsewhere, job)?;
+                let store = &mut self.session.store;
                 backends.accept(store, job, native, usage.as_ref().map(backends::cost))?;
-                cached::give(self.session, &mut self.cache, job);
-                self.ran.rebuilt.insert(job.part().clone());
-                self.units[unit].lacks -= 1;
-                self.complete(unit)?;
+                self.backend_is_good(unit, job)?;
                 Ok(true)
             }
             Err(sentence) => {
@@ -320,15 +359,23 @@ impl Queue<'_, '_> {
         }
     }
 
+    /// What follows once a backend's object is in its place.
+    fn backend_is_good(&mut self, unit: usize, job: &Job) -> Result<()> {
+        cached::give(self.session, &mut self.cache, job);
+        self.ran.rebuilt.insert(job.part().clone());
+        self.units[unit].lacks -= 1;
+        self.complete(unit)
+    }
+
     fn object_ended(
         &mut self,
         job: &objects::Job,
         outcome: io::Result<Outcome>,
-        slot: Option<usize>,
+        row: Option<Row>,
     ) -> Result<bool> {
         let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
         let made = objects::take(self.session, job, outcome)?;
-        tell_end(self.session, slot, made.is_ok(), usage);
+        tell_end(self.session, row, good_or_not(made.is_ok()), usage, None);
         match &made {
             Ok(()) => self.ran.linked = true,
             Err(sentence) => self.session.listener.on(&Event::Failure(sentence)),
@@ -337,9 +384,10 @@ impl Queue<'_, '_> {
     }
 
     /// Tells the listener that a job runs, and on which of its rows.
-    fn tell_start(&mut self, number: usize, kind: JobKind) {
-        let slot = free_slot(self.in_flight.values().copied());
-        self.in_flight.insert(number, slot);
+    fn tell_start(&mut self, (machine, number): (Machine, usize), kind: JobKind) {
+        let rows = self.in_flight.values().filter(|row| row.machine == machine);
+        let row = Row { machine, number: free_slot(rows.map(|row| row.number)) };
+        self.in_flight.insert((machine, number), row);
         let label = match &self.tasks[number] {
             Task::Link(link) => self.units[link.place].unit.outputs.indexed.as_str().into(),
             Task::Backend { job, .. } => job.part().label(),
@@ -347,16 +395,25 @@ impl Queue<'_, '_> {
             Task::Ended => return,
         };
         let verb = if kind == JobKind::Backend { "CC" } else { "LD" };
-        self.session.listener.on(&Event::Started(Started { slot, kind, verb, object: &label }));
+        self.session.listener.on(&Event::Started(Started { row, kind, verb, object: &label }));
     }
 }
 
 /// Tells the listener that a job has ended.
-fn tell_end(session: &mut Session<'_>, slot: Option<usize>, is_good: bool, usage: Option<Usage>) {
-    if let Some(slot) = slot {
-        let ending = if is_good { Ending::Good } else { Ending::Failed };
-        session.listener.on(&Event::Ended { slot, ending, usage });
+fn tell_end(
+    session: &mut Session<'_>,
+    row: Option<Row>,
+    ending: Ending,
+    usage: Option<Usage>,
+    remote: Option<RemoteUsage>,
+) {
+    if let Some(row) = row {
+        session.listener.on(&Event::Ended { row, ending, usage, remote });
     }
+}
+
+fn good_or_not(is_good: bool) -> Ending {
+    if is_good { Ending::Good } else { Ending::Failed }
 }
 
 /// Tells the listener what has to be made.
@@ -378,35 +435,67 @@ impl Work for Queue<'_, '_> {
             let what = self.start_link(&link)?;
             let number = self.tasks.len();
             self.tasks.push(Task::Link(link));
-            self.tell_start(number, JobKind::ThinLink);
+            self.tell_start((Machine::This, number), JobKind::ThinLink);
             return Ok(Some((number, what)));
         }
         if let Some(job) = self.objects.pop_front() {
             let what = objects::begin(self.session, &job)?;
             let number = self.tasks.len();
             self.tasks.push(Task::Object(Box::new(job)));
-            self.tell_start(number, JobKind::Step);
+            self.tell_start((Machine::This, number), JobKind::Step);
             return Ok(Some((number, what)));
         }
-        if self.ready.is_empty() {
-            return Ok(None);
+        self.look_up_elsewhere()?;
+        if self.waiting() == 0 {
+            // What came out of a cache may have been the last that a module's object lacked.
+            return if self.objects.is_empty() { Ok(None) } else { self.next() };
         }
         self.make_ready();
-        let Some((_, Reverse(number))) = self.ready.pop() else {
-            return Ok(None);
-        };
-        let what = self.start_backend(number)?;
-        self.tell_start(number, JobKind::Backend);
-        Ok(what.map(|what| (number, what)))
+        match self.next_here().pop() {
+            Some((_, Reverse(number))) => self.start_backend(number, Way::Here),
+            None => Ok(None),
+        }
     }
 
     fn next_memory(&self) -> u64 {
         let alone = self.links.is_empty() && self.objects.is_empty();
-        let next = self.ready.peek().filter(|_| alone);
-        match next.map(|(_, number)| &self.tasks[number.0]) {
-            Some(Task::Backend { job, .. }) => job.memory(),
+        let next = self.ready.peek().max(self.ready_here.peek()).filter(|_| alone);
+        next.map_or(0, |(_, number)| self.memory(number.0))
+    }
+
+    fn memory(&self, number: usize) -> u64 {
+        match &self.tasks[number] {
+            Task::Backend { job, .. } => job.memory(),
             _ => 0,
         }
+    }
+
+    fn left_elsewhere(&self) -> usize {
+        self.ready.len()
+    }
+
+    fn next_elsewhere(&mut self) -> Result<Option<(usize, Action)>> {
+        // Thin links go first: all slots are theirs, and what they ask for is looked up at once.
+        if !self.links.is_empty() {
+            return Ok(None);
+        }
+        self.look_up_elsewhere()?;
+        match self.ready.pop() {
+            Some((_, Reverse(number))) => self.start_backend(number, Way::Elsewhere),
+            None => Ok(None),
+        }
+    }
+
+    fn done_elsewhere(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
+        self.ended_elsewhere(number, outcome)
+    }
+
+    fn here(&mut self, number: usize, race: bool) -> Result<Option<Action>> {
+        self.start_here(number, race)
+    }
+
+    fn dropped(&mut self, number: usize, from: Machine) {
+        self.drop_job(number, from);
     }
 
     fn warn(&mut self, text: &str) {
@@ -414,18 +503,25 @@ impl Work for Queue<'_, '_> {
     }
 
     fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
-        let slot = self.in_flight.remove(&number);
+        let row = self.in_flight.remove(&(Machine::This, number));
         match std::mem::replace(&mut self.tasks[number], Task::Ended) {
-            Task::Backend { unit, job } => self.backend_ended((unit, &job), outcome, slot),
+            Task::Backend { unit, job } => {
+                self.end_race(number, &job);
+                let is_good = self.backend_ended((unit, &job), outcome, row)?;
+                if is_good {
+                    self.compare_failure(number, &job);
+                }
+                Ok(is_good)
+            }
             Task::Link(link) => {
                 self.threads.clear();
                 let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
                 let was_silent = outcome.as_ref().is_ok_and(|outcome| outcome.output.is_empty());
                 let judged = links::judge(self.session, &link.linker.text, outcome);
-                tell_end(self.session, slot, judged.is_ok(), usage);
+                tell_end(self.session, row, good_or_not(judged.is_ok()), usage, None);
                 self.link_ended(&link, judged, was_silent)
             }
-            Task::Object(job) => self.object_ended(&job, outcome, slot),
+            Task::Object(job) => self.object_ended(&job, outcome, row),
             Task::Ended => Ok(true),
         }
     }
@@ -434,9 +530,12 @@ impl Work for Queue<'_, '_> {
 impl Drop for Queue<'_, '_> {
     /// What was cut short leaves nothing behind.
     fn drop(&mut self) {
-        for number in std::mem::take(&mut self.in_flight).into_keys() {
+        for (_, number) in std::mem::take(&mut self.in_flight).into_keys() {
             match &self.tasks[number] {
-                Task::Backend { job, .. } => backends::remove_aside(self.session, job),
+                Task::Backend { job, .. } => {
+                    backends::remove_aside(self.session, job);
+                    self.remove_race(number);
+                }
                 Task::Object(job) => objects::remove_aside(&self.session.store, job),
                 Task::Link(_) | Task::Ended => {}
             }

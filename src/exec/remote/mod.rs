@@ -63,7 +63,7 @@ use self::server::Server;
 use self::settings::Settings;
 use self::shared::Shared;
 use super::action::Action;
-use super::executor::{Capacity, Engine, Executor, Job};
+use super::executor::{Capacity, Engine, Executor, Job, MakeEngine, Traffic};
 use crate::error::{Error, Result};
 use crate::regular;
 
@@ -71,8 +71,10 @@ use crate::regular;
 const FIRST_ANSWER: Duration = Duration::from_secs(12);
 /// Results that are looked for at a time.
 const LOOKS: usize = 64;
-/// How long the end of a run waits for results that are still being given, and for operations to be cancelled.
+/// How long the end of a run waits for results that are still being given, and for operations to be cancelled;
+/// and after a signal, for those operations.
 const AT_THE_END: Duration = Duration::from_secs(5);
+const IN_A_HURRY: Duration = Duration::from_millis(500);
 /// Bytes of results that wait to be given; what comes then is not given.
 const WAITING: usize = 256 << 20;
 
@@ -82,7 +84,7 @@ enum Order {
     LookUp(Vec<Action>, mpsc::Sender<(usize, Option<Aside>)>),
     Give(Box<Action>, Vec<(String, Bytes)>),
     Digest(Box<Action>, mpsc::Sender<Option<String>>),
-    End,
+    End(Duration),
 }
 
 /// A server that runs jobs, or whose store of results is used. Dropping it cancels what it still does.
@@ -92,6 +94,7 @@ pub struct Remote {
     thread: Option<JoinHandle<()>>,
     executes: bool,
     upload: bool,
+    at_the_end: Duration,
 }
 
 impl Remote {
@@ -117,23 +120,14 @@ impl Remote {
         let thread = std::thread::Builder::new().name("remote engine".to_owned()).spawn(work);
         let thread =
             Some(thread.map_err(|e| Error::io("start a thread for", "the remote engine", e))?);
-        Ok(Remote { shared, orders, thread, executes, upload })
-    }
-
-    /// Bytes of files that went over the network until now.
-    pub fn traffic(&self) -> Traffic {
-        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Traffic { sent: read(&self.shared.sent), received: read(&self.shared.received) }
+        Ok(Remote { shared, orders, thread, executes, upload, at_the_end: AT_THE_END })
     }
 }
 
-/// Bytes of files that went over the network, before any compression.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// To the server.
-    pub sent: u64,
-    /// From it.
-    pub received: u64,
+impl MakeEngine for Settings {
+    fn make(&self) -> Result<Box<dyn Engine>> {
+        Ok(Box::new(Remote::start(self.clone())?))
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -146,6 +140,7 @@ async fn obey(server: Rc<Server>, mut orders: to_thread::UnboundedReceiver<Order
     let watch = spawn_local(server.clone().watch());
     let mut jobs = JoinSet::new();
     let mut gifts = JoinSet::new();
+    let mut most = AT_THE_END;
     let (gifts_at_once, waiting) = (Rc::new(Semaphore::new(LOOKS / 4)), Rc::new(Cell::new(0)));
     while let Some(order) = orders.recv().await {
         while jobs.try_join_next().is_some() || gifts.try_join_next().is_some() {}
@@ -172,7 +167,10 @@ async fn obey(server: Rc<Server>, mut orders: to_thread::UnboundedReceiver<Order
                 let server = server.clone();
                 drop(spawn_local(async move { drop(found.send(server.digest(&action).await)) }));
             }
-            Order::End => break,
+            Order::End(patience) => {
+                most = patience;
+                break;
+            }
         }
     }
     watch.abort();
@@ -180,7 +178,7 @@ async fn obey(server: Rc<Server>, mut orders: to_thread::UnboundedReceiver<Order
         while jobs.join_next().await.is_some() {}
         while gifts.join_next().await.is_some() {}
     };
-    let _ = tokio::time::timeout(AT_THE_END, rest).await;
+    let _ = tokio::time::timeout(most, rest).await;
 }
 
 /// Looks for the results of all these actions, some at a time.
@@ -297,14 +295,23 @@ impl Engine for Remote {
         receive.recv_timeout(FIRST_ANSWER).ok()?
     }
 
+    fn traffic(&self) -> Traffic {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Traffic { sent: read(&self.shared.sent), received: read(&self.shared.received) }
+    }
+
     fn warnings(&mut self) -> Vec<String> {
         self.shared.take_warnings()
+    }
+
+    fn hurry(&mut self) {
+        self.at_the_end = IN_A_HURRY;
     }
 }
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        let _ = self.orders.send(Order::End);
+        let _ = self.orders.send(Order::End(self.at_the_end));
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -9,7 +9,6 @@ use super::{Link, Queue, Task, announce_plan};
 use crate::backend::inputs::Common;
 use crate::error::Result;
 use crate::format::Format;
-use crate::kbuild::auto_conf::AutoConf;
 use crate::plan;
 use crate::stage::backends::{self, Backends, Job};
 use crate::stage::{Settings, cached, cached_links, compiler, cores, links, objects};
@@ -165,9 +164,7 @@ impl Queue<'_, '_> {
         };
         self.session.note_tool(Role::Compiler, &compiler);
         let common = Common::new(&compiler, &settings.environment);
-        let conf = AutoConf::read(&settings.tree);
-        let only_warn = conf.is_ok_and(|conf| conf.is_on("CONFIG_LTO_CLANG_THIN"));
-        Ok(Some(Backends::new(compiler, common, only_warn)))
+        Ok(Some(Backends::new(compiler, common, backends::only_warn(settings))))
     }
 
     /// Takes planned jobs in: those that the cache has are done, the others may run.
@@ -206,7 +203,12 @@ impl Queue<'_, '_> {
         for job in jobs {
             let unit = self.places.get(&job.part().unit).copied().unwrap_or_default();
             self.units[unit].lacks += 1;
-            self.ready.push((job.weight(), Reverse(self.tasks.len())));
+            let number = self.tasks.len();
+            let queue = match self.may_go_elsewhere(&job)? {
+                true => &mut self.ready,
+                false => &mut self.ready_here,
+            };
+            queue.push((job.weight(), Reverse(number)));
             self.tasks.push(Task::Backend { unit, job: Box::new(job) });
         }
         Ok(())
