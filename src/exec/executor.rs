@@ -4,7 +4,8 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -110,6 +111,14 @@ pub trait Executor {
 
     /// A job succeeded at its second try.
     fn first_try_was_wrong(&mut self) {}
+
+    /// A descriptor to wait for beside the jobs, as long as the executor itself waits for something.
+    fn waits_for(&self) -> Option<Rc<OwnedFd>> {
+        None
+    }
+
+    /// Looks whether what it waits for is there. Called again and again while it waits.
+    fn look(&mut self) {}
 
     /// Sentences for the verbose log; each is given once.
     fn notes(&mut self) -> Vec<String> {

@@ -3,6 +3,7 @@
 //! process. Must not know what a backend is.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use super::action::Action;
@@ -23,6 +24,64 @@ pub struct ForkServer {
     notes: Vec<String>,
 }
 
+/// A fork server that is getting ready. It takes a slot until then.
+#[derive(Debug)]
+pub struct Starting {
+    program: String,
+    /// The program's real file.
+    path: PathBuf,
+    folder: PathBuf,
+    server: Server,
+}
+
+impl Starting {
+    /// Begins what [`ForkServer::start`] does, and does not wait.
+    ///
+    /// # Errors
+    /// A clause that says why it cannot be one.
+    pub fn begin(
+        program: &str,
+        folder: PathBuf,
+        environment: &Environment,
+        interrupts: &Interrupts,
+    ) -> Result<Self, String> {
+        let path = clang::find(program, &folder, environment)?;
+        let server = Server::begin(program, &folder, environment, interrupts)?;
+        Ok(Starting { program: program.to_owned(), path, folder, server })
+    }
+
+    /// The compiler, as it is called.
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
+    /// A descriptor that is readable when it is ready, or never will be.
+    ///
+    /// # Errors
+    /// Where there can be no other descriptor.
+    pub fn answer(&self) -> io::Result<OwnedFd> {
+        self.server.answer()
+    }
+
+    /// Whether [`Starting::finish`] need not wait.
+    pub fn has_answered(&self) -> bool {
+        self.server.has_answered()
+    }
+
+    /// Waits until it is ready. A signal ends the wait.
+    ///
+    /// # Errors
+    /// A clause that says why it cannot be one.
+    pub fn finish(self) -> Result<ForkServer, String> {
+        let Starting { program, path, folder, server } = self;
+        let server = server.finish(&path)?;
+        let number = server.pid();
+        let notes =
+            vec![format!("a fork server of {program} (process {number}) runs the backends")];
+        Ok(ForkServer { program, folder, server: Some(server), notes })
+    }
+}
+
 impl ForkServer {
     /// Starts `program` in `folder` as a server. Takes a slot as any process does. A signal ends
     /// the wait for it. It inherits the environment of the process; in this one it is looked up where
@@ -36,12 +95,7 @@ impl ForkServer {
         environment: &Environment,
         interrupts: &Interrupts,
     ) -> Result<Self, String> {
-        let path = clang::find(program, &folder, environment)?;
-        let server = Server::start(program, &path, &folder, environment, interrupts)?;
-        let number = server.pid();
-        let notes =
-            vec![format!("a fork server of {program} (process {number}) runs the backends")];
-        Ok(ForkServer { program: program.to_owned(), folder, server: Some(server), notes })
+        Starting::begin(program, folder, environment, interrupts)?.finish()
     }
 
     fn give_up(&mut self, why: &str) {

@@ -223,13 +223,15 @@ impl Runner<'_> {
     /// Sleeps until a signal, a token or a lower load (if a slot is wanted), or the end of a job.
     /// Marks the jobs that may have ended, and says whether a stop may have been asked for.
     fn wait(&self, run: &mut Progress<'_>, pauses: &Pauses, wants_slot: bool) -> bool {
+        let executor = run.executor.waits_for();
         let (token, time) = match wants_slot {
             true => (self.slots.wait_fd(), self.slots.wait_time()),
             false => (None, None),
         };
         let jobs = run.active.iter().map(|one| one.running.as_fd());
         let jobs = jobs.chain(run.elsewhere.descriptors());
-        let descriptors = jobs.chain([self.interrupts.as_fd(), pauses.as_fd()]).chain(token);
+        let others = [self.interrupts.as_fd(), pauses.as_fd()].into_iter().chain(token);
+        let descriptors = jobs.chain(others).chain(executor.iter().map(|one| one.as_fd()));
         // Now and then a look at what they write, and at who has room again, which wakes nobody.
         let ticks = !run.active.is_empty() || run.elsewhere.is_possible();
         let time = time.into_iter().chain(ticks.then_some(TICK)).min();
@@ -237,6 +239,9 @@ impl Runner<'_> {
         let here = run.active.iter_mut();
         here.zip(ready.by_ref()).for_each(|(one, ready)| one.may_have_ended = ready);
         run.elsewhere.mark(&mut ready);
+        if executor.is_some() {
+            run.executor.look();
+        }
         ready.nth(1).unwrap_or(true)
     }
 

@@ -42,6 +42,7 @@ pub struct Server {
     /// Readable when a signal asks us to stop: then nothing is waited for.
     interrupted: OwnedFd,
     process: Running,
+    begun: Instant,
 }
 
 /// Why there is no copy.
@@ -56,11 +57,10 @@ pub enum Failure {
 }
 
 impl Server {
-    /// Starts `program` in `folder`, and waits until it is ready. `path` is the program's
-    /// real file. An `Err` is a clause that says why it cannot serve.
-    pub fn start(
+    /// Starts `program` in `folder`; [`Server::finish`] waits until it is ready. An `Err` is a clause that
+    /// says why it cannot serve.
+    pub fn begin(
         program: &str,
-        path: &Path,
         folder: &Path,
         environment: &Environment,
         interrupts: &Interrupts,
@@ -71,10 +71,29 @@ impl Server {
         let failed = |error: io::Error| format!("it cannot be started: {error}");
         let interrupted = interrupts.as_fd().try_clone_to_owned().map_err(failed)?;
         let (socket, process) = spawn(program, folder, environment).map_err(failed)?;
-        let mut server = Server { socket, interrupted, process };
-        server.wait_until_ready()?;
-        server.check_program(path)?;
-        Ok(server)
+        Ok(Server { socket, interrupted, process, begun: Instant::now() })
+    }
+
+    /// Readable when it is ready, or never will be.
+    pub fn answer(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
+
+    /// Whether [`Server::finish`] need not wait.
+    pub fn has_answered(&self) -> bool {
+        let mut set = [PollFd::new(&self.socket, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // What went wrong here goes wrong there too, and is told there.
+        rustix::event::poll(&mut set, Some(&now)).map_or(true, |count| count > 0)
+            || self.begun.elapsed() > PATIENCE
+    }
+
+    /// Waits until it is ready. `path` is the program's real file. An `Err` is a clause that says why it
+    /// cannot serve.
+    pub fn finish(mut self, path: &Path) -> Result<Self, String> {
+        self.wait_until_ready()?;
+        self.check_program(path)?;
+        Ok(self)
     }
 
     /// Number of its process.
@@ -83,7 +102,7 @@ impl Server {
     }
 
     fn wait_until_ready(&mut self) -> Result<(), String> {
-        match self.receive() {
+        match self.receive(self.begun) {
             Ok([HELLO, 0]) => Ok(()),
             Ok([HELLO, refusal]) => Err(refused(refusal).to_owned()),
             Ok(_) => Err("it does not answer as a fork server of this version does".to_owned()),
@@ -121,7 +140,7 @@ impl Server {
             .map_err(|error| Failure::Shortage(error.into()))?;
         self.ask(argv, output.as_fd(), go.as_fd())?;
         drop(go);
-        let pid = match self.receive() {
+        let pid = match self.receive(Instant::now()) {
             Ok([number, _]) if number > 0 => Pid::from_raw(number).ok_or(Failure::Unfit)?,
             Ok([number, _]) => return Err(refused_fork(-number)),
             Err(error) => return Err(Failure::Lost(format!("does not answer ({error})"))),
@@ -150,8 +169,8 @@ impl Server {
         }
     }
 
-    fn receive(&self) -> io::Result<[i32; 2]> {
-        let deadline = Instant::now() + PATIENCE;
+    fn receive(&self, since: Instant) -> io::Result<[i32; 2]> {
+        let deadline = since + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut set = [

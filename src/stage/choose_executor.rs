@@ -4,14 +4,16 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::Settings;
 use super::session::Session;
 use crate::exec::action::Action;
 use crate::exec::executor::{Capacity, Choice, Engine, Executor, Job, Processes};
-use crate::exec::fork_server::ForkServer;
+use crate::exec::fork_server::Starting;
 use crate::exec::process::Outcome;
+use crate::exec::slots::Slot;
 use crate::report::Event;
 use crate::toolchain::Tool;
 
@@ -20,42 +22,83 @@ const ENOUGH: usize = 4;
 
 /// The executor of a run, which may be another one while the runner holds it.
 #[derive(Clone)]
-pub(super) struct Current(Rc<RefCell<Box<dyn Executor>>>);
+pub(super) struct Current(Rc<RefCell<Chosen>>);
+
+struct Chosen {
+    executor: Box<dyn Executor>,
+    /// Takes its place when it is ready.
+    next: Option<Next>,
+    notes: Vec<String>,
+}
+
+/// A fork server that is getting ready.
+struct Next {
+    server: Starting,
+    answer: Rc<OwnedFd>,
+    /// It works until it is ready.
+    _slot: Slot,
+}
 
 impl Current {
     /// The one that was given, or plain processes, until [`choose`] says otherwise.
     pub fn new(given: Option<Box<dyn Executor>>) -> Self {
-        Current(Rc::new(RefCell::new(given.unwrap_or_else(|| Box::new(Processes)))))
+        let executor = given.unwrap_or_else(|| Box::new(Processes));
+        Current(Rc::new(RefCell::new(Chosen { executor, next: None, notes: Vec::new() })))
     }
 
     fn set(&self, executor: Box<dyn Executor>) {
-        *self.0.borrow_mut() = executor;
+        self.0.borrow_mut().executor = executor;
+    }
+
+    fn set_next(&self, server: Starting, slot: Slot) -> io::Result<()> {
+        let answer = Rc::new(server.answer()?);
+        self.0.borrow_mut().next = Some(Next { server, answer, _slot: slot });
+        Ok(())
     }
 }
 
 impl Executor for Current {
     fn capacity(&self) -> Capacity {
-        self.0.borrow().capacity()
+        self.0.borrow().executor.capacity()
     }
 
     fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
-        self.0.borrow_mut().start(what)
+        self.look();
+        self.0.borrow_mut().executor.start(what)
     }
 
     fn takes_inner(&self) -> bool {
-        self.0.borrow().takes_inner()
+        self.0.borrow().executor.takes_inner()
     }
 
     fn second_try(&mut self, what: &Action, failed: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
-        self.0.borrow_mut().second_try(what, failed)
+        self.0.borrow_mut().executor.second_try(what, failed)
     }
 
     fn first_try_was_wrong(&mut self) {
-        self.0.borrow_mut().first_try_was_wrong();
+        self.0.borrow_mut().executor.first_try_was_wrong();
+    }
+
+    fn waits_for(&self) -> Option<Rc<OwnedFd>> {
+        self.0.borrow().next.as_ref().map(|next| next.answer.clone())
+    }
+
+    fn look(&mut self) {
+        let mut chosen = self.0.borrow_mut();
+        let ready = chosen.next.take_if(|next| next.server.has_answered());
+        if let Some(Next { server, .. }) = ready {
+            let program = server.program().to_owned();
+            match server.finish() {
+                Ok(server) => chosen.executor = Box::new(server),
+                Err(why) => chosen.notes.push(no_server(&format!("{program}: {why}"))),
+            }
+        }
     }
 
     fn notes(&mut self) -> Vec<String> {
-        self.0.borrow_mut().notes()
+        let mut chosen = self.0.borrow_mut();
+        let own = std::mem::take(&mut chosen.notes);
+        own.into_iter().chain(chosen.executor.notes()).collect()
     }
 }
 
@@ -112,26 +155,37 @@ pub(super) fn is_enough(choice: Choice, backends: usize) -> bool {
     }
 }
 
-/// Starts a fork server of the compiler, on a slot that the caller holds. Where there can be none, the
-/// verbose log says why; that is a warning only where one was asked for.
+/// Starts a fork server of the compiler. With a slot for it, backends run as processes beside it until it is
+/// ready; otherwise, and where one was asked for, it gets ready on the slot that the caller holds. Where there
+/// can be none, the verbose log says why; that is a warning only where one was asked for.
 pub(super) fn choose(session: &mut Session<'_>, compiler: &Tool, executor: &Current) {
     let Some(program) = compiler.argv.first() else {
         return;
     };
-    let Settings { tree, environment, .. } = session.settings;
-    match ForkServer::start(program, tree.clone(), environment, session.interrupts) {
-        Ok(server) => {
-            executor.set(Box::new(server));
-            pass_on_notes(session, executor);
-        }
+    let Settings { tree, environment, executor: choice, .. } = session.settings;
+    let slot = match choice {
+        Choice::ForkServer => None,
+        _ => session.slots.try_acquire(),
+    };
+    let begun = Starting::begin(program, tree.clone(), environment, session.interrupts);
+    let chosen = begun.and_then(|server| match slot {
+        Some(slot) => executor.set_next(server, slot).map_err(|e| e.to_string()),
+        None => server.finish().map(|server| executor.set(Box::new(server))),
+    });
+    match chosen {
+        Ok(()) => pass_on_notes(session, executor),
         Err(why) => {
-            let text = format!("no fork server of {program}: {why}; backends run as processes");
-            session.listener.on(&match session.settings.executor {
+            let text = no_server(&format!("{program}: {why}"));
+            session.listener.on(&match choice {
                 Choice::ForkServer => Event::Warning(&text),
                 _ => Event::Note(&text),
             });
         }
     }
+}
+
+fn no_server(why: &str) -> String {
+    format!("no fork server of {why}; backends run as processes")
 }
 
 /// Passes on what an executor has to say.

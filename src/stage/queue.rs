@@ -294,7 +294,8 @@ impl Queue<'_, '_> {
             self.chosen = true;
             choose_executor::choose(self.session, &backends.compiler, &self.executor);
         }
-        if self.chosen && std::mem::take(&mut self.fresh) {
+        if self.executor.takes_inner() && std::mem::take(&mut self.fresh) {
+            choose_executor::pass_on_notes(self.session, &self.executor);
             let waiting = self.ready.iter().chain(&self.ready_here);
             let waiting: BTreeSet<usize> = waiting.map(|(_, number)| number.0).collect();
             let tasks = self.tasks.iter_mut().enumerate();
