@@ -261,11 +261,37 @@ impl Backends {
         made: Stamped,
         cost: Option<Cost>,
     ) -> Result<()> {
-        let (tree, part) = (store.tree().to_path_buf(), job.part());
-        let (native, aside) = (part.native(), &job.aside);
-        if job.flag_set.splits_dwarf {
-            let dwo = dwo_name(&native);
-            match fs::rename(tree.join(dwo_name(aside)), tree.join(&dwo)) {
+        self.placement(job).put(store, made)?;
+        record(store, job, made, cost)
+    }
+
+    /// How the result of a job is put in its place.
+    pub fn placement(&self, job: &Job) -> Placement {
+        let native = job.part().native();
+        let record = cmd_file::render(&native, self.command(job));
+        let (aside, flag_set) = (job.aside.clone(), &job.flag_set);
+        let (splits_dwarf, side_files) = (flag_set.splits_dwarf, flag_set.side_files);
+        Placement { native, aside, record, splits_dwarf, side_files }
+    }
+}
+
+/// A result that lies aside, and its place. Any thread can put it there.
+pub(super) struct Placement {
+    native: String,
+    aside: String,
+    /// The text of its `.cmd` file.
+    record: String,
+    splits_dwarf: bool,
+    side_files: bool,
+}
+
+impl Placement {
+    /// Puts the result in its place, with the files that belong to it.
+    pub fn put(&self, store: &Store, made: Stamped) -> Result<()> {
+        let (tree, native) = (store.tree(), self.native.as_str());
+        if self.splits_dwarf {
+            let dwo = dwo_name(native);
+            match fs::rename(tree.join(dwo_name(&self.aside)), tree.join(&dwo)) {
                 // Without -g there is none.
                 Err(e) if e.kind() != ErrorKind::NotFound => {
                     return Err(Error::io("rename into", &dwo, e));
@@ -273,22 +299,30 @@ impl Backends {
                 _ => {}
             }
         }
-        if job.flag_set.side_files {
-            for (aside, place) in side_files(&tree, &native) {
+        if self.side_files {
+            for (aside, place) in side_files(tree, native) {
                 fs::rename(&aside, &place).map_err(|e| Error::io("rename into", &place, e))?;
             }
         }
-        let place = tree.join(&native);
-        let renamed = fs::rename(tree.join(aside), place);
-        renamed.map_err(|e| Error::io("rename into", &native, e))?;
-        let record = tree.join(cmd_file::path_for(Path::new(&native)));
-        write_if_changed(&record, cmd_file::render(&native, self.command(job)).as_bytes())?;
-        store.files.set(&native, made)?;
-        let inputs = &job.planned.inputs;
-        let key = inputs.key.digest();
-        let record = BackendRecord::new(key, made.facts.digest, cost, &inputs.to_record());
-        store.set_backend(part, record)
+        let renamed = fs::rename(tree.join(&self.aside), tree.join(native));
+        renamed.map_err(|e| Error::io("rename into", native, e))?;
+        let record = tree.join(cmd_file::path_for(Path::new(native)));
+        write_if_changed(&record, self.record.as_bytes())?;
+        store.files.set(native, made)
     }
+}
+
+/// Puts on record what a job's result in its place was made from.
+pub(super) fn record(
+    store: &mut Store,
+    job: &Job,
+    made: Stamped,
+    cost: Option<Cost>,
+) -> Result<()> {
+    let inputs = &job.planned.inputs;
+    let key = inputs.key.digest();
+    let record = BackendRecord::new(key, made.facts.digest, cost, &inputs.to_record());
+    store.set_backend(job.part(), record)
 }
 
 /// Removes a backend's unfinished output, and the temporary files that clang names after it

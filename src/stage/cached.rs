@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::backends::{Backends, Job, Way, remove_aside};
+use super::backends::{self, Backends, Job, Placement, Way, remove_aside};
 use super::choose_executor::Elsewhere;
 use super::cores;
 use super::session::Session;
@@ -44,16 +44,20 @@ pub(super) fn take(
         (0..jobs.len()).filter(|number| jobs[*number].may_be_shared()).collect();
     for some in wanted.chunks(AT_ONCE) {
         session.check_interrupt()?;
-        let wanted = some.iter().map(|number| {
-            let job = &jobs[*number];
-            (job.planned.inputs.key.digest(), session.settings.tree.join(&job.aside))
-        });
-        let wanted: Vec<(Digest, PathBuf)> = wanted.collect();
-        let held = session.slots.try_acquire_up_to(cores());
-        let found = parallel::map(held.len(), &wanted, |(key, aside)| fetch(cache, *key, aside));
-        drop(held);
         let some: Vec<(usize, &Job)> = some.iter().map(|at| (*at, &jobs[*at])).collect();
-        taken.extend(accept(session, backends, &some, found, Machine::This)?);
+        let wanted = some.iter().map(|(_, job)| {
+            let aside = session.settings.tree.join(&job.aside);
+            (job.planned.inputs.key.digest(), aside, backends.placement(job))
+        });
+        let wanted: Vec<(Digest, PathBuf, Placement)> = wanted.collect();
+        let held = session.slots.try_acquire_up_to(cores());
+        let store = &session.store;
+        let found = parallel::map(held.len(), &wanted, |(key, aside, placement)| {
+            let found = fetch(cache, *key, aside)?;
+            Some(placement.put(store, found.0).map(|()| found))
+        });
+        drop(held);
+        taken.extend(accept(session, &some, found, Machine::This)?);
     }
     pass_on_warning(session, cache);
     Ok(taken)
@@ -87,19 +91,26 @@ pub(super) fn take_elsewhere(
         drop(actions);
         // An answer for each, whatever the engine says.
         let found = found.into_iter().chain(std::iter::repeat(false));
-        let places =
-            some.iter().zip(found).map(|((_, job), found)| (settings.tree.join(&job.aside), found));
-        let places: Vec<(PathBuf, bool)> = places.collect();
+        let places = some.iter().zip(found).map(|((_, job), found)| {
+            (settings.tree.join(&job.aside), found, backends.placement(job))
+        });
+        let places: Vec<(PathBuf, bool, Placement)> = places.collect();
         let held = session.slots.try_acquire_up_to(cores());
-        let checked =
-            parallel::map_with(held.len(), &places, Vec::new, |buffer, (aside, found)| {
-                found.then(|| check(aside, buffer)).flatten()
-            });
+        let checked = parallel::map_with(
+            held.len(),
+            &places,
+            Vec::new,
+            |buffer, (aside, found, placement)| {
+                let native = found.then(|| check(aside, buffer)).flatten()?;
+                Some(placement.put(store, native).map(|()| native))
+            },
+        );
         drop(held);
         let count = checked.iter().flatten().count().max(1) as u32;
         let wall = since.elapsed() / count;
-        let found = checked.into_iter().map(|native| native.map(|native| (native, wall))).collect();
-        let accepted = accept(session, backends, some, found, Machine::Other)?;
+        let timed = |placed: Result<Stamped>| placed.map(|native| (native, wall));
+        let found = checked.into_iter().map(|placed| placed.map(timed)).collect();
+        let accepted = accept(session, some, found, Machine::Other)?;
         taken.extend(accepted);
         // Those that are there are right; the others need not be asked for any more.
         session.check_interrupt()?;
@@ -110,24 +121,26 @@ pub(super) fn take_elsewhere(
     Ok(taken)
 }
 
-/// Puts what was found for these jobs into its places; returns their numbers.
+/// Puts what was found for these jobs, and is in its places, on record; returns their numbers.
 fn accept(
     session: &mut Session<'_>,
-    backends: &Backends,
     jobs: &[(usize, &Job)],
-    found: Vec<Option<(Stamped, Duration)>>,
+    found: Vec<Option<Result<(Stamped, Duration)>>>,
     machine: Machine,
 ) -> Result<Vec<usize>> {
     let mut taken = Vec::new();
     for ((number, job), found) in jobs.iter().zip(found) {
-        let Some((native, wall)) = found else {
+        let Some(found) = found else {
             continue;
         };
-        if let Err(error) = backends.accept(&mut session.store, job, native, job.cost) {
-            // Those after it were put aside already.
-            jobs.iter().for_each(|(_, job)| remove_aside(session, job));
-            return Err(error);
-        }
+        let (native, wall) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                jobs.iter().for_each(|(_, job)| remove_aside(session, job));
+                return Err(error);
+            }
+        };
+        backends::record(&mut session.store, job, native, job.cost)?;
         let object = &job.part().label();
         session.listener.on(&Event::FromCache { object, wall, machine });
         taken.push(*number);
