@@ -53,6 +53,16 @@ km() {
 	fi
 }
 
+# series VERSION: the folder of the patches that are for it.
+series() {
+	case $1 in
+	6.1) echo patches/linux-6.1-6.4 ;;
+	6.12) echo patches/linux-6.5-6.12 ;;
+	7.2 | 7.3) echo patches/linux-7.2 ;;
+	*) die "no series for $1 is known to these scripts" ;;
+	esac
+}
+
 # logged LOG CMD...: everything CMD prints goes to LOG; its tail is shown if CMD fails.
 logged() {
 	local log=$1 rc

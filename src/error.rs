@@ -269,6 +269,9 @@ fn io_remedy(doing: &str, source: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some space and run again (nothing finished is lost)"
         }
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied if doing == "patch" => {
+            "; nothing was changed: patch a copy of the tree that you can write to"
+        }
         io::ErrorKind::ReadOnlyFilesystem => "; use a writable object tree (O=)",
         io::ErrorKind::PermissionDenied
             if ["read", "look at"].iter().any(|verb| doing.starts_with(verb)) =>

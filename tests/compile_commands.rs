@@ -38,11 +38,16 @@ fn code_that_is_built_in_has_entries_in_each_series() {
     tree.write_object("kernel/.head.o.cmd", "savedcmd_kernel/head.o := as\n");
     let folder = tree.dir().join("kernel");
     let place = folder.join(SCRIPT);
-    for series in ["linux-7.3", "linux-6.12", "linux-6.1"] {
-        let Some(script) = script_of(series) else {
+    for (kernel, series) in [
+        ("linux-7.3", "linux-7.2"),
+        ("linux-6.12", "linux-6.5-6.12"),
+        ("linux-6.12", "linux-6.13-7.1"),
+        ("linux-6.1", "linux-6.1-6.4"),
+    ] {
+        let Some(script) = script_of(kernel) else {
             continue;
         };
-        if series == "linux-6.1" {
+        if kernel == "linux-6.1" {
             // As its records are.
             tree.shell("find . -name '.*.cmd' -exec sed -i 's/^savedcmd_/cmd_/' {} +");
         }

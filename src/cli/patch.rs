@@ -1,16 +1,19 @@
 //! `kthinlto patch`: looks whether all series that were asked for fit a kernel tree, and only
 //! then changes it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use anyhow::Context;
 
 use super::args::{Common, Patch};
 use super::say;
 use crate::error::Error;
-use crate::kbuild::patches::{self, Series, State};
+use crate::exec::interrupt::Interrupts;
+use crate::kbuild::patches::{self, Fit, Kernel, State};
 
 /// What is to be done with each series, and what is said of it.
 struct Task<'a> {
-    tree: &'a Path,
+    kernel: &'a Kernel,
     reverse: bool,
     only_look: bool,
     quiet: bool,
@@ -19,26 +22,34 @@ struct Task<'a> {
 /// Runs the command.
 pub fn run(common: &Common, patch: &Patch, dry_run: bool) -> anyhow::Result<()> {
     if patch.list {
-        for series in patches::all() {
-            say(&format!("Linux {}: {} patches", series.version, series.patches.len()));
-        }
-        patches::options().iter().for_each(|name| say(&format!("optional: --with {name}")));
+        list();
     }
     let Some(tree) = tree(common, patch) else {
         return Ok(());
     };
-    let own = patches::for_tree(&tree)?;
-    let named = each_once(&patch.with);
-    let named = named.into_iter().map(|name| patches::optional(name, &own.version));
-    let named = named.collect::<Result<Vec<_>, Error>>()?;
-    let mut states = Vec::new();
-    for series in std::iter::once(own).chain(named) {
-        states.push((patches::check(&tree, &series)?, series));
+    let kernel = Kernel::read(&tree)?;
+    let mut fits = vec![kernel.choose(patches::all())?];
+    for name in each_once(&patch.with) {
+        fits.push(kernel.choose(patches::optional(name)?)?);
     }
     // All of them fit: only now is anything changed.
     let only_look = patch.check || dry_run;
-    let task = Task { tree: &tree, reverse: patch.reverse, only_look, quiet: common.quiet };
-    states.into_iter().try_for_each(|(state, series)| task.run(&series, state))
+    let task = Task { kernel: &kernel, reverse: patch.reverse, only_look, quiet: common.quiet };
+    let interrupts = Interrupts::catch().context("cannot catch signals")?;
+    fits.iter().try_for_each(|fit| task.run(fit, &interrupts))?;
+    let arch = std::env::var("ARCH").ok().filter(|arch| !arch.is_empty());
+    if let Some(note) = arch.and_then(|arch| kernel.without_thinlto(&arch)) {
+        task.say(&note);
+    }
+    Ok(())
+}
+
+fn list() {
+    for series in patches::all() {
+        let tested = series.tested.join(", ");
+        say(&format!("{series}: {} patches, tested on {tested}", series.patches.len()));
+    }
+    patches::options().iter().for_each(|name| say(&format!("optional: --with {name}")));
 }
 
 /// A series that is named twice would be applied twice.
@@ -59,38 +70,45 @@ fn tree(common: &Common, patch: &Patch) -> Option<PathBuf> {
 }
 
 impl Task<'_> {
-    fn run(&self, series: &Series, state: State) -> anyhow::Result<()> {
-        let (shown, count) = (self.tree.display(), series.patches.len());
-        match (state, self.reverse) {
-            (State::Applied, false) => {
+    fn run(&self, fit: &Fit, interrupts: &Interrupts) -> anyhow::Result<()> {
+        let (shown, series) = (self.kernel.tree.display(), &fit.series);
+        let count = series.patches.len();
+        match (fit.state(), self.reverse) {
+            (Some(State::Applied), false) => {
                 self.say(&format!("{shown} already has the series for {series}"));
             }
-            (State::Applies, true) => {
+            (Some(State::Applies), true) => {
                 self.say(&format!("{shown} has none of our patches for {series}"));
             }
-            (State::Applies, false) if self.only_look => {
-                self.say(&format!("all {count} patches for {series} apply to {shown}"));
+            (Some(State::Applies), false) => {
+                if self.only_look {
+                    self.say(&format!("all {count} patches for {series} apply to {shown}"));
+                } else {
+                    self.write(fit, "applied", interrupts)?;
+                }
+                for name in fit.left_out() {
+                    self.say(&format!("{} is not there, and was left out", name.display()));
+                }
+                self.say(&format!("{series}: {}", series.reach(&self.kernel.release)));
             }
-            (State::Applied, true) if self.only_look => {
+            (Some(State::Applied), true) if self.only_look => {
                 self.say(&format!("all {count} patches for {series} can be removed from {shown}"));
             }
-            (State::Applies, false) => {
-                self.report("applied", series, patches::apply(self.tree, series)?);
-            }
-            (State::Applied, true) => {
-                self.report("removed", series, patches::revert(self.tree, series)?);
-            }
+            (Some(State::Applied), true) => self.write(fit, "removed", interrupts)?,
+            (None, _) => {}
         }
         Ok(())
     }
 
-    fn report(&self, done: &str, series: &Series, changed: Vec<PathBuf>) {
-        for (name, _) in &series.patches {
+    fn write(&self, fit: &Fit, done: &str, interrupts: &Interrupts) -> Result<(), Error> {
+        let changed = fit.write(&|| interrupts.signal())?;
+        for (name, _) in &fit.series.patches {
             self.say(&format!("{done} {name}"));
         }
         for file in changed {
             self.say(&format!("changed {}", file.display()));
         }
+        Ok(())
     }
 
     fn say(&self, line: &str) {
