@@ -190,6 +190,7 @@ const CASES: &[(&str, &str)] = &[
     ("another Makefile", "mkdir ../kernel; echo all: > ../kernel/Makefile; $K patch ../kernel"),
     ("a kernel with no series", "kernel 5 4; $K patch ../kernel"),
     ("a kernel that lacks a file", "kernel 7 3; $K patch ../kernel"),
+    ("a version that is no number", "kernel 7 x; $K patch ../kernel"),
     // symvers.
     ("a tree with no configuration", "$K symvers"),
     ("no vmlinux.o", "symvers; rm vmlinux.o; $K symvers"),
@@ -245,6 +246,11 @@ const RELINK_CASES: &[(&str, &str)] = &[
         "a record of something else",
         "echo 'savedcmd_vmlinux.unstripped := true' > .vmlinux.unstripped.cmd; $relink",
     ),
+    (
+        "a layout that is not known",
+        "echo 'savedcmd_vmlinux := cp vmlinux.o $@' > .vmlinux.cmd; $relink",
+    ),
+    ("another init/Makefile", "in_sources init/Makefile 'echo obj-y := main.o > init/Makefile'"),
     ("a record with no command", ": > init/.version-timestamp.o.cmd; $relink"),
     ("sources that were moved", "in_sources scripts/link-vmlinux.sh 'rm scripts/link-vmlinux.sh'"),
     ("no objtool", "rm tools/objtool/objtool; $relink"),

@@ -46,8 +46,13 @@ pub fn run(common: &Common, patch: &Patch, dry_run: bool) -> anyhow::Result<()> 
 
 fn list() {
     for series in patches::all() {
-        let tested = series.tested.join(", ");
-        say(&format!("{series}: {} patches, tested on {tested}", series.patches.len()));
+        let made_on = series.made_on.iter().map(|release| format!(", made on {release}"));
+        let tested = match series.tested.as_slice() {
+            [] => String::new(),
+            tested => format!(", built and booted by us on {}", tested.join(", ")),
+        };
+        let (count, made_on) = (series.patches.len(), made_on.collect::<String>());
+        say(&format!("{series}: {count} patches{made_on}{tested}"));
     }
     patches::options().iter().for_each(|name| say(&format!("optional: --with {name}")));
 }

@@ -82,7 +82,7 @@ pub fn step(planner: &mut Planner<'_>) -> Result<Step> {
     inputs.extend(dependencies.filter(|name| name != HEADER));
     let mut seen = HashSet::new();
     inputs.retain(|name| seen.insert(name.clone()));
-    let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf);
+    let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf)?;
     let fixed = planner.identity.fixed(&flags).unwrap_or_default();
     let environment = environment(tree)?;
     let (link, nm, objcopy) = (&tree.link, &tree.nm, &tree.objcopy);
@@ -387,7 +387,7 @@ pub fn prepare(tree: &Tree, scratch: &str, identity: &version::Identity) -> Resu
     if in_tree(&assembler_flags(tree)) {
         link_outputs(&up, &folder).map_err(fail)?;
     }
-    let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf);
+    let flags = version::flags(&tree.read_source("init/Makefile")?, &tree.conf)?;
     identity.write(&tree.folder, &flags)
 }
 

@@ -21,6 +21,8 @@ const SCRIPTS: [&str; 2] = ["scripts/generate_initcall_order.pl", "scripts/link-
 const TAKES_CONFIGURATION: &str = "include/linux/kconfig.h";
 /// The configuration as a header.
 const CONFIGURATION: &str = "include/generated/autoconf.h";
+/// What vmlinux is made from, where it is not linked itself.
+const UNSTRIPPED: &str = "vmlinux.unstripped";
 /// What to do about a tree that was not built to the end.
 const BUILD: &str = "build it once with `make vmlinux`";
 
@@ -192,8 +194,20 @@ fn unlike(target: &str, found: &str) -> Error {
 /// What the script links: `vmlinux` itself, or what that is made from. That differs by version and,
 /// from 6.15 to 6.17, by configuration; the record of `vmlinux` tells.
 fn linked(folder: &Path) -> Result<&'static str> {
-    let direct = link_command(&recorded(folder, "vmlinux")?).is_some();
-    Ok(if direct { "vmlinux" } else { "vmlinux.unstripped" })
+    let command = recorded(folder, "vmlinux")?;
+    let takes_unstripped = || raw_words(&command).iter().any(|word| word.ends_with(UNSTRIPPED));
+    if link_command(&command).is_some() {
+        return Ok("vmlinux");
+    }
+    if takes_unstripped() {
+        return Ok(UNSTRIPPED);
+    }
+    let found = format!(
+        "a vmlinux that is made neither by link-vmlinux.sh nor from {UNSTRIPPED}: kthinlto does not \
+         know how this kernel is linked"
+    );
+    let record = cmd_file::path_for(Path::new("vmlinux"));
+    Err(Error::bad_input(record, found, "link it with `make vmlinux`"))
 }
 
 /// Where the sources are, as these commands name them: that of `.tmp_initcalls.lds`, unless kthinlto

@@ -92,7 +92,19 @@ fn now() -> Result<String> {
 
 /// `SMP`, `PREEMPT_DYNAMIC`, …: lines `NAME-flag-$(CONFIG_X) := WORD` of `init/Makefile`, of
 /// which the last that is on gives a name its word.
-pub fn flags(makefile: &str, conf: &AutoConf) -> Vec<String> {
+///
+/// # Errors
+/// Where there is no such line: the kernel makes the text in another way.
+pub fn flags(makefile: &str, conf: &AutoConf) -> Result<Vec<String>> {
+    if !makefile.contains("-flag-$(CONFIG_") {
+        let found =
+            "no line `NAME-flag-$(CONFIG_…) := WORD`, of which the text of `uname -v` is made";
+        return Err(Error::bad_input(
+            "init/Makefile",
+            found,
+            "link this kernel with `make vmlinux`",
+        ));
+    }
     let mut flags: Vec<(&str, String)> = Vec::new();
     for line in makefile.lines() {
         let parsed = line.split_once("-flag-$(").and_then(|(name, rest)| {
@@ -107,7 +119,7 @@ pub fn flags(makefile: &str, conf: &AutoConf) -> Vec<String> {
             None => flags.push((name, word.to_owned())),
         }
     }
-    flags.into_iter().map(|(_, word)| word).collect()
+    Ok(flags.into_iter().map(|(_, word)| word).collect())
 }
 
 #[cfg(test)]
@@ -125,8 +137,10 @@ mod tests {
     fn the_last_flag_of_a_name_holds() {
         let conf = |text: &str| AutoConf::parse(text);
         let on = conf("CONFIG_SMP=y\nCONFIG_PREEMPT_BUILD=y\nCONFIG_PREEMPT_DYNAMIC=y\n");
-        assert_eq!(flags(MAKEFILE, &on), ["SMP", "PREEMPT_DYNAMIC"]);
-        assert_eq!(flags(MAKEFILE, &conf("")), Vec::<String>::new());
+        assert_eq!(flags(MAKEFILE, &on).unwrap(), ["SMP", "PREEMPT_DYNAMIC"]);
+        assert_eq!(flags(MAKEFILE, &conf("")).unwrap(), Vec::<String>::new());
+        let error = flags("obj-y := main.o version.o\n", &on).unwrap_err();
+        assert!(error.to_string().contains("the text of `uname -v` is made"), "{error}");
     }
 
     #[test]

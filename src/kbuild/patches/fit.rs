@@ -428,12 +428,13 @@ mod tests {
         let one = diff("f", &format!("@@ -1,2 +1,3 @@\n {word}\n+new\n two\n"));
         let two = diff("f", &format!("@@ -1,3 +1,3 @@\n {word}\n-new\n+newer\n two\n"))
             + &diff("g", &format!("@@ -1,2 +1,2 @@\n-old {word}\n+other {word}\n end\n"));
-        let three = diff(".gitignore", "@@ -1,1 +1,2 @@\n a\n+b\n");
+        let three = diff(".gitignore", "@@ -1,2 +1,3 @@\n a\n+b\n z\n");
         let patches = [("1.patch", one), ("2.patch", two), ("3.patch", three)];
         Series {
             from,
             to: Some(from),
             option: None,
+            made_on: None,
             tested: Vec::new(),
             patches: patches.map(|(name, diff)| (name.to_owned(), text(diff))).to_vec(),
         }
@@ -449,7 +450,7 @@ mod tests {
             ("Makefile", "VERSION = 6\nPATCHLEVEL = 1\n"),
             ("f", "one\ntwo\n"),
             ("g", "old one\nend\n"),
-            (".gitignore", "a\n"),
+            (".gitignore", "a\nz\n"),
         ];
         for (name, text) in whole.iter().chain(files) {
             fs::write(dir.path().join(name), text).unwrap();
@@ -491,7 +492,7 @@ mod tests {
         let applied = tree(&[
             ("f", "one\nnewer\ntwo\n"),
             ("g", "other one\nend\n"),
-            (".gitignore", "a\nb\n"),
+            (".gitignore", "a\nb\nz\n"),
         ]);
         let fit = choose(applied.path()).unwrap();
         assert_eq!((fit.series.from, fit.state()), ((6, 1), Some(State::Applied)));
@@ -530,7 +531,7 @@ mod tests {
     #[test]
     fn a_change_to_a_patched_file_is_named() {
         let since =
-            [("f", "one\nnewest\ntwo\n"), ("g", "other one\nend\n"), (".gitignore", "a\nb\n")];
+            [("f", "one\nnewest\ntwo\n"), ("g", "other one\nend\n"), (".gitignore", "a\nb\nz\n")];
         refused(
             &since,
             &["it has the series, but f was changed since, at hunk 1 of 2.patch, `new`"],

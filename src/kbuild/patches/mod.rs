@@ -29,7 +29,9 @@ pub struct Series {
     pub to: Option<(u32, u32)>,
     /// The name of an optional series, which is independent of the others.
     pub option: Option<String>,
-    /// The kernels that it was built and booted on; it was made on the first.
+    /// The kernel that it was made on.
+    pub made_on: Option<String>,
+    /// The kernels that were built with it and booted.
     pub tested: Vec<String>,
     /// File names and texts.
     pub patches: Vec<(String, &'static str)>,
@@ -55,17 +57,15 @@ impl Series {
 
     /// What is known of it on a kernel of this release, as a sentence's part.
     pub fn reach(&self, release: &str) -> String {
-        match self.tested.split_first() {
-            Some(_) if self.tested.iter().any(|tested| tested == release) => {
-                format!("built and booted by us on {release}")
-            }
-            Some((first, [])) => format!("made on {first}; we did not test it on {release}"),
-            Some((first, others)) => {
-                let others = others.join(", ");
-                format!("made on {first}, also tested on {others}; we did not test it on {release}")
-            }
-            None => format!("we did not test it on {release}"),
+        if self.tested.iter().any(|tested| tested == release) {
+            return format!("built and booted by us on {release}");
         }
+        let made_on = self.made_on.iter().map(|made_on| format!("made on {made_on}, "));
+        let mut said: String = made_on.collect();
+        if !self.tested.is_empty() {
+            let _ = write!(said, "built and booted by us on {}, ", self.tested.join(", "));
+        }
+        said + "not tested by us on " + release
     }
 }
 
@@ -90,11 +90,13 @@ fn series_in(dir: &'static Dir<'static>) -> Option<Series> {
     });
     let mut patches: Vec<_> = patches.collect();
     patches.sort();
-    Some(Series { from, to, option: None, tested: tested(folder), patches })
+    let mut kernels = kernels(folder).into_iter();
+    let (made_on, tested) = (kernels.next(), kernels.collect());
+    Some(Series { from, to, option: None, made_on, tested, patches })
 }
 
-/// The line of a folder in the list of tested kernels.
-fn tested(folder: &str) -> Vec<String> {
+/// The kernels of a folder in the list of what was tested; first the one that it was made on.
+fn kernels(folder: &str) -> Vec<String> {
     let list = PATCHES.get_file(TESTED).and_then(|file| file.contents_utf8()).unwrap_or_default();
     let line = list.lines().map(str::split_whitespace).find_map(|mut words| {
         (words.next() == Some(folder)).then(|| words.map(str::to_owned).collect())
@@ -252,7 +254,7 @@ mod tests {
         assert_eq!(versions, want);
         for series in all() {
             assert!(!series.patches.is_empty());
-            assert!(!series.tested.is_empty(), "{series}: which kernel it was made on");
+            assert!(series.made_on.is_some(), "{series}: which kernel it was made on");
         }
         let of = |version| all().iter().filter(|series| series.covers(version)).count();
         assert_eq!((of((6, 0)), of((6, 1)), of((6, 12)), of((7, 1)), of((8, 0))), (0, 1, 1, 1, 1));
@@ -331,17 +333,15 @@ mod tests {
             from: (7, 2),
             to: None,
             option: None,
+            made_on: Some("7.3.4".to_owned()),
             tested: tested.iter().map(|&release| release.to_owned()).collect(),
             patches: Vec::new(),
         };
         assert_eq!(series(&["7.3.4"]).reach("7.3.4"), "built and booted by us on 7.3.4");
-        assert_eq!(
-            series(&["7.3.4"]).reach("7.2.13"),
-            "made on 7.3.4; we did not test it on 7.2.13"
-        );
+        assert_eq!(series(&[]).reach("7.2.13"), "made on 7.3.4, not tested by us on 7.2.13");
         assert_eq!(
             series(&["7.3.4", "7.2.13"]).reach("7.4.0"),
-            "made on 7.3.4, also tested on 7.2.13; we did not test it on 7.4.0"
+            "made on 7.3.4, built and booted by us on 7.3.4, 7.2.13, not tested by us on 7.4.0"
         );
     }
 
