@@ -94,6 +94,11 @@ const CASES: &[(&str, &str)] = &[
     ("no source tree", "srctree=../elsewhere $build"),
     ("bitcode cut short", "truncate -s 2000 kernel/a.o; $build"),
     ("no bitcode", "$AR cDPrST native.a kernel/head.o; $K build native.a"),
+    (
+        "an architecture without ThinLTO",
+        "mkdir -p ../src/arch/s390; echo config S390 > ../src/arch/s390/Kconfig; \
+         $AR cDPrST native.a kernel/head.o; srctree=../src ARCH=s390 $K build native.a",
+    ),
     // What the front end recorded.
     ("no record", "again; rm kernel/.a.o.cmd; $build"),
     ("an empty record", "again; : > kernel/.a.o.cmd; $build"),

@@ -15,6 +15,7 @@
 //! # Ok(()) }
 //! ```
 
+pub(crate) mod architecture;
 pub(crate) mod auto_conf;
 pub mod cmd_file;
 pub(crate) mod ld_flags;

@@ -13,6 +13,7 @@ use include_dir::{Dir, include_dir};
 
 pub use self::fit::{Fit, State};
 use crate::error::{Error, Result};
+use crate::kbuild::architecture;
 use crate::regular;
 
 /// All series, carried in the program.
@@ -209,21 +210,11 @@ impl Kernel {
     /// A sentence where the architecture that make is told cannot have the mode: the series change
     /// nothing for it.
     pub fn without_thinlto(&self, arch: &str) -> Option<String> {
-        // As the kernel's Makefile turns ARCH into SRCARCH.
-        let folder = match arch {
-            "i386" | "x86_64" => "x86",
-            "sparc32" | "sparc64" => "sparc",
-            "parisc64" => "parisc",
-            other => other,
-        };
-        let options = self.tree.join("arch").join(folder).join("Kconfig");
-        let text = regular::read_to_string(&options).ok()?;
-        (!text.contains("ARCH_SUPPORTS_LTO_CLANG_THIN")).then(|| {
-            format!(
-                "arch/{folder} of Linux {} has no ThinLTO, so nothing changes for ARCH={arch}",
-                self.release
-            )
-        })
+        let folder = architecture::without_thinlto(&self.tree, arch)?;
+        Some(format!(
+            "{folder} of Linux {} has no ThinLTO, so nothing changes for ARCH={arch}",
+            self.release
+        ))
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Link, Queue, Task, announce_plan};
 use crate::backend::inputs::Common;
 use crate::error::Result;
 use crate::format::Format;
+use crate::kbuild::architecture;
 use crate::plan;
 use crate::stage::backends::{self, Backends, Job};
 use crate::stage::{Settings, cached, cached_links, compiler, cores, links, objects};
@@ -16,6 +17,21 @@ use crate::store::{Digest, Indexed};
 use crate::thinlink::Scratch;
 use crate::toolchain::{Role, Tool};
 use crate::unit::VMLINUX;
+
+/// A sentence on a kernel that has nothing to compile here.
+fn why_no_bitcode(settings: &Settings) -> String {
+    let arch = ["SRCARCH", "ARCH"].into_iter().find_map(|name| settings.environment.get(name));
+    let arch = arch.map(|arch| arch.to_string_lossy().into_owned());
+    match arch.and_then(|arch| architecture::without_thinlto(&settings.srctree, &arch)) {
+        Some(folder) => format!(
+            "no member of the archives is bitcode: {folder} of this kernel has no ThinLTO, so \
+             CONFIG_LTO_CLANG_THIN_DIST cannot be selected for it"
+        ),
+        None => "no member of the archives is bitcode; was the kernel built with \
+                 CONFIG_LTO_CLANG_THIN_DIST and clang?"
+            .to_owned(),
+    }
+}
 
 impl Queue<'_, '_> {
     /// Finds out which thin links have to run, and takes what the others left.
@@ -26,10 +42,7 @@ impl Queue<'_, '_> {
             let one = &self.units[place];
             if !one.members.iter().any(|(_, facts)| facts.format == Format::Bitcode) {
                 if one.unit.name == VMLINUX {
-                    self.session.warn(
-                        "no member of the archives is bitcode; was the kernel built with \
-                         CONFIG_LTO_CLANG_THIN_DIST and clang?",
-                    );
+                    self.session.warn(&why_no_bitcode(self.session.settings));
                 }
                 self.set_modules(place, Vec::new());
                 continue;
