@@ -560,14 +560,22 @@ fn with_modules() -> Built {
 
 /// The recorded commands after the objects, by a shell.
 fn kos_by_hand(built: &Built) -> Vec<Vec<u8>> {
+    kos_by_hand_and(built, "")
+}
+
+/// The same, with a command for each linked module `$t`.
+fn kos_by_hand_and(built: &Built, then: &str) -> Vec<Vec<u8>> {
     let folder = tempfile::tempdir().unwrap();
     built.tree.shell(&format!("cp -a . {}", folder.path().display()));
-    let script = "PIDS=/nowhere; export PIDS; set -e
+    let script = format!(
+        "PIDS=/nowhere; export PIDS; set -e
         for t in Module.symvers fs/two/two.mod.o fs/one.mod.o fs/two/two.ko fs/one.ko; do
           sh -ec \"$(sed -n 's/^savedcmd_[^ ]* := //p' $(dirname $t)/.$(basename $t).cmd)\"
-        done";
-    let out =
-        std::process::Command::new("sh").args(["-c", script]).current_dir(folder.path()).output();
+          case $t in *.ko) {then} ;; esac
+        done"
+    );
+    let shell = &mut std::process::Command::new("sh");
+    let out = shell.args(["-c", &script]).current_dir(folder.path()).output();
     let out = out.unwrap();
     assert!(out.status.success(), "{}", text(&out.stderr));
     KOS.iter().map(|name| fs::read(folder.path().join(name)).unwrap()).collect()
@@ -619,9 +627,88 @@ fn modules_that_cannot_be_linked_are_told_why() {
     built.tree.write_object("modules.order", "fs/two/two.o\nfs/one.o\n");
     fs::remove_file(built.path("fs/two/.two.o.cmd")).unwrap();
     fails(built.relink(&["fs/two/two.ko"]), 3, &["fs/two/two.o", "no record of how it is made"]);
+    bad(built.relink(&["--modules", "fs/one.ko"]), 2, "cannot be used with");
+}
+
+/// What stands in for pahole: says its version, or adds what it is told as a section to its last argument.
+const PAHOLE: &str = r#"#!/bin/sh
+[ "$1" != --version ] || { echo v1.24 && exit; }
+for file; do :; done
+{ echo "${*%"$file"}" && sha256sum <vmlinux; } >"$file.BTF"
+"$LLVM_OBJCOPY" --add-section .BTF="$file.BTF" "$file"
+rm "$file.BTF"
+"#;
+/// And for the kernel's script that runs it, in later kernels.
+const GEN_BTF: &str = r#"set -e
+[ "$1 $objtree $KBUILD_VERBOSE" = "--btf_base . " ]
+echo "$PAHOLE_FLAGS; $RESOLVE_BTFIDS $RESOLVE_BTFIDS_FLAGS" >"$3.flags"
+$OBJCOPY --add-section .flags="$3.flags" "$3"
+rm "$3.flags"
+LLVM_OBJCOPY=$OBJCOPY $PAHOLE "$2" "$3"
+"#;
+
+fn with_btf_in_modules() -> Built {
+    let built = with_modules();
+    built.add_btf();
     let conf = fs::read_to_string(built.path("include/config/auto.conf")).unwrap();
     let conf = conf + "CONFIG_DEBUG_INFO_BTF_MODULES=y\n";
     built.tree.write_object("include/config/auto.conf", &conf);
-    fails(built.relink(&["--modules"]), 3, &["CONFIG_DEBUG_INFO_BTF_MODULES", "make modules"]);
-    bad(built.relink(&["--modules", "fs/one.ko"]), 2, "cannot be used with");
+    built.tree.write_object("pahole", PAHOLE);
+    built
+}
+
+fn relink_with_btf(built: &Built, more: &[&str]) -> std::process::Command {
+    let mut command = built.relink(more);
+    command.env("PAHOLE", "./pahole");
+    command
+}
+
+fn check_btf_of_modules(built: &Built, by_hand: &str) {
+    let linked = ["LD [M] fs/two/two.ko", "LD [M] fs/one.ko"];
+    let relink = || steps(&good(relink_with_btf(built, &["--modules"])));
+    let all = relink();
+    linked.iter().for_each(|step| assert!(all.iter().any(|line| line == step), "{step}: {all:?}"));
+    assert_eq!(kos(built), kos_by_hand_and(built, by_hand));
+    assert_eq!(relink(), Vec::<String>::new());
+    // Types refer to those of vmlinux, and pahole writes them.
+    for change in ["echo >>vmlinux", "echo '# another one' >>pahole"] {
+        built.tree.shell(change);
+        let mut again = relink();
+        again.sort();
+        assert_eq!(again, ["LD [M] fs/one.ko", "LD [M] fs/two/two.ko"], "{change}");
+        assert_eq!(kos(built), kos_by_hand_and(built, by_hand), "{change}");
+    }
+    built.assert_nothing_aside();
+}
+
+#[test]
+fn modules_get_type_information_by_the_kernels_script() {
+    let built = with_btf_in_modules();
+    fs::write(built.tree.sources.join("scripts/gen-btf.sh"), GEN_BTF).unwrap();
+    let (objcopy, sources) = (&built.words.objcopy, built.tree.srctree());
+    let resolve = "./tools/bpf/resolve_btfids/resolve_btfids";
+    let by_hand = format!(
+        "objtree=. KBUILD_VERBOSE= OBJCOPY={objcopy} PAHOLE=$PWD/pahole PAHOLE_FLAGS=--lang_exclude=rust \
+         RESOLVE_BTFIDS={resolve} RESOLVE_BTFIDS_FLAGS=--fatal_warnings \
+         sh {sources}/scripts/gen-btf.sh --btf_base ./vmlinux $t"
+    );
+    check_btf_of_modules(&built, &by_hand);
+    // A script that fails leaves the modules that were there.
+    let before = kos(&built);
+    fs::write(built.tree.sources.join("scripts/gen-btf.sh"), "exit 3\n").unwrap();
+    fails(relink_with_btf(&built, &["--modules"]), 1, &[".ko", "exit"]);
+    assert_eq!(kos(&built), before);
+}
+
+#[test]
+fn modules_of_older_kernels_get_type_information_from_pahole() {
+    let built = with_btf_in_modules();
+    let objcopy = &built.words.objcopy;
+    let by_hand = format!(
+        "LLVM_OBJCOPY={objcopy} ./pahole -J --lang_exclude=rust --btf_base vmlinux $t; \
+         ./tools/bpf/resolve_btfids/resolve_btfids -b vmlinux $t"
+    );
+    check_btf_of_modules(&built, &by_hand);
+    fs::remove_file(built.path("vmlinux")).unwrap();
+    fails(relink_with_btf(&built, &["--modules"]), 3, &["vmlinux", "BTF", "kthinlto relink"]);
 }

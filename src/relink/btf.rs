@@ -1,8 +1,9 @@
-//! Type information (BTF) of vmlinux: what the scripts that make it from debug information are
+//! Type information (BTF) of vmlinux and of modules: what the scripts that make it from debug information are
 //! given by kbuild's makefiles, and which no record holds. make is asked for it, with the kernel's
-//! own rule and the configuration as all that it reads. Must not know how vmlinux is linked.
+//! own rule and the configuration as all that it reads. Must not know how either is linked.
 //!
-//! Rules: `scripts/Makefile.btf`, Linux 6.12 to 7.3, and `scripts/pahole-flags.sh` in 6.1.
+//! Rules: `scripts/Makefile.btf`, Linux 6.12 to 7.3, and `scripts/pahole-flags.sh` in 6.1; `cmd_btf_ko`
+//! of `scripts/Makefile.modfinal`.
 
 use std::path::Path;
 
@@ -15,6 +16,12 @@ use crate::kbuild::auto_conf;
 
 /// Whether vmlinux gets it.
 const OPTION: &str = "CONFIG_DEBUG_INFO_BTF";
+/// Whether modules get it, which is based on that of vmlinux.
+const OF_MODULES: &str = "CONFIG_DEBUG_INFO_BTF_MODULES";
+/// Whose types those of modules refer to.
+const BASE: &str = "vmlinux";
+/// The variable of the shell that holds the module's file.
+pub const MODULE: &str = "module";
 /// The version of pahole that the kernel was configured for, as 124 for 1.24.
 const VERSION: &str = "CONFIG_PAHOLE_VERSION";
 /// The program that resolves what `.BTF_ids` names.
@@ -53,6 +60,57 @@ pub fn check(tree: &Tree) -> Result<()> {
     }
 }
 
+/// Whether modules of this tree get BTF.
+pub fn is_on_for_modules(tree: &Tree) -> bool {
+    tree.conf.is_on(OF_MODULES)
+}
+
+/// The same as [`check`], for modules.
+pub fn check_for_modules(tree: &Tree) -> Result<()> {
+    if !is_on_for_modules(tree) {
+        return Ok(());
+    }
+    if !tree.folder.join(BASE).is_file() {
+        let found = "there is no such file, to which the type information (BTF) of modules refers";
+        return Err(Error::bad_input(BASE, found, "link it with `kthinlto relink` or make"));
+    }
+    check(tree)
+}
+
+/// Files that it reads for a module.
+pub fn inputs_of_modules(tree: &Tree) -> Vec<String> {
+    inputs(tree).into_iter().chain([BASE.to_owned()]).collect()
+}
+
+/// The command that adds it to a linked module, as a shell runs it in the tree; the variable [`MODULE`]
+/// is the module's file.
+pub fn module_command(tree: &Tree) -> Result<String> {
+    let flags = match tree.is_look {
+        true => Default::default(), // see `variables`
+        false => flags(tree)?,
+    };
+    let [pahole_flags, resolve_flags] = flags;
+    let quote = |text: &str| shell_words::quote(text).into_owned();
+    let (pahole, objcopy) = (from_anywhere(tree)?, quote(&tree.objcopy));
+    let script = tree.source(SCRIPT);
+    if !tree.folder.join(&script).is_file() {
+        // Linux 6.12 and earlier.
+        let flags = without_threads(&pahole_flags);
+        return Ok(format!(
+            "LLVM_OBJCOPY={objcopy} {pahole} -J {flags} --btf_base {BASE} \"${MODULE}\"; \
+             ./{RESOLVE} -b {BASE} \"${MODULE}\""
+        ));
+    }
+    let (pahole, resolve_flags) = (quote(&pahole), quote(&resolve_flags));
+    let pahole_flags = quote(&without_threads(&pahole_flags));
+    Ok(format!(
+        "objtree=. KBUILD_VERBOSE= OBJCOPY={objcopy} PAHOLE={pahole} PAHOLE_FLAGS={pahole_flags} \
+         RESOLVE_BTFIDS=./{RESOLVE} RESOLVE_BTFIDS_FLAGS={resolve_flags} \
+         sh {} --btf_base ./{BASE} \"${MODULE}\"",
+        quote(&script)
+    ))
+}
+
 /// Files of the sources that the final link reads for it.
 pub fn inputs(tree: &Tree) -> Vec<String> {
     let rules = [SCRIPT, RULE, OLD_RULE].into_iter().map(|name| tree.source(name));
@@ -65,10 +123,7 @@ pub fn variables(tree: &Tree) -> Result<Vec<(&'static str, String)>> {
     if tree.is_look {
         return Ok(Vec::new()); // make, and the kernel's makefile in it, would have to be run
     }
-    let [pahole_flags, resolve_flags] = match tree.folder.join(tree.source(RULE)).is_file() {
-        true => ask_make(tree)?,
-        false => [ask_script(tree)?, String::new()],
-    };
+    let [pahole_flags, resolve_flags] = flags(tree)?;
     let quote = |text: &str| shell_words::quote(text).into_owned();
     Ok(vec![
         ("PAHOLE", quote(&from_anywhere(tree)?)),
@@ -78,6 +133,14 @@ pub fn variables(tree: &Tree) -> Result<Vec<(&'static str, String)>> {
         ("CLANG_FLAGS", String::new()),
         ("KBUILD_CFLAGS", quote(&machine_flags(&tree.command(version::OBJECT)?))),
     ])
+}
+
+/// `PAHOLE_FLAGS` and `RESOLVE_BTFIDS_FLAGS`.
+fn flags(tree: &Tree) -> Result<[String; 2]> {
+    match tree.folder.join(tree.source(RULE)).is_file() {
+        true => ask_make(tree),
+        false => Ok([ask_script(tree)?, String::new()]),
+    }
 }
 
 /// pahole as the script can call it, which runs in another folder than make does.
@@ -101,6 +164,12 @@ fn with_threads(flags: &str) -> String {
         true => others,
         false => format!("{others}\" -j${THREADS}\""),
     }
+}
+
+/// Modules are made side by side, each on one thread.
+fn without_threads(flags: &str) -> String {
+    let one = |word| if str::starts_with(word, "-j") { "-j1" } else { word };
+    flags.split_whitespace().map(one).collect::<Vec<_>>().join(" ")
 }
 
 /// What decides which machine an empty object is for: the options of a C compiler that take

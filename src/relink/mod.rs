@@ -165,10 +165,14 @@ fn finish(
         Context { tree, store, recipe: &recipe, scratch: &scratch, identity, slots, listener };
     let mut run = RelinkWork::new(with);
     if settings.dry_run {
-        if objects.is_empty() && btf::is_on(tree) {
+        let has_btf = match objects.is_empty() {
+            true => btf::is_on(tree),
+            false => btf::is_on_for_modules(tree),
+        };
+        if has_btf {
             run.warn(
-                "a dry run asks neither make nor pahole for the flags of BTF: the final link is \
-                 shown, though it may be up to date",
+                "a dry run asks neither make nor pahole for the flags of BTF: links that need them are \
+                 shown, though they may be up to date",
             );
         }
         return run.announce_all(summary.modules == 0 || summary.rebuilt > 0);

@@ -1,18 +1,22 @@
 //! The steps from the objects of modules to `.ko` files, each with the command that make recorded for it:
 //! modpost for all modules, then for each of those that are asked for the object of what modpost wrote,
-//! and the link. Knows what kernels of each age do; must not run anything.
+//! and the link, with type information (BTF) where modules have it. Knows what kernels of each age do;
+//! must not run anything.
 //!
 //! Rules: `scripts/Makefile.modpost` and `Makefile.modfinal`, Linux 6.1 to 7.3.
 
 use std::path::Path;
 
+use super::btf;
 use super::command::raw_words;
 use super::planner::Planner;
-use super::recipe::{Output, Recipe, Step};
+use super::recipe::{Output, Procedure, Recipe, Step};
 use super::steps::MODULE_SYMVERS;
 use super::tree::Tree;
 use crate::error::{Error, Result};
-use crate::kbuild::{auto_conf, module};
+use crate::inputs::{Kind, Label};
+use crate::kbuild::module;
+use crate::store::Digest;
 
 /// modpost's part of each module, compiled.
 const MOD_O: &str = ".mod.o";
@@ -51,9 +55,17 @@ impl Planner<'_> {
             may_be_empty: false,
         }));
         let mut steps = vec![modpost];
+        let btf = match btf::is_on_for_modules(self.tree) {
+            true => Some(self.btf()?),
+            false => None,
+        };
         for files in &all {
             steps.push(self.compiled("CC [M]", &files.compiled, &files.source)?);
-            steps.push(self.module(files)?);
+            let link = self.module(files)?;
+            steps.push(match &btf {
+                Some(btf) => self.with_btf(link, btf),
+                None => link,
+            });
         }
         Ok(Recipe { steps })
     }
@@ -73,6 +85,39 @@ impl Planner<'_> {
     }
 }
 
+/// What adds type information to modules.
+struct Btf {
+    command: String,
+    inputs: Vec<String>,
+    made_by: Vec<(Label, Digest)>,
+}
+
+impl Planner<'_> {
+    fn btf(&mut self) -> Result<Btf> {
+        let tree = self.tree;
+        let command = btf::module_command(tree)?;
+        let mut inputs = btf::inputs_of_modules(tree);
+        inputs.extend(self.host_tools(vec![btf::RESOLVE.to_owned()])?);
+        let mut made_by = self.tools(&[&tree.pahole, &tree.objcopy])?;
+        made_by.push((Label::new(Kind::Flags, "BTF"), Digest::of(command.as_bytes())));
+        Ok(Btf { command, inputs, made_by })
+    }
+
+    /// The link of a module, and then what adds type information to what was linked.
+    fn with_btf(&self, mut link: Step, btf: &Btf) -> Step {
+        let add = |link: &str, module: &str| {
+            format!("{link}; {}={}; {}", btf::MODULE, shell_words::quote(module), btf.command)
+        };
+        if let Procedure::Shell { text, .. } = &mut link.procedure {
+            *text = add(text, &self.aside(&link.name));
+        }
+        link.shown = add(&link.shown, &link.name);
+        link.inputs.extend(btf.inputs.iter().cloned());
+        link.made_by.extend(btf.made_by.iter().cloned());
+        link
+    }
+}
+
 /// The list of all modules of a tree, which modpost reads.
 pub const LIST: &str = "modules.order";
 
@@ -83,12 +128,7 @@ pub fn check(tree: &Tree, objects: &[String]) -> Result<()> {
         let found = format!("{LIST}, the list of the modules that modpost reads, does not have it");
         return Err(Error::bad_input(object, found, "run `make modules` once"));
     }
-    if tree.conf.is_on("CONFIG_DEBUG_INFO_BTF_MODULES") {
-        let found =
-            "CONFIG_DEBUG_INFO_BTF_MODULES, by which modules get type information from pahole";
-        let remedy = "link modules of this kernel with `make modules`; `kthinlto modules` makes their objects";
-        return Err(Error::bad_input(auto_conf::PATH, found, remedy));
-    }
+    btf::check_for_modules(tree)?;
     let files = objects.iter().map(|object| Files::of(object));
     let needed = files.flat_map(|files| [files.compiled, files.module]);
     for target in needed.chain([MODULE_SYMVERS.to_owned()]) {
