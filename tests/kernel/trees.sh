@@ -7,13 +7,11 @@
 # it, or a copy of it, is mounted: where nobody else sees that, so that any number of tests may run.
 set -euo pipefail
 
-TREES=(7.3-tiny 7.3-modules 7.3-btf 7.3-debug 7.3-arm64 7.3-clang-19
-	6.12-tiny 6.12-modules 6.12-thin 6.12-in-tree 6.1-tiny 6.1-modules)
+TREES=(7.3-tiny 7.3-modules 7.3-debug 7.3-arm64 7.3-clang-19 6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
 DEBUG=$ROOT/tests/kernel/debug.config
 KALLSYMS=$ROOT/tests/kernel/kallsyms.config
 SMP=$ROOT/tests/kernel/smp.config
 MODULES=$ROOT/tests/kernel/modules.config
-SMALL_MODULES=$ROOT/tests/kernel/small-modules.config
 
 # enter_room "$@": begins the test anew where its mounts are its own; root is not needed where
 # users may have name spaces.
@@ -30,9 +28,9 @@ enter_room() {
 tree_source() {
 	case $1 in
 	7.3-*) patched 7.3 ;;
-	6.12-tiny | 6.12-modules | 6.12-in-tree) patched 6.12 ;;
+	6.12-tiny | 6.12-in-tree) patched 6.12 ;;
 	6.12-thin) "$ROOT/scripts/fetch-kernel" 6.12 ;;
-	6.1-tiny | 6.1-modules) patched 6.1 ;;
+	6.1-tiny) patched 6.1 ;;
 	*) die "no such tree: $1 (${TREES[*]})" ;;
 	esac
 }
@@ -49,8 +47,6 @@ tree_fragments() {
 	case $1 in
 	7.3-tiny) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$KALLSYMS" ;;
 	7.3-modules) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$MODULES" ;;
-	7.3-btf) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$DEBUG" "$SMALL_MODULES" ;;
-	6.12-modules | 6.1-modules) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$SMALL_MODULES" ;;
 	7.3-debug | 7.3-arm64) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$DEBUG" ;;
 	6.12-thin) printf '%s\n' "$ROOT/kconfig/thin.config" "$KALLSYMS" "$SMP" ;;
 	*) printf '%s\n' "$ROOT/kconfig/thin_dist.config" ;;
@@ -62,7 +58,6 @@ tree_wants() {
 	case $1 in
 	7.3-tiny) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL ;;
 	7.3-debug | 7.3-arm64) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL DEBUG_INFO_DWARF5 DEBUG_INFO_BTF ;;
-	7.3-btf) echo LTO_CLANG_THIN_DIST MODVERSIONS DEBUG_INFO_BTF_MODULES ;;
 	6.12-thin) echo LTO_CLANG_THIN MODVERSIONS SMP KALLSYMS_ALL ;;
 	*) echo LTO_CLANG_THIN_DIST MODVERSIONS ;;
 	esac
@@ -71,7 +66,7 @@ tree_wants() {
 # tree_stage NAME: who makes vmlinux.a: the kernel's own makefiles where they can, else plain commands.
 tree_stage() {
 	case $1 in
-	7.3-modules | 7.3-btf) printf 'KTHINLTO=%s\n' "$BY_HAND" ;;
+	7.3-modules) printf 'KTHINLTO=%s\n' "$BY_HAND" ;;
 	7.3-* | 6.12-thin) ;;
 	*) printf 'KTHINLTO=%s\n' "$BY_HAND" ;;
 	esac
@@ -89,7 +84,7 @@ name_tree() {
 		"clang$suffix" --version
 		"ld.lld$suffix" --version
 		"$maker" --version
-		case $tree_name in *-debug | *-arm64 | *-btf) pahole --version ;; esac
+		case $tree_name in *-debug | *-arm64) pahole --version ;; esac
 		tree_stage "$tree_name" | wc -l
 		printf '%s\n' "$src"
 	} | sha256sum | cut -c1-12)
@@ -122,7 +117,7 @@ make_tree() {
 	fi
 	km "$src" "$obj" "-j$JOBS" "${stage[@]}" all
 	case $tree_name in
-	7.3-modules | 7.3-btf) ;;
+	7.3-modules) ;;
 	7.3-*) grep -q 'thinlto-index-only' "$obj/.vmlinux.thinlto-index.cmd" ;; # mainline's rules made it
 	esac
 }
