@@ -41,7 +41,7 @@ compile_edited() (
 		  {"type": "file", "name": "$source", "external-contents": "$WORK/edited.c"}]}
 	END
 	# shellcheck disable=SC2016 # make's $, not the shell's
-	command=$(sed -n '1s/^savedcmd_[^ ]* := //p' "$(dirname "$object")/.$(basename "$object").cmd" |
+	command=$(sed -n -E '1s/^(saved)?cmd_[^ ]* := //p' "$(dirname "$object")/.$(basename "$object").cmd" |
 		sed 's/\$(pound)/#/g; s/\$\$/$/g')
 	eval "${command%% ;*} -ivfsoverlay $WORK/overlay"
 )
