@@ -111,3 +111,57 @@ fn no_damage_is_a_crash() {
     }
     assert!(sentences > bytes.len() / 2, "{sentences}");
 }
+
+/// Tables of two labels, one of which the linker fills in, and what is linked with them.
+fn linked_with(folder: &Path, name: &str, table: &str, id: &str) -> (Vec<u8>, Vec<u8>) {
+    let tables = format!(
+        ".section .rodata, \"a\"\n.globl kallsyms_names, kallsyms_relative_base\n.balign 8\n\
+         kallsyms_names: .ascii \"{table}\"\n.balign 8\nkallsyms_relative_base: .quad _text\n"
+    );
+    // More than one piece of what the linker hashes.
+    let main = ".text\n.globl _start, _text\n_text: _start: ret\n.data\n.zero 1500000, 7\n\
+                .section .rodata.first, \"a\"\n.ascii \"before\"\n";
+    for (file, text) in [("main.S", main), (&format!("{name}.S"), &tables)] {
+        fs::write(folder.join(file), text).unwrap();
+        let object = file.replace(".S", ".o");
+        run(folder, "clang", &["--target=x86_64-linux-gnu", "-c", "-o", &object, file]);
+    }
+    let (object, output) = (format!("{name}.o"), format!("{name}.elf"));
+    run(folder, "ld.lld", &[id, "-o", &output, "main.o", &object]);
+    [output, object].map(|file| fs::read(folder.join(file)).unwrap()).into()
+}
+
+#[test]
+fn a_kernel_with_other_tables_is_the_one_that_is_linked_with_them() {
+    use kthinlto::vmlinux::patch::patches;
+    let dir = tempfile::tempdir().unwrap();
+    let with = |name: &str, table: &str, id: &str| linked_with(dir.path(), name, table, id);
+    let (kernel, before) = with("before", "one two", "--build-id=sha1");
+    let (want, now) = with("now", "two one", "--build-id=sha1");
+    assert_ne!(kernel, want);
+    for threads in [1, 4] {
+        let mut made = kernel.clone();
+        let all = patches(&kernel, &before, &now, threads).unwrap();
+        for patch in &all {
+            let at = patch.offset as usize;
+            made[at..at + patch.bytes.len()].copy_from_slice(&patch.bytes);
+        }
+        assert_eq!(all.len(), 2, "the tables and the build ID");
+        assert!(made == want, "{all:?}");
+    }
+    // What is not made here in the same way is left to the linker.
+    let (_, longer) = with("longer", "one two three four", "--build-id=sha1");
+    assert_eq!(patches(&kernel, &before, &longer, 1), None, "another shape");
+    let (short, _) = with("short", "one two", "--build-id=md5");
+    assert_eq!(patches(&short, &before, &now, 1).unwrap()[1].bytes.len(), 16);
+    let (other, _) = with("other", "one two", "--build-id=fast");
+    assert_eq!(patches(&other, &before, &now, 1), None, "another kind of ID");
+    let (without, _) = with("without", "one two", "--build-id=none");
+    assert_eq!(patches(&without, &before, &now, 1).unwrap().len(), 1);
+    let mut damaged = kernel.clone();
+    let data = kernel.windows(64).position(|bytes| bytes.iter().all(|byte| *byte == 7)).unwrap();
+    damaged[data + 700_000] ^= 1;
+    assert_eq!(patches(&damaged, &before, &now, 1), None, "an ID that is not of these bytes");
+    assert_eq!(patches(&kernel, &now, &before, 1), None, "not what it was linked with");
+    assert_eq!(patches(b"no kernel", &before, &now, 1), None);
+}

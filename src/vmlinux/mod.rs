@@ -7,17 +7,19 @@
 //! Rules: `scripts/link-vmlinux.sh`, Linux 6.12 to 7.3.
 //!
 //! ```text
-//! script ─► link ─► nm ─► sysmap ─► kallsyms (tokens, object) ─► link ─► … ─► sorttable
+//! script ─► link ─► nm ─► sysmap ─► kallsyms (tokens, object) ─► patch, or link ─► … ─► sorttable
 //! ```
 
 mod kallsyms;
 mod object;
+pub mod patch;
 mod script;
 mod sysmap;
 mod tokens;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use ::object::ReadCache;
@@ -84,13 +86,17 @@ pub fn link(link: &Link) -> Result<()> {
     let script = Script::read(&text, &conf, &link.environment).ok_or_else(|| unknown(name))?;
     let filter = Filter::read(&read_text(&link.sources.join(filter_name))?)
         .ok_or_else(|| unknown(filter_name))?;
-    let linking = Linking { link, filter };
+    let has_debug = conf.text("CONFIG_DEBUG_INFO").is_some();
+    let linking = Linking { link, filter, has_debug };
     let fitting = match &script.kallsyms {
         Some(words) => Some(linking.kallsyms(words)?.ok_or_else(|| unknown("scripts/kallsyms.c"))?),
         None => None,
     };
-    let tables = fitting.as_ref().map(|fitting| fitting.object.as_path());
-    linking.link(&link.output, tables, &[])?;
+    let is_whole = fitting.as_ref().map(|fitting| linking.take(fitting)).transpose()?;
+    if is_whole != Some(true) {
+        let tables = fitting.as_ref().map(|fitting| fitting.object.as_path());
+        linking.link(&link.output, tables, &[])?;
+    }
     let file = open(&link.output)?;
     let symbols = defined(&file, &link.output)?;
     if script.sorttable == Some(true) {
@@ -130,11 +136,16 @@ fn read_text(path: &Path) -> Result<String> {
 struct FittingTables {
     object: PathBuf,
     map: Vec<u8>,
+    /// The kernel of that pass, and the tables that it was linked with.
+    linked: String,
+    before: Vec<u8>,
 }
 
 struct Linking<'a> {
     link: &'a Link,
     filter: Filter,
+    /// Passes are linked without debug information, which the output has.
+    has_debug: bool,
 }
 
 impl Linking<'_> {
@@ -158,7 +169,8 @@ impl Linking<'_> {
             let (output, object) =
                 (format!(".tmp_vmlinux{pass}"), PathBuf::from(format!(".tmp_tables{pass}.o")));
             write_aside(&object, &before)?;
-            self.link(&output, Some(&object), &["--strip-debug"])?;
+            let without: &[&str] = if self.has_debug { &["--strip-debug"] } else { &[] };
+            self.link(&output, Some(&object), without)?;
             let file = open(&output)?;
             let symbols = self.filter.keep(defined(&file, &output)?);
             let tables = Tables::new(&symbols, options, template.is_big_endian());
@@ -169,11 +181,36 @@ impl Linking<'_> {
             if fits {
                 write_aside(&object, &now)?;
                 let map = sysmap::text(&symbols, template.is_64());
-                return Ok(Some(FittingTables { object, map }));
+                return Ok(Some(FittingTables { object, map, linked: output, before }));
             }
             before = now;
         }
         Err(failed("addresses move with each pass", "run scripts/link-vmlinux.sh"))
+    }
+
+    /// Makes the kernel of the last pass the output, with the tables that fit; false if it has to be linked.
+    fn take(&self, fitting: &FittingTables) -> Result<bool> {
+        if self.has_debug {
+            return Ok(false);
+        }
+        let linked = Path::new(&fitting.linked);
+        let kernel = read(linked)?;
+        let now = read(&fitting.object)?;
+        // As many as the linker may run.
+        let mut words = self.link.linker.split_whitespace();
+        let threads = words.find_map(|word| word.strip_prefix("--threads=")?.parse().ok());
+        let threads = threads.unwrap_or(1);
+        let Some(patches) = patch::patches(&kernel, &fitting.before, &now, threads) else {
+            return Ok(false);
+        };
+        let fail = |e| Error::io("write", linked, e);
+        let file = File::options().write(true).open(linked).map_err(fail)?;
+        for patch in &patches {
+            file.write_all_at(&patch.bytes, patch.offset).map_err(fail)?;
+        }
+        drop(file);
+        fs::rename(linked, &self.link.output).map_err(|e| Error::io("rename", linked, e))?;
+        Ok(true)
     }
 
     /// The object that the kernel's own program and the compiler make of one symbol.
