@@ -478,19 +478,47 @@ fn totals(run: &Run) -> Totals {
 }
 
 /// Phases follow one another, and within one its backends depend on nothing of each other: the
-/// path is all phases, with the longest backend in the place of the one that runs them.
+/// path is all phases, with the longest backend in the place of the one that runs them, and in the place of
+/// one that runs steps those that waited for each other.
 fn critical_path(run: &Run) -> Vec<Part> {
     let backends = run.jobs.iter().filter(|job| job.kind == JobKind::Backend && job.counts());
     let longest = backends.max_by_key(|job| job.wall_us);
     let began = |job: &RanJob| run.phases.iter().rposition(|p| p.start_us <= job.start_us);
     let place = longest.and_then(began);
-    let part = |(number, phase): (usize, &Phase)| match longest {
+    let parts = |(number, phase): (usize, &Phase)| match longest {
         Some(job) if place == Some(number) => {
-            Part { name: format!("backend of {}", job.object), wall_us: job.wall_us }
+            vec![Part { name: format!("backend of {}", job.object), wall_us: job.wall_us }]
         }
-        _ => Part { name: phase.name.to_owned(), wall_us: phase.wall_us },
+        _ => steps_of(run, phase),
     };
-    run.phases.iter().enumerate().map(part).collect()
+    run.phases.iter().enumerate().flat_map(parts).collect()
+}
+
+/// The steps of a phase that waited for each other, and what is left of it; the phase, if it ran none. What
+/// a step waited for is the one that ended last before it began.
+fn steps_of(run: &Run, phase: &Phase) -> Vec<Part> {
+    let end = phase.start_us + phase.wall_us;
+    let within = |job: &&RanJob| {
+        job.kind == JobKind::Step && job.start_us >= phase.start_us && job.start_us < end
+    };
+    let steps: Vec<&RanJob> = run.jobs.iter().filter(within).collect();
+    let mut path: Vec<&RanJob> = Vec::new();
+    let mut until = u64::MAX;
+    let ended = |job: &RanJob| job.start_us + job.wall_us;
+    while let Some(last) = steps
+        .iter()
+        .filter(|job| {
+            ended(job) <= until && path.last().is_none_or(|next| job.start_us < next.start_us)
+        })
+        .max_by_key(|job| ended(job))
+    {
+        path.push(last);
+        until = last.start_us;
+    }
+    let took: u64 = path.iter().map(|job| job.wall_us).sum();
+    let left = Part { name: phase.name.to_owned(), wall_us: phase.wall_us.saturating_sub(took) };
+    let step = |job: &&RanJob| Part { name: format!("step {}", job.object), wall_us: job.wall_us };
+    std::iter::once(left).chain(path.iter().rev().map(step)).collect()
 }
 
 fn costly_imports(run: &Run) -> Vec<CostlyImport> {

@@ -88,6 +88,38 @@ fn a_step_of_a_relink_is_no_backend_of_the_critical_path() {
 }
 
 #[test]
+fn steps_of_a_relink_that_waited_for_each_other_are_the_critical_path() {
+    let mut recorder = Recorder::new("relink", Path::new("/obj"), false);
+    recorder.on(&Event::Phase("link"));
+    let mut run = recorder.finish(0, None);
+    run.phases[0] = Phase { name: "link", start_us: 100, wall_us: 1000 };
+    let step = |object: &str, start_us, wall_us| RanJob {
+        kind: JobKind::Step,
+        verb: "LD",
+        object: object.to_owned(),
+        remote: false,
+        slot: 0,
+        start_us,
+        wall_us,
+        cpu_us: None,
+        peak_kib: None,
+        transfer: None,
+        outcome: Outcome::Good,
+    };
+    run.jobs = vec![
+        step("vmlinux.o", 110, 400),
+        step("check", 520, 100),
+        step("vmlinux.symvers", 520, 50),
+        step("vmlinux", 630, 400),
+        step("modinfo", 630, 20),
+    ];
+    let path = critical_path(&run);
+    let path: Vec<_> = path.iter().map(|part| (part.name.as_str(), part.wall_us)).collect();
+    let steps = [("step vmlinux.o", 400), ("step check", 100), ("step vmlinux", 400)];
+    assert_eq!(path, [&[("link", 100)][..], &steps[..]].concat());
+}
+
+#[test]
 fn what_ran_when_the_run_ended_was_stopped() {
     let mut recorder = Recorder::new("build", Path::new("/obj"), false);
     recorder.on(&Event::Started(Job {
