@@ -412,6 +412,9 @@ pub struct Relink {
     /// Make all modules of the tree's modules.order instead of vmlinux
     #[arg(long = "modules", conflicts_with = "modules")]
     pub all_modules: bool,
+    /// First compile the objects whose sources or headers changed, as make would
+    #[arg(long)]
+    pub compile: bool,
     /// Stop after the step that makes this file
     #[arg(long, value_name = "STEP")]
     pub until: Option<String>,

@@ -70,6 +70,7 @@ Examples:
 pub const RELINK: &str = "\
 Examples:
   make LLVM=1 kernel/panic.o && kthinlto relink    in the object tree
+  kthinlto relink --compile                        the same, for all sources that changed
   kthinlto relink -C ~/build/x86 -j8
   kthinlto relink -n                               the steps that would run, with their commands
   kthinlto relink --until vmlinux.o                the steps up to that file, and no more

@@ -130,6 +130,9 @@ fn run_build(common: &Common, build: &Build) -> anyhow::Result<ExitCode> {
     };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);
+    if result.is_ok() && make_flags().is_some() && !settings.dry_run {
+        crate::relink::note_made(&settings.tree, false);
+    }
     Ok(start.finish(result, crate::unit::ARCHIVE)?)
 }
 

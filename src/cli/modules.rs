@@ -10,6 +10,7 @@ use super::args::{Common, Modules};
 use super::start;
 use crate::exec::interrupt::Interrupts;
 use crate::kbuild::module;
+use crate::relink;
 use crate::stage::{self, Settings};
 
 /// Makes the objects of the modules.
@@ -24,6 +25,9 @@ pub fn run(common: &Common, arguments: &Modules) -> anyhow::Result<ExitCode> {
     let settings = Settings { modules, module_digests: arguments.digests.clone(), ..base };
     let interrupts = Interrupts::catch().context("cannot catch signals")?;
     let result = stage::build(&settings, &start.slots, &interrupts, &mut start.shown);
+    if result.is_ok() && arguments.digests.is_some() && !settings.dry_run {
+        relink::note_made(&settings.tree, true);
+    }
     match &arguments.digests {
         Some(file) => Ok(start.finish(result, &file.to_string_lossy())?),
         None => Ok(start.finish_without_target(result)?),

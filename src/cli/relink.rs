@@ -18,6 +18,7 @@ pub fn run(common: &Common, arguments: &Relink) -> anyhow::Result<ExitCode> {
     let settings = Settings {
         tree: start.tree.clone(),
         modules: modules(arguments),
+        compile: arguments.compile,
         until: arguments.until.clone(),
         nm: given(&arguments.nm),
         pahole: given(&arguments.pahole).unwrap_or_else(|| "pahole".to_owned()),
@@ -57,6 +58,7 @@ pub fn look(tree: &Path) -> Settings {
     Settings {
         tree: tree.to_owned(),
         modules: Vec::new(),
+        compile: false,
         until: None,
         nm: None,
         pahole: variable("PAHOLE").unwrap_or_else(|| "pahole".to_owned()),

@@ -135,7 +135,7 @@ fn outputs(planner: &Planner<'_>) -> Vec<Output> {
 }
 
 /// `KBUILD_LDS`.
-fn lds(tree: &Tree) -> String {
+pub fn lds(tree: &Tree) -> String {
     format!("arch/{}/kernel/vmlinux.lds", tree.arch)
 }
 

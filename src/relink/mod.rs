@@ -8,9 +8,11 @@
 
 mod btf;
 mod command;
+mod compile;
 pub mod explain;
 mod final_link;
 mod inputs;
+mod lines;
 mod modules;
 mod planner;
 mod reads;
@@ -24,6 +26,7 @@ mod work;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use self::compile::watch::note_made;
 pub use self::version::Identity;
 
 use self::planner::Planner;
@@ -52,6 +55,8 @@ pub struct Settings {
     pub tree: PathBuf,
     /// These modules instead of vmlinux: by their objects or `.ko` files, or lists of them.
     pub modules: Vec<PathBuf>,
+    /// First compile the objects whose sources changed.
+    pub compile: bool,
     /// Stop after this step.
     pub until: Option<String>,
     /// `NM`, for trees whose records do not tell.
@@ -99,12 +104,18 @@ pub fn relink(
     let tree = Tree::recognize(&settings.tree, settings.nm.as_deref(), &settings.pahole)?;
     let tree = Tree { is_look: settings.dry_run, ..tree };
     let objects = stage::module_objects(&settings.tree, &settings.modules)?;
-    match settings.modules.is_empty() {
-        true => steps::check(&tree)?,
-        false => modules::check(&tree, &objects)?,
-    }
     if objects.is_empty() && !settings.modules.is_empty() {
         return Ok(()); // a tree without modules
+    }
+    check(settings, &tree, &objects)?;
+    if settings.compile {
+        let compiled = compile::compile(settings, &tree, slots, interrupts, listener)?;
+        if settings.dry_run && compiled > 0 {
+            listener.on(&Event::Warning(
+                "what else would run depends on what these compile to: the stage is not shown",
+            ));
+            return Ok(());
+        }
     }
     let stage = stage_settings(settings, &tree);
     let (mut store, summary) = stage::build_keeping_store(&stage, slots, interrupts, listener)?;
@@ -121,6 +132,22 @@ pub fn relink(
     let result = finish(settings, of, &mut store, &summary, slots, interrupts, listener);
     let flushed = store.flush();
     result.and(flushed)
+}
+
+/// Fails where the tree cannot be relinked, as far as that can be told before the stage.
+fn check(settings: &Settings, tree: &Tree, objects: &[String]) -> Result<()> {
+    match settings.modules.is_empty() {
+        true => steps::check(tree)?,
+        false => modules::check(tree, objects)?,
+    }
+    tree.check_tools(&settings.environment)?;
+    if settings.dry_run {
+        return Ok(());
+    }
+    match settings.modules.is_empty() {
+        true => records::check_before(tree, &records::members(tree)?),
+        false => records::check_before(tree, &records::parts(tree, objects)?),
+    }
 }
 
 /// The steps after the stage.

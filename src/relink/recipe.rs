@@ -92,19 +92,23 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// The steps that a step comes after.
+    /// The steps that a step comes after: those that write what it reads.
     pub fn before(&self, step: usize) -> Vec<usize> {
         let reads = |other: &Step| {
             other.outputs.iter().any(|output| self.steps[step].inputs.contains(&output.place))
         };
-        let checks = |other: &Step| other.outputs.is_empty() && self.is_final(step);
         let earlier = self.steps[..step].iter().enumerate();
-        earlier.filter(|(_, other)| reads(other) || checks(other)).map(|(at, _)| at).collect()
+        earlier.filter(|(_, other)| reads(other)).map(|(at, _)| at).collect()
     }
 
-    /// Whether a step makes what the others are for: a failed check must not let it be.
-    fn is_final(&self, step: usize) -> bool {
-        self.steps[step].prepare == Prepare::FinalLink
+    /// The checks without which what a step made is not put into its place. They may run beside it.
+    pub fn checks(&self, step: usize) -> Vec<usize> {
+        let is_final = self.steps[step].prepare == Prepare::FinalLink;
+        let earlier = self.steps[..step].iter().enumerate();
+        earlier
+            .filter(|(_, other)| is_final && other.outputs.is_empty())
+            .map(|(at, _)| at)
+            .collect()
     }
 
     /// Keeps only what leads to the step, or file, of this name.
@@ -118,7 +122,8 @@ impl Recipe {
         };
         let (mut wanted, mut look) = (BTreeSet::from([last]), vec![last]);
         while let Some(step) = look.pop() {
-            look.extend(self.before(step).into_iter().filter(|before| wanted.insert(*before)));
+            let before = self.before(step).into_iter().chain(self.checks(step));
+            look.extend(before.filter(|before| wanted.insert(*before)));
         }
         let mut number = 0;
         self.steps.retain(|_| {
@@ -155,10 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn steps_wait_for_what_they_read_and_the_link_for_all_checks() {
+    fn steps_wait_for_what_they_read_and_what_is_linked_for_all_checks() {
         let recipe = recipe();
         let before: Vec<_> = (0..5).map(|step| recipe.before(step)).collect();
-        assert_eq!(before, [vec![], vec![0], vec![0], vec![], vec![0, 1, 2]]);
+        assert_eq!(before, [vec![], vec![0], vec![0], vec![], vec![0, 2]]);
+        let checks: Vec<_> = (0..5).map(|step| recipe.checks(step)).collect();
+        assert_eq!(checks, [vec![], vec![], vec![], vec![], vec![1]]);
     }
 
     #[test]

@@ -6,10 +6,14 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
+use rustc_hash::FxHashMap as HashMap;
+
 use super::tree::Tree;
+use crate::archive::read::flatten;
 use crate::error::{Error, Result};
 use crate::kbuild::{cmd_file, module};
-use crate::store::{Digest, FOLDER, KeyBuilder, Store, write_if_changed};
+use crate::store::stamp::TimeResolution;
+use crate::store::{Digest, FOLDER, Files, KeyBuilder, Store, write_if_changed};
 use crate::unit::ARCHIVE;
 use crate::unit::ORDER;
 
@@ -32,12 +36,47 @@ pub fn check_members(tree: &Tree, store: &mut Store) -> Result<()> {
 
 /// Checks the records of the parts of these modules.
 pub fn check_parts(tree: &Tree, store: &Store, objects: &[String]) -> Result<()> {
+    check_these(tree, store, &parts(tree, objects)?)
+}
+
+/// The members of the kernel: those of the last stage, which are looked up without reading archives.
+pub fn members(tree: &Tree) -> Result<Vec<String>> {
+    match fs::read_to_string(tree.folder.join(ORDER)) {
+        Ok(order) => Ok(order.lines().map(str::to_owned).collect()),
+        Err(_) => flatten(&tree.folder, &tree.archives),
+    }
+}
+
+/// The parts of these modules that make has not linked.
+pub fn parts(tree: &Tree, objects: &[String]) -> Result<Vec<String>> {
     let mut parts = Vec::new();
     for object in objects {
         let module = module::read(&tree.folder, object, &mut |_| ())?;
         parts.extend(module.into_iter().flat_map(|module| module.parts));
     }
-    check_these(tree, store, &parts)
+    Ok(parts)
+}
+
+/// Fails where one of these objects would be refused after the stage. The stage takes longest, and does not
+/// change them.
+pub fn check_before(tree: &Tree, objects: &[String]) -> Result<()> {
+    let newer = objects.iter().map(String::as_str);
+    let newer: Vec<&str> =
+        newer.filter(|object| is_newer_than_its_record(&tree.folder, object)).collect();
+    if newer.is_empty() {
+        return Ok(());
+    }
+    let place = tree.folder.join(FOLDER).join(FOUND_RIGHT);
+    let right = fs::read_to_string(&place).unwrap_or_default();
+    let right: HashSet<&str> = right.lines().collect();
+    let files = Files::new(&tree.folder, TimeResolution::default(), HashMap::default());
+    let mut wrong = Vec::new();
+    for object in newer {
+        if !right.contains(digest(&files, object)?.to_string().as_str()) {
+            wrong.push(object);
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(refuse(&wrong)) }
 }
 
 fn check_all(tree: &Tree, store: &Store) -> Result<()> {
@@ -53,7 +92,7 @@ fn check_these(tree: &Tree, store: &Store, objects: &[String]) -> Result<()> {
     let known: HashSet<&str> = before.lines().collect();
     let (mut right, mut wrong) = (before.clone(), Vec::new());
     for object in objects.iter().map(String::as_str) {
-        let digest = digest(store, object)?.to_string();
+        let digest = digest(&store.files, object)?.to_string();
         if known.contains(digest.as_str()) {
             continue;
         } else if is_newer_than_its_record(&tree.folder, object) {
@@ -70,12 +109,12 @@ fn check_these(tree: &Tree, store: &Store, objects: &[String]) -> Result<()> {
 }
 
 /// Of an object and its record.
-fn digest(store: &Store, object: &str) -> Result<Digest> {
+fn digest(files: &Files, object: &str) -> Result<Digest> {
     let mut key = KeyBuilder::new("kthinlto checked record 1");
     let record = cmd_file::path_for(Path::new(object));
     for name in [object, &record.to_string_lossy()] {
         key.field(name.as_bytes());
-        match store.files.find(name)? {
+        match files.find(name)? {
             Some(facts) => key.digest(&facts.digest),
             None => key.field(b"absent"),
         };

@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 
 use super::command::{program, raw_words};
 use super::version;
+use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::kbuild::auto_conf::{self, AutoConf};
 use crate::kbuild::cmd_file::{self, CmdFile};
 use crate::regular;
 use crate::store::Store;
+use crate::toolchain;
 
 /// Scripts whose place tells where the sources are.
 const SCRIPTS: [&str; 2] = ["scripts/generate_initcall_order.pl", "scripts/link-vmlinux.sh"];
@@ -136,6 +138,25 @@ impl Tree {
     /// The text of a file of the sources.
     pub fn read_source(&self, name: &str) -> Result<String> {
         read_source(&self.folder, &self.sources, name)
+    }
+
+    /// Fails where a program that the records name is not there any more.
+    pub fn check_tools(&self, environment: &Environment) -> Result<()> {
+        let tools = [
+            ("CC", &self.compiler),
+            ("LD", &self.link.linker),
+            ("OBJCOPY", &self.objcopy),
+            ("NM", &self.nm),
+        ];
+        let is_lost =
+            |(_, command): &(_, &String)| !toolchain::is_there(command, &self.folder, environment);
+        match tools.into_iter().find(is_lost) {
+            None => Ok(()),
+            Some((role, command)) => {
+                let found = "there is no such program, by which the tree was built".to_owned();
+                Err(Error::ToolMissing { role, command: command.clone(), found })
+            }
+        }
     }
 
     /// Fails where a program that the kernel builds for its own use is not there.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::btf::THREADS;
 use super::command::add_to_program;
+use super::lines::Lines;
 use super::recipe::{Output, Prepare, Procedure, Recipe, Step};
 use super::tree::Tree;
 use super::version::Identity;
@@ -23,7 +24,7 @@ use crate::initcalls;
 use crate::inputs::{Change, Inputs, Kind, Label};
 use crate::modpost::objects;
 use crate::plan::Due;
-use crate::report::{Ending, Event, Job, JobKind, Listener, Row, words};
+use crate::report::{Event, Listener, words};
 use crate::stage::cores;
 use crate::store::{BackendRecord, Digest, KeyBuilder, Store, write_aside};
 use crate::unit::ARCHIVE;
@@ -59,12 +60,14 @@ pub struct RelinkWork<'a> {
     with: Context<'a>,
     states: Vec<State>,
     before: Vec<Vec<usize>>,
+    /// Steps that have ended, and whose results wait for checks.
+    unchecked: Vec<usize>,
     /// What a step that was started is made from.
     started: Vec<Option<Inputs>>,
     /// Slots of a linker's threads beyond the first.
     threads: BTreeMap<usize, Vec<Slot>>,
     /// The steps that run now, each on a line of the screen.
-    lines: Vec<Option<usize>>,
+    lines: Lines,
     failure: Option<Error>,
 }
 
@@ -76,8 +79,9 @@ impl<'a> RelinkWork<'a> {
             states: vec![State::Waiting; count],
             before: (0..count).map(|step| with.recipe.before(step)).collect(),
             started: (0..count).map(|_| None).collect(),
+            unchecked: Vec::new(),
             threads: BTreeMap::new(),
-            lines: Vec::new(),
+            lines: Lines::default(),
             failure: None,
             with,
         }
@@ -175,26 +179,12 @@ impl<'a> RelinkWork<'a> {
 
     fn begin(&mut self, number: usize) {
         self.states[number] = State::Running;
-        let free = self.lines.iter().position(Option::is_none);
-        let slot = free.unwrap_or(self.lines.len());
-        match free {
-            Some(line) => self.lines[line] = Some(number),
-            None => self.lines.push(Some(number)),
-        }
         let step = &self.with.recipe.steps[number];
-        let row = Row::here(slot);
-        let job = Job { row, kind: JobKind::Step, verb: step.verb, object: &step.name };
-        self.with.listener.on(&Event::Started(job));
+        self.lines.begin(number, step.verb, &step.name, self.with.listener);
     }
 
     fn end(&mut self, number: usize, usage: Option<Usage>, good: bool) {
-        let Some(slot) = self.lines.iter().position(|line| *line == Some(number)) else {
-            return;
-        };
-        self.lines[slot] = None;
-        let ending = if good { Ending::Good } else { Ending::Failed };
-        let (row, remote) = (Row::here(slot), None);
-        self.with.listener.on(&Event::Ended { row, ending, usage, remote });
+        self.lines.end(number, usage, good, self.with.listener);
     }
 
     /// The command with as many threads for the linker as slots are free now.
@@ -295,7 +285,20 @@ impl<'a> RelinkWork<'a> {
             let how = format!("its command {}", describe_status(outcome.status));
             return Err(fail(how, advice(outcome.status, &outcome.output)));
         }
-        self.accept(number)
+        self.unchecked.push(number);
+        Ok(())
+    }
+
+    /// Accepts all results that wait for no check. One may be what another waited for.
+    fn accept_checked(&mut self) -> Result<()> {
+        let is_done = |step: &usize| self.states[*step] == State::Done;
+        let is_checked = |number: &usize| self.with.recipe.checks(*number).iter().all(is_done);
+        let Some(at) = self.unchecked.iter().position(is_checked) else {
+            return Ok(());
+        };
+        let number = self.unchecked.remove(at);
+        self.accept(number)?;
+        self.accept_checked()
     }
 }
 
@@ -306,6 +309,9 @@ impl Work for RelinkWork<'_> {
                 Ok(Some(what)) => return Ok(Some((number, what))),
                 Ok(None) => {}
                 Err(error) => self.failure = Some(error),
+            }
+            if self.failure.is_none() {
+                self.failure = self.accept_checked().err();
             }
         }
         Ok(None)
@@ -320,7 +326,7 @@ impl Work for RelinkWork<'_> {
         let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
         let judged = self.judge(number, outcome);
         self.end(number, usage, judged.is_ok());
-        judged.map(|()| true)
+        judged.and_then(|()| self.accept_checked()).map(|()| true)
     }
 }
 

@@ -63,6 +63,36 @@ pub const FOLDER: &str = ".kthinlto";
 /// The state file, in it.
 const STATE: &str = "state";
 
+/// The lock of an object tree without its state, and the folder of both.
+#[derive(Debug)]
+pub struct Held {
+    /// The folder.
+    pub room: Room,
+    /// How fine the times of its files are.
+    pub resolution: TimeResolution,
+    _lock: Lock,
+}
+
+impl Held {
+    /// Locks a tree. While this lives no other process can open its state.
+    ///
+    /// # Errors
+    /// Where another kthinlto has the lock, or the folder cannot be made.
+    pub fn new(tree: &Path) -> Result<Self> {
+        let room = own::make(tree)?;
+        let lock = own::lock(tree, &room)?;
+        Ok(Held { room, resolution: lock.write_owner(), _lock: lock })
+    }
+}
+
+/// The folder of a tree's state, for who only looks; `None` if there is none.
+///
+/// # Errors
+/// Where something else stands there.
+pub fn room(tree: &Path) -> Result<Option<Room>> {
+    own::find(tree)
+}
+
 /// Flags by object, and the sets that they share.
 #[derive(Debug)]
 struct Flags {

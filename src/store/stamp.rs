@@ -31,6 +31,11 @@ impl Stamp {
         Stamp(found.st_size as u64, modified, changed, found.st_ino, found.st_dev)
     }
 
+    /// When the file was written last, in nanoseconds since 1970: what make compares.
+    pub fn modified(&self) -> i64 {
+        self.1
+    }
+
     /// Size in bytes.
     pub(super) fn size(&self) -> u64 {
         self.0

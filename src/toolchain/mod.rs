@@ -311,6 +311,13 @@ pub(crate) fn location(command: &str, tree: &Path, environment: &Environment) ->
     key.finish()
 }
 
+/// Whether the first word of a command leads to a program.
+pub(crate) fn is_there(command: &str, tree: &Path, environment: &Environment) -> bool {
+    let words = shell_words::split(command).unwrap_or_default();
+    let first = words.first().map(String::as_str).unwrap_or_default();
+    programs::of_word(first, Search { tree, environment }).is_some()
+}
+
 /// Where the dynamic loader's cache says that libraries are. Each package with a library
 /// changes it: the libraries of a tool are then looked up again, and count by content.
 const LOADER_CACHE: &str = "/etc/ld.so.cache";
