@@ -542,7 +542,9 @@ fn with_modules() -> Built {
         ("fs/two/two", "fs/two/two.mod.o", "fs/two/two.mod.c", "fs/two/two.ko"),
         ("fs/one", "fs/one.mod.o", "fs/one.mod.c", "fs/one.ko"),
     ] {
-        records.push((object, format!("{cc} -Wp,-MMD,fs/.x.d {cflags} -c -o {object} {source} ; {ld} {LDFLAGS} -r -o fs/.tmp_x.mod.o {object}; mv fs/.tmp_x.mod.o {object}")));
+        // Both may run at the same time, as in the kernel.
+        let own = object.replace('/', "-");
+        records.push((object, format!("{cc} -Wp,-MMD,fs/.{own}.d {cflags} -c -o {object} {source} ; {ld} {LDFLAGS} -r -o fs/.tmp_{own} {object}; mv fs/.tmp_{own} {object}")));
         records.push((module, format!("{ld} -r {LDFLAGS} --build-id=sha1  -T module.lds -o {module} {stem}.o {object} .module-common.o")));
     }
     for (target, command) in &records {
