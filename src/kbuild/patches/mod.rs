@@ -177,9 +177,7 @@ impl Kernel {
         };
         let Some(version) = version(&format!("{major}.{minor}")) else {
             return Err(unlike(&format!(
-                "its Makefile says that it is version {}.{}, which are no numbers",
-                major.escape_default(),
-                minor.escape_default()
+                "its Makefile says that it is version {major}.{minor}, which are no numbers"
             )));
         };
         let mut release = format!("{}.{}", version.0, version.1);
