@@ -313,7 +313,7 @@ mod tests {
         assert!(error.contains("not a kernel"), "{error}");
         let odd = tree("VERSION = 6\nPATCHLEVEL = 1\u{1b}[2J\n");
         let error = Kernel::read(odd.path()).unwrap_err().to_string();
-        assert!(error.contains("\\u{1b}"), "{error}");
+        assert!(error.contains("no numbers"), "{error}"); // who prints it escapes it
     }
 
     #[test]
