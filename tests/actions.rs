@@ -6,16 +6,17 @@ mod common;
 
 #[path = "common/apart.rs"]
 mod apart;
+#[path = "common/settings.rs"]
+mod settings;
 
 use std::fs;
 use std::io;
 
 use apart::Away;
-use common::{LDFLAGS, Tree, tool};
-use kthinlto::environment::Environment;
+use common::Tree;
 use kthinlto::error::{Error, Result};
 use kthinlto::exec::action::Action;
-use kthinlto::exec::executor::{Capacity, Choice, Executor, Job};
+use kthinlto::exec::executor::{Capacity, Executor, Job};
 use kthinlto::exec::interrupt::Interrupts;
 use kthinlto::exec::slots::Slots;
 use kthinlto::report::Summary;
@@ -39,26 +40,7 @@ impl Executor for Elsewhere {
 }
 
 fn build(tree: &Tree, scratch_in_memory: bool, executor: Elsewhere) -> Result<Summary> {
-    let settings = Settings {
-        tree: tree.objects.clone(),
-        srctree: tree.srctree().into(),
-        archives: vec!["built-in.a".into(), "lib/lib.a".into()],
-        units: Vec::new(),
-        modules: Vec::new(),
-        module_digests: None,
-        compiler: Some(tool("clang")),
-        linker: Some(tool("ld.lld")),
-        linker_flags: LDFLAGS.to_owned(),
-        environment: Environment::of_process(),
-        dry_run: false,
-        keep_going: false,
-        executor: Choice::Auto,
-        scratch_in_memory,
-        verify: 0.0,
-        cache: None,
-        tool_digests: None,
-        engine: None,
-    };
+    let settings = Settings { scratch_in_memory, ..settings::of(tree) };
     let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
     let mut console = Console::new(Verbosity::default());
     stage::build_by(Box::new(executor), &settings, &slots, &interrupts, &mut console)

@@ -7,6 +7,8 @@ mod common;
 mod apart;
 #[path = "common/farm.rs"]
 mod farm;
+#[path = "common/settings.rs"]
+mod settings;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,12 +18,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{LDFLAGS, Tree, assert_holds, assert_same, tool};
+use common::{Tree, assert_holds, assert_same, tool};
 use farm::{Farm, Fate, Road};
 use kthinlto::environment::Environment;
 use kthinlto::error::{Error, Result};
 use kthinlto::exec::action::Action;
-use kthinlto::exec::executor::{Choice, Executor, Job, Machine, Processes};
+use kthinlto::exec::executor::{Executor, Job, Machine, Processes};
 use kthinlto::exec::interrupt::Interrupts;
 use kthinlto::exec::slots::Slots;
 use kthinlto::kbuild::makeflags::MakeFlags;
@@ -36,26 +38,8 @@ use kthinlto::unit::Unit;
 const BACKENDS: usize = 12;
 
 fn settings(tree: &Tree, farm: Option<&Arc<Farm>>) -> Settings {
-    Settings {
-        tree: tree.objects.clone(),
-        srctree: tree.srctree().into(),
-        archives: vec!["built-in.a".into(), "lib/lib.a".into()],
-        units: Vec::new(),
-        modules: Vec::new(),
-        module_digests: None,
-        compiler: Some(tool("clang")),
-        linker: Some(tool("ld.lld")),
-        linker_flags: LDFLAGS.to_owned(),
-        environment: Environment::of_process(),
-        dry_run: false,
-        keep_going: false,
-        executor: Choice::Process,
-        scratch_in_memory: true,
-        verify: 0.0,
-        cache: None,
-        tool_digests: None,
-        engine: farm.map(|farm| Arc::new(Road(farm.clone())) as _),
-    }
+    let engine = farm.map(|farm| Arc::new(Road(farm.clone())) as _);
+    Settings { engine, ..settings::of(tree) }
 }
 
 /// What a run said, and how many backends ran at a time on this machine.

@@ -9,6 +9,8 @@ mod common;
 mod copies;
 #[path = "common/front.rs"]
 mod front;
+#[path = "common/settings.rs"]
+mod settings;
 
 use std::cell::RefCell;
 use std::io;
@@ -16,19 +18,18 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use casd::Casd;
-use common::{LDFLAGS, Tree, tool};
+use common::Tree;
 use copies::{Copies, client};
-use kthinlto::environment::Environment;
 use kthinlto::error::Result;
 use kthinlto::exec::action::Action;
-use kthinlto::exec::executor::{Capacity, Choice, Engine, Executor, Job, Processes, finish};
+use kthinlto::exec::executor::{Capacity, Engine, Executor, Job, Processes, finish};
 use kthinlto::exec::interrupt::Interrupts;
 use kthinlto::exec::process::{Outcome, RemoteUsage};
 use kthinlto::exec::remote::Remote;
 use kthinlto::exec::slots::Slots;
 use kthinlto::report::Summary;
 use kthinlto::report::console::{Console, Verbosity};
-use kthinlto::stage::{self, Settings};
+use kthinlto::stage::{self};
 
 /// What the jobs of a build were.
 #[derive(Debug, Default)]
@@ -108,26 +109,7 @@ impl Job for Noted {
 }
 
 fn build(tree: &Tree, executor: Mixed) -> Result<Summary> {
-    let settings = Settings {
-        tree: tree.objects.clone(),
-        srctree: tree.srctree().into(),
-        archives: vec!["built-in.a".into(), "lib/lib.a".into()],
-        units: Vec::new(),
-        modules: Vec::new(),
-        module_digests: None,
-        compiler: Some(tool("clang")),
-        linker: Some(tool("ld.lld")),
-        linker_flags: LDFLAGS.to_owned(),
-        environment: Environment::of_process(),
-        dry_run: false,
-        keep_going: false,
-        executor: Choice::Auto,
-        scratch_in_memory: true,
-        verify: 0.0,
-        cache: None,
-        tool_digests: None,
-        engine: None,
-    };
+    let settings = settings::of(tree);
     let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
     let mut console = Console::new(Verbosity::default());
     stage::build_by(Box::new(executor), &settings, &slots, &interrupts, &mut console)

@@ -6,6 +6,8 @@
 #[path = "common/casd.rs"]
 mod casd;
 mod common;
+#[path = "common/settings.rs"]
+mod settings;
 
 use std::fs;
 use std::io;
@@ -15,10 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casd::Casd;
-use common::{Beside, LDFLAGS, Tree, assert_holds, assert_same, good, text, tool, warnings};
+use common::{Beside, Tree, assert_holds, assert_same, good, text, warnings};
 use kthinlto::environment::Environment;
 use kthinlto::exec::action::Action;
-use kthinlto::exec::executor::{Choice, Executor, Job, Processes};
+use kthinlto::exec::executor::{Executor, Job, Processes};
 use kthinlto::exec::interrupt::Interrupts;
 use kthinlto::exec::remote::settings::Settings;
 use kthinlto::exec::slots::Slots;
@@ -76,26 +78,7 @@ impl Executor for Slow {
 fn build_beside_slow(tree: &Tree, server: &Casd) -> (Summary, Run) {
     let variables = [("KTHINLTO_REMOTE", server.url())];
     let remote = Settings::read(None, &Environment::from_iter(variables)).unwrap().unwrap();
-    let settings = stage::Settings {
-        tree: tree.objects.clone(),
-        srctree: tree.srctree().into(),
-        archives: vec!["built-in.a".into(), "lib/lib.a".into()],
-        units: Vec::new(),
-        modules: Vec::new(),
-        module_digests: None,
-        compiler: Some(tool("clang")),
-        linker: Some(tool("ld.lld")),
-        linker_flags: LDFLAGS.to_owned(),
-        environment: Environment::of_process(),
-        dry_run: false,
-        keep_going: false,
-        executor: Choice::Process,
-        scratch_in_memory: true,
-        verify: 0.0,
-        cache: None,
-        tool_digests: None,
-        engine: Some(Arc::new(remote)),
-    };
+    let settings = stage::Settings { engine: Some(Arc::new(remote)), ..settings::of(tree) };
     let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
     let mut recorder = Recorder::new("build", Path::new("."), false);
     let made = stage::build_by(Box::new(Slow), &settings, &slots, &interrupts, &mut recorder);

@@ -32,6 +32,7 @@ pub mod user;
 
 mod own;
 mod records;
+pub(crate) mod sealed;
 
 use std::collections::hash_map::Entry;
 use std::fs::{self, File};

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::{Digest, KeyBuilder};
 use super::stamp::{Stamp, TimeResolution, nanos_now};
-use super::{FOLDER, own};
+use super::{FOLDER, own, sealed};
 use crate::error::{Error, Result};
 use crate::parallel;
 
@@ -92,23 +92,12 @@ const LARGEST: u64 = 1 << 28;
 /// Looks at the files on up to `threads` threads.
 pub fn find(tree: &Path, name: &str, request: Digest, threads: usize) -> Option<u64> {
     let bytes = own::find(tree).ok()??.read(name, LARGEST).ok()?;
-    let snapshot = parse(checked(MAGIC, &bytes)?)?;
+    let snapshot = parse(sealed::open(MAGIC, &bytes)?)?;
     if snapshot.request != request {
         return None;
     }
     let same = parallel::map(threads, &snapshot.folders, |folder| folder.is_unchanged(tree));
     same.into_iter().all(|same| same).then_some(snapshot.answer)
-}
-
-/// What a file of this first line holds behind its check, if that is right.
-pub(super) fn checked<'b>(magic: &[u8], bytes: &'b [u8]) -> Option<&'b [u8]> {
-    let (check, payload) = bytes.strip_prefix(magic)?.split_at_checked(4)?;
-    (crc32fast::hash(payload).to_le_bytes() == check).then_some(payload)
-}
-
-/// The bytes of such a file.
-pub(super) fn sealed(magic: &[u8], payload: &[u8]) -> Vec<u8> {
-    [magic, &crc32fast::hash(payload).to_le_bytes(), payload].concat()
 }
 
 fn parse(payload: &[u8]) -> Option<Snapshot<'_>> {
@@ -178,7 +167,7 @@ pub fn write(
     // Plain data into memory: there is nothing that could fail.
     let payload = postcard::to_stdvec(&snapshot).unwrap_or_default();
     let room = own::make(tree)?;
-    let written = room.write(name, &sealed(MAGIC, &payload));
+    let written = room.write(name, &sealed::seal(MAGIC, &payload));
     written.map_err(|e| Error::io("write", room.path(name), e))
 }
 

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
-use super::snapshot;
+use super::sealed;
 use super::stamp::Stamp;
 use crate::room::{Room, writers};
 
@@ -90,7 +90,7 @@ impl UserDigests {
             entries.pop_first();
         }
         let payload = postcard::to_stdvec(&Saved { entries }).unwrap_or_default();
-        room.write(NAME, &snapshot::sealed(MAGIC, &payload))
+        room.write(NAME, &sealed::seal(MAGIC, &payload))
     }
 
     /// The folder, if it is this user's and nobody else may write into it.
@@ -109,7 +109,7 @@ impl UserDigests {
 fn load(room: Room) -> Entries {
     let read = || {
         let bytes = room.read(NAME, LARGEST).ok()?;
-        let saved: Saved = postcard::from_bytes(snapshot::checked(MAGIC, &bytes)?).ok()?;
+        let saved: Saved = postcard::from_bytes(sealed::open(MAGIC, &bytes)?).ok()?;
         Some(saved.entries)
     };
     read().unwrap_or_default()
@@ -181,7 +181,7 @@ mod tests {
             let saved = Saved { entries: [(self.tool.clone(), (stamp, lie))].into() };
             let payload = postcard::to_stdvec(&saved).unwrap();
             let file = self.digests().folder.join(NAME);
-            fs::write(file, snapshot::sealed(MAGIC, &payload)).unwrap();
+            fs::write(file, sealed::seal(MAGIC, &payload)).unwrap();
             lie
         }
     }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::room::Room;
-use crate::store::Facts;
 use crate::store::stamp::Stamp;
+use crate::store::{Facts, sealed};
 
 /// Its name in the store's folder.
 const FILE: &str = "compiled";
@@ -89,10 +89,7 @@ impl State {
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let (check, payload) = bytes.strip_prefix(MAGIC)?.split_at_checked(4)?;
-        if crc32fast::hash(payload).to_le_bytes() != check {
-            return None;
-        }
+        let payload = sealed::open(MAGIC, bytes)?;
         let state: State = postcard::from_bytes(payload).ok()?;
         let count = state.files.len();
         let within = state.targets.iter().flat_map(Target::reads).all(|place| place < count);
@@ -107,8 +104,7 @@ impl State {
     pub fn write(&self, room: &Room) -> Result<()> {
         // Plain data into memory: there is nothing that could fail.
         let payload = postcard::to_stdvec(self).unwrap_or_default();
-        let check = crc32fast::hash(&payload).to_le_bytes();
-        let written = room.write(FILE, &[MAGIC, &check, &payload].concat());
+        let written = room.write(FILE, &sealed::seal(MAGIC, &payload));
         written.map_err(|e| Error::io("write", room.path(FILE), e))
     }
 }
