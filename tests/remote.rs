@@ -238,6 +238,28 @@ fn results_of_this_machine_are_given_unless_that_is_forbidden() {
     assert_eq!(others.is_right(&jobs[1]), Some(true));
 }
 
+/// Found by a build whose server was killed: to count the failure panicked, and the server was still trusted.
+#[test]
+fn a_server_that_is_gone_when_a_result_is_given_is_left_alone() {
+    if !casd::is_there() {
+        return;
+    }
+    for looks in [false, true] {
+        let mut server = Casd::start();
+        let (copies, mut remote) = (Copies::new(), client(&server.url(), &[]));
+        run(&mut remote, &copies.job("first", b"", &[])).unwrap();
+        let job = copies.job("a", b"a", &[]);
+        finish(Processes.start(&job).unwrap()).unwrap();
+        server.kill();
+        match looks {
+            true => assert_eq!(remote.look_up(std::slice::from_ref(&job), &|| false), [false]),
+            false => remote.give(&job),
+        }
+        common::until("the server to be left alone", || !remote.is_there());
+        assert_eq!(remote.warnings().len(), 1);
+    }
+}
+
 #[test]
 fn a_cancelled_job_leaves_nothing_and_its_worker_is_free_again() {
     if !casd::is_there() {

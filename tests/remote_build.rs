@@ -166,6 +166,7 @@ fn a_server_that_is_killed_costs_no_build() {
     server.kill();
     let out = build.end();
     assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(!text(&out.stderr).contains("panicked"), "{}", text(&out.stderr));
     assert!(warnings(&out).len() <= 1, "{:?}", warnings(&out));
     assert_is_mainlines(&tree);
 }

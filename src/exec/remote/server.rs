@@ -146,7 +146,8 @@ impl Server {
         let at_once = matches!(failure.kind, Kind::Lost | Kind::Denied);
         if at_once || self.failed.get() >= ENOUGH {
             self.warn(failure);
-            if self.results.borrow_mut().take().is_some() {
+            let results = self.results.take();
+            if results.is_some() {
                 self.shared.capacity.store(0, Ordering::SeqCst);
                 self.connection.give_up();
                 self.left.notify_one();
@@ -196,7 +197,9 @@ impl Server {
     }
 
     fn count_unless_away<T>(&self, result: Result<T>) -> Option<T> {
-        match self.results.borrow().is_some() {
+        // Not in the match: counting a failure may take the results away.
+        let is_there = self.results.borrow().is_some();
+        match is_there {
             true => self.count(result).ok(),
             false => result.ok(),
         }
@@ -279,7 +282,8 @@ impl Server {
         let until = began + self.settings.timeout;
         let mut remote = RemoteUsage::default();
         // Nobody looked for a result before, as for single jobs.
-        if !self.without_result.borrow().contains(&packed.digest)
+        let has_none = self.without_result.borrow().contains(&packed.digest);
+        if !has_none
             && let Ok(Some(result)) = results.find(packed).await
             && let Ok(aside) = results.fetch(packed, &result).await
         {
