@@ -128,6 +128,41 @@ fn both_kinds_of_machines_work_on_one_queue() {
 }
 
 #[test]
+fn all_that_they_can_run_may_be_left_to_other_machines() {
+    let (tree, farm) = (Tree::new(), Arc::new(Farm::new(3, |_| Fate::After("sleep 0.1")).alone()));
+    let (summary, run) = build(&tree, &farm, 4);
+    assert_eq!((summary.rebuilt, summary.rebuilt_remotely), (BACKENDS, BACKENDS));
+    let counts = farm.counts();
+    assert_eq!((counts.started, counts.most, counts.cancelled), (BACKENDS, 3, 0), "no race");
+    let here = run.jobs.iter().filter(|job| !job.remote && job.kind == JobKind::Backend);
+    assert_eq!(here.count(), 0);
+}
+
+/// What is left to other machines alone is made here where they fail, or are gone.
+#[test]
+fn what_is_left_to_other_machines_alone_is_made_whatever_becomes_of_them() {
+    let lost = |number| if number % 3 == 1 { Fate::Lost } else { Fate::Runs };
+    let farm = Arc::new(Farm::new(2, lost).alone());
+    let (summary, _) = build(&Tree::new(), &farm, 2);
+    let counts = farm.counts();
+    assert_eq!((summary.rebuilt, counts.started), (BACKENDS, BACKENDS), "each was sent");
+    assert_eq!(summary.rebuilt_remotely, BACKENDS - BACKENDS / 3, "{counts:?}");
+    // The first is lost, and nobody is there any more.
+    let gone = Farm::new(1, |_| Fate::Lost).alone().with_outages(Duration::from_secs(600));
+    let (summary, _) = build(&Tree::new(), &Arc::new(gone), 2);
+    assert_eq!((summary.rebuilt, summary.rebuilt_remotely), (BACKENDS, 0));
+    // Nobody ever was.
+    let (summary, _) = build(&Tree::new(), &Arc::new(Farm::new(0, |_| Fate::Runs).alone()), 2);
+    assert_eq!((summary.rebuilt, summary.rebuilt_remotely), (BACKENDS, 0));
+    // A backend that only fits here does not wait for them.
+    let tree = Tree::new();
+    tree.compile("lib/w3", "-fno-integrated-as");
+    let all = Arc::new(Farm::new(2, |_| Fate::Runs).alone());
+    let (summary, _, _) = build_with(&settings(&tree, Some(&all)), &Slots::local(1));
+    assert_eq!(summary.unwrap().rebuilt_remotely, BACKENDS - 1);
+}
+
+#[test]
 fn another_tree_takes_all_from_the_store_of_results() {
     let (first, second) = (Tree::new(), Tree::new());
     let all = farm(4, |_| Fate::Runs);

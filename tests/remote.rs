@@ -26,6 +26,7 @@ use kthinlto::exec::executor::{Capacity, Engine, Executor, Job, Processes, finis
 use kthinlto::exec::interrupt::Interrupts;
 use kthinlto::exec::process::{Outcome, RemoteUsage};
 use kthinlto::exec::remote::Remote;
+use kthinlto::exec::run::{Runner, Work};
 use kthinlto::exec::slots::Slots;
 use kthinlto::report::Summary;
 use kthinlto::report::console::{Console, Verbosity};
@@ -467,4 +468,82 @@ fn a_stored_object_with_other_bytes_is_not_taken() {
     let says = failure(&mut remote, &job);
     assert!(says.contains("it sent a blob that is not what its digest says"), "{says}");
     assert_eq!((others.is_right(&job), others.rests()), (None, Vec::new()));
+}
+
+/// Jobs for a server alone, and what each took there.
+struct Fed {
+    jobs: Vec<Action>,
+    given: usize,
+    took: Vec<RemoteUsage>,
+    failed: Vec<String>,
+}
+
+impl Work for Fed {
+    fn next(&mut self) -> Result<Option<(usize, Action)>> {
+        Ok(None)
+    }
+
+    fn done(&mut self, _job: usize, _outcome: io::Result<Outcome>) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn left_elsewhere(&self) -> usize {
+        self.jobs.len() - self.given
+    }
+
+    fn next_elsewhere(&mut self) -> Result<Option<(usize, Action)>> {
+        let next = self.jobs.get(self.given).map(|job| (self.given, job.clone()));
+        self.given += usize::from(next.is_some());
+        Ok(next)
+    }
+
+    fn done_elsewhere(&mut self, _job: usize, outcome: io::Result<Outcome>) -> Result<bool> {
+        match outcome {
+            Ok(outcome) => self.took.extend(outcome.remote),
+            Err(error) => self.failed.push(error.to_string()),
+        }
+        Ok(true)
+    }
+}
+
+/// A figure, not a test: how much of 64 workers' time has a job of ours in it, when each job takes 80 ms and
+/// what the worker needs for it; and what our side of it costs.
+#[test]
+#[ignore = "prints a figure: cargo test --release --test remote -- --ignored --nocapture busy"]
+fn busy_share_of_64_slots_of_a_server() {
+    const SLOTS: usize = 64;
+    let jobs = std::env::var("JOBS_THERE").map_or(2000, |text| text.parse().unwrap());
+    let server = Casd::with_jobs(SLOTS);
+    let copies = Copies::new();
+    let mut remote =
+        client(&server.url(), &[("KTHINLTO_REMOTE_JOBS", "64"), ("KTHINLTO_REMOTE_LOCAL", "no")]);
+    run(&mut remote, &copies.job("first", b"", &[])).unwrap();
+    let job = |number: usize| {
+        copies.job(&format!("n{number}"), number.to_string().as_bytes(), &["-sleep", "80"])
+    };
+    let jobs = (0..jobs).map(job).collect();
+    let mut fed = Fed { jobs, given: 0, took: Vec::new(), failed: Vec::new() };
+    let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
+    let runner = Runner { slots: &slots, interrupts: &interrupts, keep_going: true };
+    let cpu = || {
+        let own = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        Duration::new(own.tv_sec as u64, own.tv_nsec as u32)
+    };
+    let (began, before) = (Instant::now(), cpu());
+    runner.run_with(&mut Processes, Some(&mut remote), &mut fed).unwrap();
+    let (wall, own) = (began.elapsed(), cpu() - before);
+    assert_eq!((fed.failed.len(), fed.took.len()), (0, fed.jobs.len()), "{:?}", fed.failed);
+    assert!(fed.jobs.iter().all(|job| copies.is_right(job) == Some(true)));
+    let sum = |part: fn(&RemoteUsage) -> Duration| fed.took.iter().map(part).sum::<Duration>();
+    let all = wall.as_secs_f64() * SLOTS as f64;
+    let share = |time: Duration| 100.0 * time.as_secs_f64() / all;
+    println!(
+        "{} jobs in {wall:.2?}: workers busy {:.1} %, waiting for a worker {:.1} %, sent and received {:.1} %; own \
+         CPU {:.3} ms for a job",
+        fed.jobs.len(),
+        share(sum(|one| one.execution)),
+        share(sum(|one| one.queue)),
+        share(sum(|one| one.upload + one.download)),
+        1000.0 * own.as_secs_f64() / fed.jobs.len() as f64,
+    );
 }

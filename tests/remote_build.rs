@@ -6,27 +6,14 @@
 #[path = "common/casd.rs"]
 mod casd;
 mod common;
-#[path = "common/settings.rs"]
-mod settings;
 
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use casd::Casd;
 use common::{Beside, Tree, assert_holds, assert_same, good, text, warnings};
-use kthinlto::environment::Environment;
-use kthinlto::exec::action::Action;
-use kthinlto::exec::executor::{Executor, Job, Processes};
-use kthinlto::exec::interrupt::Interrupts;
-use kthinlto::exec::remote::settings::Settings;
-use kthinlto::exec::slots::Slots;
-use kthinlto::report::Summary;
-use kthinlto::report::record::{Recorder, Run};
-use kthinlto::stage;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -45,9 +32,12 @@ fn report(tree: &Tree) -> PathBuf {
     tree.dir().join("run.json")
 }
 
+fn run(tree: &Tree) -> Value {
+    serde_json::from_str(&fs::read_to_string(report(tree)).unwrap()).unwrap()
+}
+
 fn totals(tree: &Tree) -> Value {
-    let run: Value = serde_json::from_str(&fs::read_to_string(report(tree)).unwrap()).unwrap();
-    run["totals"].clone()
+    run(tree)["totals"].clone()
 }
 
 fn assert_is_mainlines(tree: &Tree) {
@@ -59,47 +49,27 @@ fn assert_nothing_aside(tree: &Tree) {
     assert_eq!(tree.shell("find . -name '.tmp_*' -o -name '*.tmp' -o -name '*.part'"), "");
 }
 
-/// Processes of this machine, where a backend takes its time: without that, one of the small tree has ended
-/// before its compiler is on a server.
-struct Slow;
-
-impl Executor for Slow {
-    fn start(&mut self, action: &Action) -> io::Result<Box<dyn Job>> {
-        let mut what = action.command.clone();
-        if action.outputs[0].contains(".thinlto-native.") {
-            let words = ["sh", "-c", "sleep 8; exec \"$@\"", "sh"].into_iter();
-            what.argv = words.chain(action.command.argv.iter()).collect();
-        }
-        Processes.start(&what.into())
-    }
-}
-
-/// Builds with a server beside one slow slot.
-fn build_beside_slow(tree: &Tree, server: &Casd) -> (Summary, Run) {
-    let variables = [("KTHINLTO_REMOTE", server.url())];
-    let remote = Settings::read(None, &Environment::from_iter(variables)).unwrap().unwrap();
-    let settings = stage::Settings { engine: Some(Arc::new(remote)), ..settings::of(tree) };
-    let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
-    let mut recorder = Recorder::new("build", Path::new("."), false);
-    let made = stage::build_by(Box::new(Slow), &settings, &slots, &interrupts, &mut recorder);
-    (made.unwrap(), recorder.finish(0, None))
-}
-
 #[test]
 fn a_server_helps_and_the_next_tree_compiles_nothing() {
     if !casd::is_there() {
         return;
     }
     let (server, tree) = (Casd::start(), Tree::new());
-    let (summary, run) = build_beside_slow(&tree, &server);
+    let mut first = command(&tree, &server);
+    first.env("KTHINLTO_REMOTE_LOCAL", "no");
+    let said = good(first);
     assert_is_mainlines(&tree);
-    assert_eq!(summary.rebuilt as u64, BACKENDS);
-    assert!(summary.rebuilt_remotely > 3, "{summary:?} {:?} {}", run.warnings, server.log());
-    let executed = run.jobs.iter().filter_map(|job| job.transfer);
-    assert!(executed.clone().count() >= summary.rebuilt_remotely);
-    assert!(executed.clone().any(|known| known.execution_us > 0 && known.upload_us > 0));
+    assert_holds(&said, &["12 rebuilt (12 remote)"]);
+    let run = run(&tree);
+    let jobs = run["jobs"].as_array().unwrap();
+    let executed = jobs.iter().filter(|job| job["remote"] == true);
+    assert_eq!(executed.clone().count() as u64, BACKENDS, "{} {run}", server.log());
+    let took = |job: &Value, name: &str| job["transfer"][name].as_u64().unwrap() > 0;
+    assert!(executed.clone().all(|job| took(job, "execution_us")));
+    assert!(executed.clone().any(|job| took(job, "upload_us")));
     // The compiler goes there, once.
-    assert!(run.totals.sent_bytes > 10 << 20 && run.totals.received_bytes > 0, "{:?}", run.totals);
+    let moved = |name: &str| run["totals"][name].as_u64().unwrap();
+    assert!(moved("sent_bytes") > 10 << 20 && moved("received_bytes") > 0, "{}", run["totals"]);
 
     let second = Tree::new();
     let said = good(command(&second, &server));

@@ -155,6 +155,7 @@ Environment:
   KTHINLTO_REMOTE_COMPILER  `upload`: workers get the compiler from here (the default); `worker`: they
                             have it at the path that it has here, and each action compares its content
   KTHINLTO_REMOTE_EXECUTE   `no`: only the store of results is used
+  KTHINLTO_REMOTE_LOCAL     `no`: what the server can run does not run here, as long as it is there
   KTHINLTO_REMOTE_UPLOAD    `no`: results of this machine are not given to the server
   KTHINLTO_REMOTE_JOBS      jobs that are with the server at a time; 32 without it
   KTHINLTO_REMOTE_TIMEOUT   seconds that a job may take with all its waiting; 600 without it";

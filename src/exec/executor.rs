@@ -136,6 +136,11 @@ pub trait Engine: Executor {
     fn give(&mut self, action: &Action);
     /// Whether jobs may be sent to it now; it tries again by itself after a failure.
     fn is_there(&self) -> bool;
+    /// Whether what it can run also runs here, while a slot is free. If not, that waits for room with it, as
+    /// long as it is there.
+    fn shares(&self) -> bool {
+        true
+    }
     /// The action's digest as the server knows it, in hexadecimal, with its size ("HASH/SIZE").
     fn digest(&self, action: &Action) -> Option<String>;
     /// Bytes of files that were sent and received so far, for whatever it was.

@@ -72,6 +72,10 @@ pub trait Work {
     fn done_elsewhere(&mut self, _job: usize, _outcome: io::Result<Outcome>) -> Result<bool> {
         Ok(false)
     }
+    /// Whether a free slot may run a job that is elsewhere.
+    fn may_race(&self) -> bool {
+        true
+    }
     /// A job that was started elsewhere, to be run here. In a race it runs there still: what it
     /// writes here has to have other names.
     ///
@@ -283,11 +287,14 @@ impl Progress<'_> {
             ended.into_iter().for_each(|number| self.work.dropped(number, Machine::Other));
             return true;
         }
-        self.exhausted && self.pending.is_none() && self.elsewhere.is_over()
+        let waits = self.work.left_elsewhere() > 0;
+        self.exhausted && self.pending.is_none() && self.elsewhere.is_over() && !waits
     }
 
     /// Starts as many jobs as there is room for, and says what the next one lacks here.
     fn start_all(&mut self) -> Lacks {
+        // What was left to other machines may have to run here by now.
+        self.exhausted &= self.work.left_elsewhere() == 0;
         // Beginning here may take a moment. With work for all, nobody waits for that.
         if self.elsewhere.room() < self.work.left_elsewhere() {
             self.start_elsewhere();
@@ -333,7 +340,7 @@ impl Progress<'_> {
         if !self.exhausted {
             return Some((Next::New, self.work.next_memory()));
         }
-        let number = self.elsewhere.longest()?;
+        let number = self.elsewhere.longest().filter(|_| self.work.may_race())?;
         Some((Next::Race(number), self.work.memory(number)))
     }
 

@@ -122,6 +122,11 @@ impl Elsewhere {
         matches!(self.capacity(), Capacity::Jobs(1..))
     }
 
+    /// Whether all that it can run is left to it now.
+    pub fn takes_all(&self) -> bool {
+        self.takes_jobs() && self.with(|engine| !engine.shares()).unwrap_or_default()
+    }
+
     /// Does something with the engine, if there is one.
     pub fn with<R>(&self, what: impl FnOnce(&mut dyn Engine) -> R) -> Option<R> {
         self.0.borrow_mut().as_mut().map(|engine| what(engine.as_mut()))

@@ -447,7 +447,7 @@ impl Work for Queue<'_, '_> {
             return Ok(Some((number, what)));
         }
         self.look_up_elsewhere()?;
-        if self.waiting() == 0 {
+        if self.ready_here.is_empty() && (self.ready.is_empty() || self.elsewhere.takes_all()) {
             // What came out of a cache may have been the last that a module's object lacked.
             return if self.objects.is_empty() { Ok(None) } else { self.next() };
         }
@@ -489,6 +489,10 @@ impl Work for Queue<'_, '_> {
 
     fn done_elsewhere(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
         self.ended_elsewhere(number, outcome)
+    }
+
+    fn may_race(&self) -> bool {
+        !self.elsewhere.takes_all()
     }
 
     fn here(&mut self, number: usize, race: bool) -> Result<Option<Action>> {

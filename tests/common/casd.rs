@@ -24,6 +24,8 @@ pub struct Casd {
     emptied: usize,
     /// What a shell does before it becomes the server.
     prelude: &'static str,
+    /// Jobs at a time.
+    jobs: usize,
 }
 
 /// Where buildbox is.
@@ -62,6 +64,15 @@ impl Casd {
         Self::with(&binds, &[])
     }
 
+    /// The same with more than two jobs at a time.
+    pub fn with_jobs(jobs: usize) -> Self {
+        let mut server = Self::start();
+        server.kill();
+        server.jobs = jobs;
+        server.run();
+        server
+    }
+
     /// A server whose workers have a shell and nothing else.
     pub fn with_shell_only() -> Self {
         let mut command = Command::new("ldd");
@@ -80,8 +91,8 @@ impl Casd {
         let binds = binds.iter().map(|bind| format!("--runner-arg=--ro-bind-mount={bind}"));
         let arguments = binds.chain(more.iter().map(|&word| word.to_owned())).collect();
         let folder = tempfile::tempdir().unwrap();
-        let mut server =
-            Casd { child: None, port: free_port(), folder, arguments, emptied: 0, prelude: "" };
+        let (port, emptied, prelude, jobs) = (free_port(), 0, "", 2);
+        let mut server = Casd { child: None, port, folder, arguments, emptied, prelude, jobs };
         server.run();
         server
     }
@@ -103,7 +114,8 @@ impl Casd {
         let child = Command::new("/bin/sh")
             .args(["-c", &format!("{} exec \"$@\"", self.prelude), "sh"])
             .arg(buildbox().join("buildbox-casd"))
-            .args(["--bind", &format!("127.0.0.1:{}", self.port), "--jobs", "2"])
+            .args(["--bind", &format!("127.0.0.1:{}", self.port), "--jobs"])
+            .arg(self.jobs.to_string())
             .arg(format!("--buildbox-run={}", buildbox().join("buildbox-run").display()))
             .args(["--cache-failures=false", "--quota-high=2G", "--reserved=100M"])
             .args(&self.arguments)

@@ -75,6 +75,8 @@ pub struct Farm {
     outage: Duration,
     /// A look-up takes so long, unless it is stopped.
     slow: Duration,
+    /// What it can run does not run here.
+    alone: bool,
 }
 
 impl fmt::Debug for Farm {
@@ -94,6 +96,7 @@ impl Farm {
             away_until: Mutex::default(),
             outage: Duration::ZERO,
             slow: Duration::ZERO,
+            alone: false,
         }
     }
 
@@ -105,6 +108,11 @@ impl Farm {
     /// A look-up takes so long.
     pub fn with_slow_answers(self, slow: Duration) -> Self {
         Farm { slow, ..self }
+    }
+
+    /// All that it can run is left to it.
+    pub fn alone(self) -> Self {
+        Farm { alone: true, ..self }
     }
 
     /// What another farm has, and made.
@@ -229,6 +237,10 @@ impl Engine for Road {
     fn is_there(&self) -> bool {
         let until = self.0.away_until.lock().unwrap();
         until.is_none_or(|until| Instant::now() > until)
+    }
+
+    fn shares(&self) -> bool {
+        !self.0.alone
     }
 
     fn digest(&self, action: &Action) -> Option<String> {

@@ -94,6 +94,7 @@ pub struct Remote {
     thread: Option<JoinHandle<()>>,
     executes: bool,
     upload: bool,
+    local: bool,
     at_the_end: Duration,
 }
 
@@ -104,7 +105,7 @@ impl Remote {
     /// Where a certificate or a key cannot be used, or there can be no thread.
     pub fn start(settings: Settings) -> Result<Self> {
         let tls = tls::connector(&settings)?;
-        let (executes, upload) = (settings.execute, settings.upload);
+        let (executes, upload, local) = (settings.execute, settings.upload, settings.local);
         let runtime = runtime()?;
         let shared = Arc::new(Shared::default());
         let (orders, received) = to_thread::unbounded_channel();
@@ -120,7 +121,7 @@ impl Remote {
         let thread = std::thread::Builder::new().name("remote engine".to_owned()).spawn(work);
         let thread =
             Some(thread.map_err(|e| Error::io("start a thread for", "the remote engine", e))?);
-        Ok(Remote { shared, orders, thread, executes, upload, at_the_end: AT_THE_END })
+        Ok(Remote { shared, orders, thread, executes, upload, local, at_the_end: AT_THE_END })
     }
 }
 
@@ -284,6 +285,10 @@ impl Engine for Remote {
 
     fn is_there(&self) -> bool {
         self.executes && self.shared.capacity.load(Ordering::SeqCst) > 0
+    }
+
+    fn shares(&self) -> bool {
+        self.local
     }
 
     fn digest(&self, action: &Action) -> Option<String> {

@@ -85,6 +85,8 @@ pub struct Settings {
     pub execute: bool,
     /// What was made here may be put into its store of results.
     pub upload: bool,
+    /// What the server can run also runs on this machine, while a slot is free.
+    pub local: bool,
     /// Where workers have the compiler from.
     pub compiler: Compiler,
 }
@@ -121,6 +123,7 @@ impl Settings {
             timeout: from.number("_TIMEOUT")?.map_or(TIMEOUT, Duration::from_secs),
             execute: from.truth("_EXECUTE")?,
             upload: from.truth("_UPLOAD")?,
+            local: from.truth("_LOCAL")?,
             compiler: match from.text("_COMPILER")?.as_deref() {
                 None | Some("upload") => Compiler::Upload,
                 Some("worker") => Compiler::Worker,
