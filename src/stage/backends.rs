@@ -30,7 +30,7 @@ use crate::kbuild::auto_conf::AutoConf;
 use crate::kbuild::cmd_file;
 use crate::plan::Planned;
 use crate::report::{Event, words};
-use crate::store::{BackendRecord, Cost, Stamped, Store, write_if_changed};
+use crate::store::{BackendRecord, Cost, Stamped, Store, write_first, write_if_changed};
 use crate::toolchain::Tool;
 use crate::unit::Part;
 
@@ -307,7 +307,10 @@ impl Placement {
         let renamed = fs::rename(tree.join(&self.aside), tree.join(native));
         renamed.map_err(|e| Error::io("rename into", native, e))?;
         let record = tree.join(cmd_file::path_for(Path::new(native)));
-        write_if_changed(&record, self.record.as_bytes())?;
+        // make, too, takes an object whose record is not whole for one that has to be made.
+        if write_first(&record, self.record.as_bytes())?.is_none() {
+            write_if_changed(&record, self.record.as_bytes())?;
+        }
         store.files.set(native, made)
     }
 }

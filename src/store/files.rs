@@ -14,7 +14,7 @@ use super::digest::Digest;
 use super::facts::{Facts, hash};
 use super::stamp::{Stamp, TimeResolution, nanos_now};
 use super::user::UserDigests;
-use super::write_stamped;
+use super::{write_first, write_stamped};
 use crate::error::{Error, Result};
 use crate::regular;
 
@@ -211,19 +211,28 @@ impl Files {
     /// Where the system does not say what it is by now.
     pub fn set(&self, name: &str, made: Stamped) -> Result<()> {
         let stamp = self.stamp(name).map_err(|e| Error::io("look at", name, e))?;
-        let facts = made.facts;
-        let recent = !(stamp.is_renamed(&made.stamp) && self.is_conclusive(&stamp, nanos_now()));
-        let known = Known { stamp, facts, recent, recorded: false, seen: true };
-        self.known().insert(name.to_owned(), known);
+        self.take_down(name, stamp, made.facts, stamp.is_renamed(&made.stamp));
         Ok(())
     }
 
-    /// Puts these bytes, whose facts are known, into a file, by way of one aside.
+    fn take_down(&self, name: &str, stamp: Stamp, facts: Facts, is_it: bool) {
+        let recent = !(is_it && self.is_conclusive(&stamp, nanos_now()));
+        let known = Known { stamp, facts, recent, recorded: false, seen: true };
+        self.known().insert(name.to_owned(), known);
+    }
+
+    /// Puts these bytes, whose facts are known, into a file: by way of one aside, unless it is new, which it
+    /// only is for files that count once a record names them.
     ///
     /// # Errors
     /// Where it cannot be written.
     pub fn write(&self, name: &str, bytes: &[u8], facts: Facts) -> Result<()> {
-        let stamp = write_stamped(&self.path(name), bytes)?;
+        let path = self.path(name);
+        if let Some(stamp) = write_first(&path, bytes)? {
+            self.take_down(name, stamp, facts, true);
+            return Ok(());
+        }
+        let stamp = write_stamped(&path, bytes)?;
         self.set(name, Stamped { facts, stamp })
     }
 

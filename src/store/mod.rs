@@ -408,6 +408,27 @@ fn write_stamped(path: &Path, bytes: &[u8]) -> Result<Stamp> {
     written.map_err(fail)
 }
 
+/// Writes a file that is not there yet, in its place, and returns its stamp; `None` where something has its name.
+///
+/// That spares a rename, of which a cold run would make two for each module. But a kill may leave such a file
+/// half-written: it is only for files that count once a record names them.
+///
+/// # Errors
+/// Where it cannot be made or written; nothing is left then.
+pub(crate) fn write_first(path: &Path, bytes: &[u8]) -> Result<Option<Stamp>> {
+    let fail = |e| Error::io("write", path, e);
+    let mut file = match File::options().write(true).create_new(true).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+        Err(e) => return Err(fail(e)),
+    };
+    let written = file.write_all(bytes).and_then(|()| file.metadata());
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    written.map(|found| Some(Stamp::of(&found))).map_err(fail)
+}
+
 /// A new file of this name, in the place of whatever file or link has it.
 fn create_anew(path: &Path) -> io::Result<File> {
     let create = || File::options().write(true).create_new(true).open(path);
@@ -463,6 +484,21 @@ mod tests {
         assert_eq!(again(2), found(2, "new"));
         assert!(store.flag_set("a.o", record, 1).is_some());
         assert_eq!(store.flag_set("a.o", record, 2), None);
+    }
+
+    #[test]
+    fn a_first_file_is_written_where_nothing_is_and_through_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link, far) = (dir.path().join("a"), dir.path().join("l"), dir.path().join("f"));
+        let stamp = write_first(&path, b"first").unwrap().unwrap();
+        assert_eq!(stamp, Stamp::of(&fs::metadata(&path).unwrap()));
+        assert!(write_first(&path, b"second").unwrap().is_none());
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        std::os::unix::fs::symlink(&far, &link).unwrap();
+        assert!(write_first(&link, b"text").unwrap().is_none());
+        assert!(!far.exists());
+        let error = write_first(&dir.path().join("no/a"), b"").unwrap_err().to_string();
+        assert!(error.contains("no/a"), "{error}");
     }
 
     #[test]
