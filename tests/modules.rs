@@ -371,27 +371,54 @@ fn what_cannot_be_used_is_one_sentence_and_leaves_the_objects() {
     }
 }
 
+/// Where a fork server of the linker runs the links, what follows a link is a job of its own.
+#[test]
+fn links_of_a_fork_server_make_the_same_objects() {
+    let modules = Modules::new();
+    let run = |executor: &str| {
+        let mut command = modules.run();
+        command.arg("--executor").arg(executor).env("KBUILD_VERBOSE", "1");
+        good(command)
+    };
+    let by_server = |out: &str| out.contains("runs the links");
+    let out = run("process");
+    assert!(!by_server(&out), "{out}");
+    let (want, by_hand) = (modules.objects(), modules.by_hand());
+    common::assert_same(&want, &by_hand);
+    let again = "rm -rf .kthinlto fs/one/one.o fs/two/two.o; find fs -name '*.thinlto*.o*' ! -name '*bitcode*' -delete";
+    modules.tree.shell(again);
+    let out = run("fork-server");
+    assert!(by_server(&out) || !cfg!(target_arch = "x86_64"), "{out}");
+    common::assert_same(&modules.objects(), &want);
+    assert!(linked(&run("fork-server")).is_empty(), "nothing is left to do");
+    // With three modules there is none unless it is asked for.
+    modules.tree.shell(again);
+    assert!(!by_server(&run("auto")));
+}
+
 #[test]
 fn a_failed_link_leaves_the_old_object_and_does_not_keep_others_from_theirs() {
-    let modules = Modules::new();
-    modules.build();
-    let before = modules.objects();
-    let tool_text = text(&modules.bytes("tools/objtool/objtool"));
-    let broken = tool_text.replace(
-        "for last; do :; done",
-        "for last; do :; done\ncase $last in *one*) echo no; exit 3;; esac",
-    );
-    modules.tree.write_object("tools/objtool/objtool", &broken);
-    modules.source("fs/shared", "int shared_part(int x) { return x * 99; }");
-    let mut run = modules.run();
-    run.arg("-k");
-    bad(run, 1, "linking fs/one/one.o failed");
-    assert_eq!(modules.bytes("fs/one/one.o"), before["fs/one/one.o"]);
-    assert_ne!(modules.bytes("fs/two/two.o"), before["fs/two/two.o"]);
-    assert!(!modules.tree.objects.join("fs/one/.tmp_one.o").exists());
-    modules.tree.write_object("tools/objtool/objtool", &tool_text);
-    modules.build();
-    common::assert_same(&modules.objects(), &modules.by_hand());
+    for executor in ["process", "fork-server"] {
+        let modules = Modules::new();
+        modules.build();
+        let before = modules.objects();
+        let tool_text = text(&modules.bytes("tools/objtool/objtool"));
+        let broken = tool_text.replace(
+            "for last; do :; done",
+            "for last; do :; done\ncase $last in *one*) echo no; exit 3;; esac",
+        );
+        modules.tree.write_object("tools/objtool/objtool", &broken);
+        modules.source("fs/shared", "int shared_part(int x) { return x * 99; }");
+        let mut run = modules.run();
+        run.args(["-k", "--executor", executor]);
+        bad(run, 1, "linking fs/one/one.o failed");
+        assert_eq!(modules.bytes("fs/one/one.o"), before["fs/one/one.o"]);
+        assert_ne!(modules.bytes("fs/two/two.o"), before["fs/two/two.o"]);
+        assert!(!modules.tree.objects.join("fs/one/.tmp_one.o").exists());
+        modules.tree.write_object("tools/objtool/objtool", &tool_text);
+        modules.build();
+        common::assert_same(&modules.objects(), &modules.by_hand());
+    }
 }
 
 #[test]
@@ -399,7 +426,9 @@ fn a_run_that_is_killed_at_any_moment_goes_on_where_it_was() {
     let modules = Modules::new();
     let want = modules.by_hand();
     for moment in 0..50 {
-        let started = Beside::start(modules.run());
+        let mut run = modules.run();
+        run.args(["--executor", ["auto", "fork-server"][moment as usize % 2]]);
+        let started = Beside::start(run);
         std::thread::sleep(Duration::from_millis(4 * moment));
         started.signal(Signal::KILL);
         started.end();

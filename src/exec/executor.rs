@@ -109,8 +109,8 @@ pub trait Executor {
         None
     }
 
-    /// A job succeeded at its second try.
-    fn first_try_was_wrong(&mut self) {}
+    /// This job succeeded at its second try.
+    fn first_try_was_wrong(&mut self, _what: &Action) {}
 
     /// A descriptor to wait for beside the jobs, as long as the executor itself waits for something.
     fn waits_for(&self) -> Option<Rc<OwnedFd>> {

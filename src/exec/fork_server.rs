@@ -1,24 +1,25 @@
-//! Backends as copies of one compiler process that has started already: dynamic linking and
-//! constructors, a fifth of a kernel's ThinLTO stage, run once. Every doubt ends in a plain
-//! process. Must not know what a backend is.
+//! Backends, and links, as copies of one process of the compiler, or the linker, that has started already:
+//! dynamic linking and constructors, a fifth of a kernel's ThinLTO stage, run once. Every doubt ends in a
+//! plain process. Must not know what a backend is.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::action::Action;
-use super::clang;
 use super::executor::{Executor, Job};
 use super::interrupt::Interrupts;
 use super::process::{Invocation, Outcome, Running};
+use super::served::{self, Served};
 use super::server::{Failure, Server};
 use crate::environment::Environment;
 
-/// An executor for one compiler in one folder.
+/// An executor for one compiler, or linker, in one folder.
 #[derive(Debug)]
 pub struct ForkServer {
     program: String,
     folder: PathBuf,
+    served: Served,
     /// `None` once it was not to be trusted.
     server: Option<Server>,
     notes: Vec<String>,
@@ -30,6 +31,7 @@ pub struct Starting {
     program: String,
     /// The program's real file.
     path: PathBuf,
+    served: Served,
     folder: PathBuf,
     server: Server,
 }
@@ -45,12 +47,12 @@ impl Starting {
         environment: &Environment,
         interrupts: &Interrupts,
     ) -> Result<Self, String> {
-        let path = clang::find(program, &folder, environment)?;
+        let (path, served) = served::find(program, &folder, environment)?;
         let server = Server::begin(program, &folder, environment, interrupts)?;
-        Ok(Starting { program: program.to_owned(), path, folder, server })
+        Ok(Starting { program: program.to_owned(), path, served, folder, server })
     }
 
-    /// The compiler, as it is called.
+    /// The program, as it is called.
     pub fn program(&self) -> &str {
         &self.program
     }
@@ -73,12 +75,14 @@ impl Starting {
     /// # Errors
     /// A clause that says why it cannot be one.
     pub fn finish(self) -> Result<ForkServer, String> {
-        let Starting { program, path, folder, server } = self;
+        let Starting { program, path, served, folder, server } = self;
         let server = server.finish(&path)?;
         let number = server.pid();
-        let notes =
-            vec![format!("a fork server of {program} (process {number}) runs the backends")];
-        Ok(ForkServer { program, folder, server: Some(server), notes })
+        let notes = vec![format!(
+            "a fork server of {program} (process {number}) runs the {}s",
+            served.job()
+        )];
+        Ok(ForkServer { program, folder, served, server: Some(server), notes })
     }
 }
 
@@ -101,14 +105,20 @@ impl ForkServer {
     fn give_up(&mut self, why: &str) {
         self.server = None;
         self.notes.push(format!(
-            "the fork server of {} {why}; the other backends ran as plain processes",
-            self.program
+            "the fork server of {} {why}; the other {}s ran as plain processes",
+            self.program,
+            self.served.job()
         ));
+    }
+
+    /// Whether it runs jobs of this program, as it is called, in this folder.
+    pub fn serves(&self, program: &str, folder: &Path) -> bool {
+        self.server.is_some() && program == self.program && folder == self.folder
     }
 
     /// A copy for this job, if the server can make one.
     fn copy(&mut self, what: &Invocation) -> Option<io::Result<Running>> {
-        let is_ours = what.argv.iter().next() == Some(&self.program) && what.folder == self.folder;
+        let is_ours = what.argv.iter().next().is_some_and(|word| self.serves(word, &what.folder));
         let server = self.server.as_ref().filter(|_| is_ours)?;
         match server.run(what.inner.as_ref().unwrap_or(&what.argv)) {
             Ok(running) => Some(Ok(running)),
@@ -135,9 +145,10 @@ impl Executor for ForkServer {
         Some(Running::start(&what.command).map(|running| Box::new(running) as Box<dyn Job>))
     }
 
-    fn first_try_was_wrong(&mut self) {
+    fn first_try_was_wrong(&mut self, _: &Action) {
         if self.server.is_some() {
-            self.give_up("made a backend fail that a plain process could run");
+            let job = self.served.job();
+            self.give_up(&format!("made a {job} fail that a plain process could run"));
         }
     }
 

@@ -37,7 +37,6 @@
 //! ```
 
 pub mod action;
-mod clang;
 mod end;
 pub mod executor;
 pub mod fork_server;
@@ -53,6 +52,7 @@ pub(crate) mod refused;
 #[cfg(feature = "remote")]
 pub mod remote;
 pub mod run;
+mod served;
 mod server;
 pub mod signals;
 pub mod slots;

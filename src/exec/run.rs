@@ -447,7 +447,7 @@ impl Progress<'_> {
     fn try_again(&mut self, one: Active, outcome: &Outcome) -> Result<Active, usize> {
         let good = outcome.status.success();
         if good && one.again {
-            self.executor.first_try_was_wrong();
+            self.executor.first_try_was_wrong(&one.what);
         }
         if good || one.again || !one.running.is_in_doubt() {
             return Err(one.number);

@@ -1,17 +1,18 @@
-//! Which executors the backends of a run get: here a fork server where it works and pays, and other
-//! machines where an engine is set. Each is made when the first backend for it is there, and thin links
-//! may have run before.
+//! Which executors the jobs of a run get: here a fork server of the compiler where it works and pays, and
+//! one of the linker where modules have many links; and other machines where an engine is set. Each is made
+//! when the first job for it is there.
 
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::rc::Rc;
 
 use super::Settings;
 use super::session::Session;
 use crate::exec::action::Action;
 use crate::exec::executor::{Capacity, Choice, Engine, Executor, Job, Processes};
-use crate::exec::fork_server::Starting;
+use crate::exec::fork_server::{ForkServer, Starting};
 use crate::exec::process::Outcome;
 use crate::exec::slots::Slot;
 use crate::report::Event;
@@ -19,6 +20,8 @@ use crate::toolchain::Tool;
 
 /// From this many backends on a fork server has paid for its own start.
 const ENOUGH: usize = 4;
+/// The same for links that wait.
+const ENOUGH_LINKS: usize = 4;
 
 /// The executor of a run, which may be another one while the runner holds it.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ pub(super) struct Current(Rc<RefCell<Chosen>>);
 
 struct Chosen {
     executor: Box<dyn Executor>,
+    /// Runs the linker's jobs.
+    linker: Option<ForkServer>,
     /// Takes its place when it is ready.
     next: Option<Next>,
     notes: Vec<String>,
@@ -43,7 +48,15 @@ impl Current {
     /// The one that was given, or plain processes, until [`choose`] says otherwise.
     pub fn new(given: Option<Box<dyn Executor>>) -> Self {
         let executor = given.unwrap_or_else(|| Box::new(Processes));
-        Current(Rc::new(RefCell::new(Chosen { executor, next: None, notes: Vec::new() })))
+        let (linker, next, notes) = (None, None, Vec::new());
+        Current(Rc::new(RefCell::new(Chosen { executor, linker, next, notes })))
+    }
+
+    /// Whether jobs of this linker in this folder begin as copies.
+    pub fn serves_linker(&self, linker: &Tool, folder: &Path) -> bool {
+        let chosen = self.0.borrow();
+        let program = linker.argv.first().zip(chosen.linker.as_ref());
+        program.is_some_and(|(program, server)| server.serves(program, folder))
     }
 
     fn set(&self, executor: Box<dyn Executor>) {
@@ -57,6 +70,19 @@ impl Current {
     }
 }
 
+impl Chosen {
+    /// The executor of a job.
+    fn of(&mut self, what: &Action) -> &mut dyn Executor {
+        let (first, folder) = (what.command.argv.iter().next(), &what.command.folder);
+        let is_link =
+            |server: &&mut ForkServer| first.is_some_and(|word| server.serves(word, folder));
+        match self.linker.as_mut().filter(is_link) {
+            Some(server) => server,
+            None => self.executor.as_mut(),
+        }
+    }
+}
+
 impl Executor for Current {
     fn capacity(&self) -> Capacity {
         self.0.borrow().executor.capacity()
@@ -64,7 +90,7 @@ impl Executor for Current {
 
     fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
         self.look();
-        self.0.borrow_mut().executor.start(what)
+        self.0.borrow_mut().of(what).start(what)
     }
 
     fn takes_inner(&self) -> bool {
@@ -72,11 +98,11 @@ impl Executor for Current {
     }
 
     fn second_try(&mut self, what: &Action, failed: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
-        self.0.borrow_mut().executor.second_try(what, failed)
+        self.0.borrow_mut().of(what).second_try(what, failed)
     }
 
-    fn first_try_was_wrong(&mut self) {
-        self.0.borrow_mut().executor.first_try_was_wrong();
+    fn first_try_was_wrong(&mut self, what: &Action) {
+        self.0.borrow_mut().of(what).first_try_was_wrong(what);
     }
 
     fn waits_for(&self) -> Option<Rc<OwnedFd>> {
@@ -98,7 +124,8 @@ impl Executor for Current {
     fn notes(&mut self) -> Vec<String> {
         let mut chosen = self.0.borrow_mut();
         let own = std::mem::take(&mut chosen.notes);
-        own.into_iter().chain(chosen.executor.notes()).collect()
+        let linker = chosen.linker.as_mut().map(ForkServer::notes).unwrap_or_default();
+        own.into_iter().chain(linker).chain(chosen.executor.notes()).collect()
     }
 }
 
@@ -185,6 +212,35 @@ pub(super) fn choose(session: &mut Session<'_>, compiler: &Tool, executor: &Curr
                 Choice::ForkServer => Event::Warning(&text),
                 _ => Event::Note(&text),
             });
+        }
+    }
+}
+
+/// Whether it is time for a fork server of the linker, with so many links that wait.
+pub(super) fn are_enough(choice: Choice, links: usize) -> bool {
+    match choice {
+        Choice::Process => false,
+        Choice::ForkServer => links > 0,
+        Choice::Auto => links >= ENOUGH_LINKS,
+    }
+}
+
+/// Starts a fork server of the linker, on the slot that the caller holds. Where there can be none, the verbose
+/// log says why.
+pub(super) fn choose_linker(session: &mut Session<'_>, linker: &Tool, executor: &Current) {
+    let Some(program) = linker.argv.first() else {
+        return;
+    };
+    let Settings { tree, environment, .. } = session.settings;
+    let begun = Starting::begin(program, tree.clone(), environment, session.interrupts);
+    match begun.and_then(Starting::finish) {
+        Ok(server) => {
+            executor.0.borrow_mut().linker = Some(server);
+            pass_on_notes(session, executor);
+        }
+        Err(why) => {
+            let text = format!("no fork server of {program}: {why}; links run as processes");
+            session.listener.on(&Event::Note(&text));
         }
     }
 }

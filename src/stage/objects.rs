@@ -20,6 +20,7 @@ use crate::error::{Error, Result, advice, describe_status};
 use crate::exec::action::Action;
 use crate::exec::process::{Invocation, Outcome};
 use crate::exec::refused::remedy;
+use crate::exec::words::Words;
 use crate::inputs::{self, InputVisitor, Inputs, Kind};
 use crate::kbuild::cmd_file::{self, BITCODE};
 use crate::regular;
@@ -49,15 +50,53 @@ pub(super) struct Job {
     aside: String,
     /// The bitcode that is kept of a module with one part, which make compiles to the object itself.
     kept: Option<String>,
-    /// For a shell.
-    text: String,
+    commands: Commands,
     reads: Arc<[inputs::File]>,
+}
+
+/// What makes an object.
+struct Commands {
+    link: Words,
+    /// What follows it, each of them.
+    after: Vec<Words>,
+}
+
+/// What of a job one process does: a shell can do all, while a fork server of the linker does the link alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Share {
+    /// The link and what follows it.
+    All,
+    /// The link.
+    Link,
+    /// What follows it.
+    After,
+}
+
+impl Commands {
+    /// For a shell, or a reader.
+    fn text(&self, share: Share) -> String {
+        let link = (share != Share::After).then_some(&self.link);
+        let after = self.after.iter().filter(|_| share != Share::Link);
+        let commands: Vec<_> = link.into_iter().chain(after).collect();
+        let texts = commands.into_iter().map(|words| shell_words::join(words.iter()));
+        texts.collect::<Vec<_>>().join("; ")
+    }
 }
 
 impl Job {
     /// What it makes.
     pub fn object(&self) -> &str {
         &self.link.object
+    }
+
+    /// The program that links it.
+    pub fn linker(&self) -> &Tool {
+        &self.linker
+    }
+
+    /// Whether a process that has done this leaves more to do.
+    pub fn has_more_after(&self, share: Share) -> bool {
+        share == Share::Link && !self.commands.after.is_empty()
     }
 }
 
@@ -90,10 +129,10 @@ pub(super) fn look(
     };
     let flags = flags(link, &linker.text)?;
     let aside = aside_name(&link.object);
-    let text = command(unit, link, linker, &flags, &aside);
+    let commands = commands(unit, link, linker, &flags, &aside);
     let settings = session.settings;
     if settings.dry_run && indexed.iter().any(|module| rebuilt.contains(&module.part)) {
-        session.step(VERB, &link.object, &text, WHY);
+        session.step(VERB, &link.object, &commands.text(Share::All), WHY);
         return Ok(None);
     }
     let (natives, _) = members::look(&session.store, settings, after_lto(members, indexed), 1)?;
@@ -111,7 +150,7 @@ pub(super) fn look(
         return Ok(None);
     }
     if settings.dry_run {
-        session.step(VERB, &link.object, &text, WHY);
+        session.step(VERB, &link.object, &commands.text(Share::All), WHY);
         return Ok(None);
     }
     let kept = members.iter().map(|(name, _)| name).find(|name| name.ends_with(BITCODE)).cloned();
@@ -121,7 +160,7 @@ pub(super) fn look(
         return Err(Error::bad_input(&link.object, found, "build it again with make"));
     }
     let (link, linker, reads) = (link.clone(), linker.clone(), inputs.files.into());
-    Ok(Some(Job { link, key, linker, after, aside, kept, text, reads }))
+    Ok(Some(Job { link, key, linker, after, aside, kept, commands, reads }))
 }
 
 /// The programs that run after a link, as they are now.
@@ -147,24 +186,33 @@ fn walk_after(link: &ObjectLink, after: &[(String, Digest)], visitor: &mut dyn I
 }
 
 /// The commands that make an object aside: what make recorded, from native objects instead of bitcode.
-fn command(unit: &Unit, link: &ObjectLink, linker: &Tool, flags: &[String], aside: &str) -> String {
+fn commands(
+    unit: &Unit,
+    link: &ObjectLink,
+    linker: &Tool,
+    flags: &[String],
+    aside: &str,
+) -> Commands {
     let natives = format!("@{}", unit.outputs.natives);
     let words = linker.argv.iter().chain(flags).map(String::as_str);
     let words = words.chain(["--threads=1", "-r", "-o", aside, &natives]);
-    let mut text = shell_words::join(words);
-    for words in &link.after {
-        let words = words.iter().map(String::as_str).chain([aside]);
-        text += &format!("; {}", shell_words::join(words));
-    }
-    text
+    let after = |words: &Vec<String>| words.iter().map(String::as_str).chain([aside]).collect();
+    Commands { link: words.collect(), after: link.after.iter().map(after).collect() }
 }
 
-/// The job. A shell and objtool are not among its tools, so that it can only run here.
-pub(super) fn begin(session: &mut Session<'_>, job: &Job) -> Result<Action> {
-    session.step(VERB, &job.link.object, &job.text, WHY);
-    let argv = ["sh", "-c", &format!("set -e; {}", job.text)];
+/// The job, or a share of it. A shell and objtool are not among its tools, so that it can only run here.
+pub(super) fn begin(session: &mut Session<'_>, job: &Job, share: Share) -> Result<Action> {
+    let tree = &session.settings.tree;
+    let text = job.commands.text(share);
+    let command = match share {
+        Share::Link => Invocation::new(job.commands.link.iter(), tree),
+        _ => Invocation::new(["sh", "-c", &format!("set -e; {text}")], tree),
+    };
+    if share != Share::After {
+        session.step(VERB, &job.link.object, &job.commands.text(Share::All), WHY);
+    }
     Ok(Action {
-        command: Invocation::new(argv, &session.settings.tree),
+        command,
         environment: variables(&session.settings.environment).into(),
         inputs: job.reads.clone(),
         tools: job.linker.contents(&session.store)?,
@@ -172,13 +220,28 @@ pub(super) fn begin(session: &mut Session<'_>, job: &Job) -> Result<Action> {
     })
 }
 
+/// Passes on what a share of a job printed. A sentence says why what is left of it must not run.
+pub(super) fn go_on(
+    session: &mut Session<'_>,
+    job: &Job,
+    share: Share,
+    outcome: io::Result<Outcome>,
+) -> Result<(), String> {
+    let ended = ended_well(session, job, share, outcome);
+    if ended.is_err() {
+        remove_aside(&session.store, job);
+    }
+    ended.map(drop)
+}
+
 /// Takes what a job has made, and puts it on record. A sentence says why it cannot be used.
 pub(super) fn take(
     session: &mut Session<'_>,
     job: &Job,
+    share: Share,
     outcome: io::Result<Outcome>,
 ) -> Result<Result<(), String>> {
-    let made = match judge(session, job, outcome) {
+    let made = match judge(session, job, share, outcome) {
         Ok(made) => made,
         Err(sentence) => {
             remove_aside(&session.store, job);
@@ -222,23 +285,40 @@ fn outdated_since(tree: &Path, bitcode: &str) -> Option<SystemTime> {
     (changed || cmd_file::options(&text).iter().any(is_newer)).then_some(time)
 }
 
-fn judge(
+/// What to do about the output of a share that ended well.
+fn ended_well(
     session: &mut Session<'_>,
     job: &Job,
+    share: Share,
     outcome: io::Result<Outcome>,
-) -> Result<Stamped, String> {
+) -> Result<&'static str, String> {
     let object = &job.link.object;
     let outcome = outcome.map_err(|e| {
-        format!("cannot run a shell to link {object}: {e}{}", remedy(&e, "check that sh is there"))
+        let (program, check) = match share {
+            Share::Link => (job.linker.text.as_str(), "check LD"),
+            _ => ("a shell", "check that sh is there"),
+        };
+        format!("cannot run {program} to link {object}: {e}{}", remedy(&e, check))
     })?;
     if !outcome.output.is_empty() {
         session.listener.on(&Event::Output(&outcome.output));
     }
     let advice = advice(outcome.status, &outcome.output);
     if !outcome.status.success() {
-        let how = describe_status(outcome.status);
-        return Err(format!("linking {object} failed: `{}` {how}; {advice}", job.text));
+        let (how, text) = (describe_status(outcome.status), job.commands.text(share));
+        return Err(format!("linking {object} failed: `{text}` {how}; {advice}"));
     }
+    Ok(advice)
+}
+
+fn judge(
+    session: &mut Session<'_>,
+    job: &Job,
+    share: Share,
+    outcome: io::Result<Outcome>,
+) -> Result<Stamped, String> {
+    let object = &job.link.object;
+    let advice = ended_well(session, job, share, outcome)?;
     let store = &session.store;
     let made = check_native(&store.tree().join(&job.aside), &mut Vec::new())
         .map_err(|found| format!("linking {object} left {found}; {advice}"))?;

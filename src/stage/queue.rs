@@ -2,6 +2,7 @@
 //! for once it has ended, the longest first. Must not know how either works.
 
 mod elsewhere;
+mod linked;
 mod ready;
 
 use std::cmp::Reverse;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use super::backends::{self, Backends, Job, Way};
 use super::choose_executor::{self, Current, Elsewhere};
 use super::members::Member;
+use super::objects::Share;
 use super::session::Session;
 use super::skip_driver::{self, Answers};
 use super::{cached, cached_links, cores, links, objects};
@@ -64,8 +66,8 @@ enum Task {
     Link(Link),
     /// A backend of a unit.
     Backend { unit: usize, job: Box<Job> },
-    /// The link of a module's object.
-    Object(Box<objects::Job>),
+    /// The link of a module's object, or a share of that.
+    Object(Box<objects::Job>, Share),
     /// It ran.
     Ended,
 }
@@ -100,6 +102,10 @@ pub(super) struct Queue<'a, 'b> {
     links: VecDeque<Link>,
     /// Objects that may be linked.
     objects: VecDeque<objects::Job>,
+    /// Objects that are linked, and on which the commands after the link may run.
+    linked: Vec<Box<objects::Job>>,
+    /// It was seen whether a fork server of the linker pays.
+    chosen_linker: bool,
     /// Backends that may start on any machine: the most expensive first, and of equals the earliest.
     ready: Ready,
     /// Backends that can only run on this one, where there are others too.
@@ -154,6 +160,7 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
     let mut queue = Queue {
         places: places.collect(),
         chosen: given.is_some(),
+        chosen_linker: given.is_some(),
         executor: Current::new(given),
         elsewhere: Elsewhere::default(),
         state: elsewhere::State::default(),
@@ -169,6 +176,7 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
         tasks: Vec::new(),
         links: VecDeque::new(),
         objects: VecDeque::new(),
+        linked: Vec::new(),
         ready: Ready::new(),
         ready_here: Ready::new(),
         in_flight: BTreeMap::new(),
@@ -199,7 +207,8 @@ pub(super) fn run(session: &mut Session<'_>, units: Vec<UnitRun>) -> Result<Ende
 impl Queue<'_, '_> {
     /// Something runs, or is ready to.
     fn is_busy(&self) -> bool {
-        let waits = [self.links.is_empty(), self.objects.is_empty(), self.waiting() == 0];
+        let objects = self.objects.is_empty() && self.linked.is_empty();
+        let waits = [self.links.is_empty(), objects, self.waiting() == 0];
         !self.in_flight.is_empty() || waits.contains(&false)
     }
 
@@ -368,22 +377,6 @@ impl Queue<'_, '_> {
         self.complete(unit)
     }
 
-    fn object_ended(
-        &mut self,
-        job: &objects::Job,
-        outcome: io::Result<Outcome>,
-        row: Option<Row>,
-    ) -> Result<bool> {
-        let usage = outcome.as_ref().ok().map(|outcome| outcome.usage);
-        let made = objects::take(self.session, job, outcome)?;
-        tell_end(self.session, row, good_or_not(made.is_ok()), usage, None);
-        match &made {
-            Ok(()) => self.ran.linked = true,
-            Err(sentence) => self.session.listener.on(&Event::Failure(sentence)),
-        }
-        Ok(made.is_ok())
-    }
-
     /// Tells the listener that a job runs, and on which of its rows.
     fn tell_start(&mut self, (machine, number): (Machine, usize), kind: JobKind) {
         let rows = self.in_flight.values().filter(|row| row.machine == machine);
@@ -392,10 +385,14 @@ impl Queue<'_, '_> {
         let label = match &self.tasks[number] {
             Task::Link(link) => self.units[link.place].unit.outputs.indexed.as_str().into(),
             Task::Backend { job, .. } => job.part().label(),
-            Task::Object(job) => job.object().into(),
+            Task::Object(job, _) => job.object().into(),
             Task::Ended => return,
         };
-        let verb = if kind == JobKind::Backend { "CC" } else { "LD" };
+        let verb = match (kind, &self.tasks[number]) {
+            (JobKind::Backend, _) => "CC",
+            (_, Task::Object(_, Share::After)) => "OBJTOOL",
+            _ => "LD",
+        };
         self.session.listener.on(&Event::Started(Started { row, kind, verb, object: &label }));
     }
 }
@@ -433,18 +430,15 @@ fn announce_plan(session: &mut Session<'_>, modules: &[Indexed], planned: &[Plan
 impl Work for Queue<'_, '_> {
     fn next(&mut self) -> Result<Option<(usize, Action)>> {
         if let Some(link) = self.links.pop_front() {
+            self.make_linker_ready(&link.linker, 1 + self.links.len());
             let what = self.start_link(&link)?;
             let number = self.tasks.len();
             self.tasks.push(Task::Link(link));
             self.tell_start((Machine::This, number), JobKind::ThinLink);
             return Ok(Some((number, what)));
         }
-        if let Some(job) = self.objects.pop_front() {
-            let what = objects::begin(self.session, &job)?;
-            let number = self.tasks.len();
-            self.tasks.push(Task::Object(Box::new(job)));
-            self.tell_start((Machine::This, number), JobKind::Step);
-            return Ok(Some((number, what)));
+        if let Some(started) = self.start_object()? {
+            return Ok(Some(started));
         }
         self.look_up_elsewhere()?;
         if self.ready_here.is_empty() && (self.ready.is_empty() || self.elsewhere.takes_all()) {
@@ -459,7 +453,8 @@ impl Work for Queue<'_, '_> {
     }
 
     fn next_memory(&self) -> u64 {
-        let alone = self.links.is_empty() && self.objects.is_empty();
+        let links = [self.links.is_empty(), self.objects.is_empty(), self.linked.is_empty()];
+        let alone = !links.contains(&false);
         let next = self.ready.peek().max(self.ready_here.peek()).filter(|_| alone);
         next.map_or(0, |(_, number)| self.memory(number.0))
     }
@@ -526,7 +521,7 @@ impl Work for Queue<'_, '_> {
                 tell_end(self.session, row, good_or_not(judged.is_ok()), usage, None);
                 self.link_ended(&link, judged, was_silent)
             }
-            Task::Object(job) => self.object_ended(&job, outcome, row),
+            Task::Object(job, share) => self.object_ended(job, share, outcome, row),
             Task::Ended => Ok(true),
         }
     }
@@ -541,10 +536,12 @@ impl Drop for Queue<'_, '_> {
                     backends::remove_aside(self.session, job);
                     self.remove_race(number);
                 }
-                Task::Object(job) => objects::remove_aside(&self.session.store, job),
+                Task::Object(job, _) => objects::remove_aside(&self.session.store, job),
                 Task::Link(_) | Task::Ended => {}
             }
         }
+        let linked = self.linked.iter();
+        linked.for_each(|job| objects::remove_aside(&self.session.store, job));
     }
 }
 

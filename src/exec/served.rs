@@ -1,5 +1,5 @@
-//! Which compilers a fork server is made of: clang itself, dynamically linked against glibc.
-//! A wrapper would be served as well as any program, and gain nothing: its work is to start
+//! Which programs a fork server is made of: clang and lld themselves, dynamically linked against
+//! glibc. A wrapper would be served as well as any program, and gain nothing: its work is to start
 //! another. Reads files; starts nothing.
 
 use std::fs::{self, File};
@@ -17,14 +17,45 @@ use crate::elf::interpreter;
 use crate::environment::Environment;
 use crate::format::Format;
 
-/// The real file of a program that can be a fork server, or a clause that says why it cannot.
-pub fn find(program: &str, folder: &Path, environment: &Environment) -> Result<PathBuf, String> {
-    let path = find_program(program, folder, environment).ok_or("there is no such program")?;
-    let path = fs::canonicalize(&path).map_err(|e| format!("it cannot be found: {e}"))?;
-    look_at(&path).map(|()| path)
+/// What such a program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// clang.
+    Compiler,
+    /// lld.
+    Linker,
 }
 
-fn look_at(path: &Path) -> Result<(), String> {
+impl Served {
+    /// One of its jobs, for messages.
+    pub fn job(self) -> &'static str {
+        match self {
+            Served::Compiler => "backend",
+            Served::Linker => "link",
+        }
+    }
+
+    /// Part of its file's name, and an option that it knows if LLVM is a part of it.
+    fn marks(self) -> (&'static str, &'static [u8]) {
+        match self {
+            Served::Compiler => ("clang", b"fthinlto-index="),
+            Served::Linker => ("lld", b"thinlto-index-only"),
+        }
+    }
+}
+
+/// The real file of a program that can be a fork server, and what it is; or a clause that says why it cannot.
+pub fn find(
+    program: &str,
+    folder: &Path,
+    environment: &Environment,
+) -> Result<(PathBuf, Served), String> {
+    let path = find_program(program, folder, environment).ok_or("there is no such program")?;
+    let path = fs::canonicalize(&path).map_err(|e| format!("it cannot be found: {e}"))?;
+    look_at(&path).map(|served| (path, served))
+}
+
+fn look_at(path: &Path) -> Result<Served, String> {
     let unreadable = |error: io::Error| format!("it cannot be read: {error}");
     let shown = path.display();
     let mut file = File::open(path).map_err(unreadable)?;
@@ -34,8 +65,9 @@ fn look_at(path: &Path) -> Result<(), String> {
     }
     let mut start = [0; 4];
     file.read_exact(&mut start).map_err(unreadable)?;
+    let wrapper = || format!("{shown} is a wrapper, not clang or lld itself");
     if Format::of(&start) != Format::Elf {
-        return Err(format!("{shown} is a wrapper, not clang itself"));
+        return Err(wrapper());
     }
     let cache = ReadCache::new(&file);
     let program: Program<'_> = ElfFile64::parse(&cache)
@@ -48,8 +80,11 @@ fn look_at(path: &Path) -> Result<(), String> {
         Some(_) => {}
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_clang = name.contains("clang") && (needs_llvm(&program) || has_options(&file));
-    if is_clang { Ok(()) } else { Err(format!("{shown} is a wrapper, not clang itself")) }
+    let is_it = |served: &Served| {
+        let (part, option) = served.marks();
+        name.contains(part) && (needs_llvm(&program) || has_option(&file, option))
+    };
+    [Served::Compiler, Served::Linker].into_iter().find(is_it).ok_or_else(wrapper)
 }
 
 type Program<'a> = ElfFile64<'a, Endianness, &'a ReadCache<&'a File>>;
@@ -71,10 +106,9 @@ fn needs_llvm(program: &Program<'_>) -> bool {
     })
 }
 
-/// LLVM is part of the program: it knows the option that every backend is given.
-fn has_options(mut file: &File) -> bool {
-    const OPTION: &[u8] = b"fthinlto-index=";
-    let finder = memmem::Finder::new(OPTION);
+/// LLVM is part of the program: it knows the option that every job is given.
+fn has_option(mut file: &File, option: &[u8]) -> bool {
+    let finder = memmem::Finder::new(option);
     let mut buffer = vec![0; 1 << 20];
     let mut kept = 0;
     loop {
@@ -86,7 +120,7 @@ fn has_options(mut file: &File) -> bool {
             return true;
         }
         // The option may lie across two pieces.
-        kept = count.min(OPTION.len() - 1);
+        kept = count.min(option.len() - 1);
         buffer.copy_within(count - kept..count, 0);
     }
 }
