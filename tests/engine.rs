@@ -240,6 +240,18 @@ fn what_is_made_from_more_than_is_known_stays_here() {
     assert_nothing_aside(&tree);
 }
 
+/// i915 has it so: a folder of headers that is not there is an error, and workers have none of them.
+#[test]
+fn folders_of_headers_need_not_be_on_other_machines() {
+    let (tree, farm) = (Tree::new(), Arc::new(Farm::new(2, |_| Fate::Runs).alone()));
+    tree.shell(&format!("mkdir only-here {}/src/include", tree.dir().display()));
+    let flags = "-Wmissing-include-dirs -Werror -Ionly-here";
+    tree.compile("lib/w2", flags);
+    let (summary, run, _) = build_with(&settings(&tree, Some(&farm)), &Slots::local(1));
+    assert_eq!(summary.unwrap().rebuilt_remotely, BACKENDS, "{:?}", run.notes);
+    assert_same(&tree.outputs(), &tree.mainline());
+}
+
 /// All that can become of a job: it costs time, and a warning, and no build.
 #[test]
 fn machines_that_fail_cost_no_build() {

@@ -63,6 +63,8 @@ pub struct RemoteUsage {
     pub upload: Duration,
     /// Running, as the server says.
     pub execution: Duration,
+    /// How long a worker had nothing else to do, as the server says: the run, and what it fetches and sends.
+    pub worker: Duration,
     /// Fetching the outputs.
     pub download: Duration,
     /// Nothing was run: the server had the result.

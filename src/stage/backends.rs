@@ -104,6 +104,11 @@ impl Job {
 /// the linker does not know of that. It changes no object, and stands in no key.
 const ONLY_WARN: &str = "-Wno-error";
 
+/// Folders of headers are on no other machine, as no backend reads one. Some drivers ask for a warning of such
+/// that are missing, and for an error of each warning. What is said last counts; it changes no object.
+const LACKS_FOLDERS: &str = "-Wmissing-include-dirs";
+const MAY_LACK_FOLDERS: &str = "-Wno-missing-include-dirs";
+
 /// Whether this kernel has the linker do what backends do.
 pub(super) fn only_warn(settings: &Settings) -> bool {
     let conf = AutoConf::read(&settings.tree);
@@ -180,8 +185,12 @@ impl Backends {
         let dwo = splits_dwarf.then(|| dwo_name(output));
         // Such as STEM.su: the object's name without its ending, and another one.
         let beside = side_files.then(|| format!("{}.*", output.trim_end_matches(".o")));
+        let mut command = self.invocation_to(&settings.tree, job, output);
+        if way == Way::Elsewhere && command.argv.iter().any(|word| word == LACKS_FOLDERS) {
+            command.argv.push(MAY_LACK_FOLDERS);
+        }
         Ok(Action {
-            command: Invocation { inner, ..self.invocation_to(&settings.tree, job, output) },
+            command: Invocation { inner, ..command },
             environment: shared.environment.clone(),
             inputs: job.reads.clone(),
             tools: shared.tools.clone(),

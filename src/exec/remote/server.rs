@@ -315,7 +315,7 @@ impl Server {
             if response.cached_result {
                 remote.from_store = true;
             } else if let Some(metadata) = &result.execution_metadata {
-                (remote.queue, remote.execution) = times(metadata);
+                (remote.queue, remote.worker, remote.execution) = times(metadata);
             }
             let fetching = Instant::now();
             let aside = match result.exit_code {
@@ -345,7 +345,7 @@ impl Server {
         let metadata = result.execution_metadata.as_ref();
         let cpu = metadata.and_then(|metadata| metadata.virtual_execution_duration.as_ref());
         let cpu = cpu.map(|span| duration(span.seconds, span.nanos));
-        let wall = metadata.map(times).map_or(Duration::ZERO, |(_, execution)| execution);
+        let wall = metadata.map(times).map_or(Duration::ZERO, |(_, _, execution)| execution);
         let usage = Usage { wall, cpu: cpu.unwrap_or(wall), peak: 0 };
         let status = ExitStatus::from_raw((result.exit_code & 0xff) << 8);
         Ok(Outcome { status, usage, output, remote: Some(remote) })
@@ -413,8 +413,8 @@ fn duration(seconds: i64, nanos: i32) -> Duration {
     Duration::new(seconds.try_into().unwrap_or(0), nanos.clamp(0, 999_999_999) as u32)
 }
 
-/// How long an action was in the queue, and how long it ran.
-fn times(metadata: &ExecutedActionMetadata) -> (Duration, Duration) {
+/// How long an action was in the queue, with a worker, and how long it ran there.
+fn times(metadata: &ExecutedActionMetadata) -> (Duration, Duration, Duration) {
     let moment = |stamp: &Option<Timestamp>| {
         stamp.as_ref().map(|stamp| duration(stamp.seconds, stamp.nanos))
     };
@@ -424,6 +424,7 @@ fn times(metadata: &ExecutedActionMetadata) -> (Duration, Duration) {
     };
     (
         between(&metadata.queued_timestamp, &metadata.worker_start_timestamp),
+        between(&metadata.worker_start_timestamp, &metadata.worker_completed_timestamp),
         between(&metadata.execution_start_timestamp, &metadata.execution_completed_timestamp),
     )
 }
