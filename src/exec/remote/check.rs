@@ -11,7 +11,7 @@ use super::blobs::{Blob, Store, unique};
 use super::capabilities::{self, Agreed};
 use super::connection::{Connection, For};
 use super::digest::Function;
-use super::execution::{self, Name};
+use super::execution::{self, Told};
 use super::messages::{self, ActionResult};
 use super::pack::{Hashes, Output, Packed, pack};
 use super::protobuf::Message;
@@ -22,7 +22,7 @@ use super::settings::{Compiler, Settings};
 use super::tree::Folder;
 use crate::exec::action::Action;
 
-/// How long a trial may run on a worker, with its waiting.
+/// How long a trial may run on a worker, with its waiting, if no job may take less.
 const TRIAL: Duration = Duration::from_secs(120);
 
 /// Tries a server. `compile` is an action of the compiler, with what it made on this machine; what is found is said
@@ -163,7 +163,7 @@ impl Trial<'_> {
     async fn shell(&mut self, results: &Results) -> Result<()> {
         let packed = trial(&self.settings, results.store.agreed.function);
         let began = Instant::now();
-        let result = execute(results, &packed).await?;
+        let result = execute(results, &packed, self.settings.timeout).await?;
         server::check_exit_code(&result, self.settings.compiler)?;
         if result.exit_code != 0 {
             let printed = results.printed(&result, &packed.purpose).await?;
@@ -193,7 +193,7 @@ impl Trial<'_> {
         let began = Instant::now();
         results.store.provide(&packed.blobs, &packed.purpose, false).await?;
         let sent = began.elapsed().as_millis();
-        let result = execute(results, &packed).await?;
+        let result = execute(results, &packed, self.settings.timeout).await?;
         server::check_exit_code(&result, self.settings.compiler)?;
         if result.exit_code != 0 {
             let printed = results.printed(&result, &packed.purpose).await?;
@@ -264,9 +264,9 @@ fn trial(settings: &Settings, function: Function) -> Packed {
     Packed { digest, blobs, outputs, purpose }
 }
 
-async fn execute(results: &Results, packed: &Packed) -> Result<ActionResult> {
+async fn execute(results: &Results, packed: &Packed, limit: Duration) -> Result<ActionResult> {
     results.store.provide(&packed.blobs, &packed.purpose, false).await?;
-    let until = Instant::now() + TRIAL;
-    let response = execution::execute(results, packed, &Name::default(), (until, true)).await?;
+    let until = Instant::now() + limit.min(TRIAL);
+    let response = execution::execute(results, packed, &Told::default(), (until, true)).await?;
     Ok(response.result.unwrap_or_default())
 }

@@ -1,13 +1,14 @@
 //! An action that a server runs: the stream on which it says what becomes of it, taken up again where it breaks, and
 //! missing blobs sent again. Must not know what is done with a result.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use super::connection::For;
 use super::grpc::{self, Call};
 use super::messages::{
-    CancelOperationRequest, Empty, ExecuteRequest, ExecuteResponse, Operation, WaitExecutionRequest,
+    CancelOperationRequest, Empty, ExecuteOperationMetadata, ExecuteRequest, ExecuteResponse,
+    Operation, WaitExecutionRequest,
 };
 use super::pack::Packed;
 use super::protobuf::Message;
@@ -19,23 +20,38 @@ const EXECUTION: &str = "/build.bazel.remote.execution.v2.Execution";
 /// How often blobs may be missing before it is the server's fault.
 const EVICTIONS: u32 = 3;
 
-/// The name by which a server knows what it does for us, once it told.
-pub(super) type Name = RefCell<String>;
+/// What is left of the time, and it is not asked again: servers end a call at its deadline in many ways, some as if
+/// it might pass.
+const AS_GOOD_AS_LATE: Duration = Duration::from_millis(200);
+
+/// What a server told of what it does for us.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The name by which it knows it.
+    pub name: RefCell<String>,
+    /// How far it is, as a number of the protocol.
+    stage: Cell<i32>,
+}
 
 /// Runs an action whose blobs the server has.
 pub(super) async fn execute(
     results: &Results,
     packed: &Packed,
-    name: &Name,
+    told: &Told,
     (until, skip_cache_lookup): (Instant, bool),
 ) -> Result<ExecuteResponse> {
     let (mut failed, mut evicted) = (0, 0);
+    let began = Instant::now();
     loop {
-        let end = attempt(results, packed, name, (until, skip_cache_lookup)).await;
+        let end = attempt(results, packed, told, (until, skip_cache_lookup)).await;
         let failure = match end {
             Ok(response) => return Ok(response),
             Err(failure) => failure,
         };
+        let late = until.saturating_duration_since(Instant::now()) < AS_GOOD_AS_LATE;
+        if failure.kind == Kind::TooLong || late {
+            return Err(give_up(results, packed, told, until - began).await);
+        }
         match &failure.kind {
             Kind::Missing(digests) if evicted < EVICTIONS => {
                 evicted += 1;
@@ -43,11 +59,11 @@ pub(super) async fn execute(
                 let named: Vec<_> = named.cloned().collect();
                 let again = if named.is_empty() { &packed.blobs } else { &named };
                 results.store.provide(again, &packed.purpose, true).await?;
-                name.borrow_mut().clear();
+                told.name.borrow_mut().clear();
             }
             // The server that knew the operation is gone, or forgot it; or a blob is missing, and it does not say which.
             Kind::NotFound | Kind::Unknown => {
-                name.borrow_mut().clear();
+                told.name.borrow_mut().clear();
                 results.store.provide_again(&packed.blobs, &packed.purpose).await?;
                 failed += 1;
             }
@@ -63,18 +79,41 @@ pub(super) async fn execute(
     }
 }
 
+/// The failure of an action that was not done in its time. The server is told that nobody waits for it any more: a queue
+/// whose workers are not for it would keep it for good.
+async fn give_up(results: &Results, packed: &Packed, told: &Told, limit: Duration) -> Failure {
+    let name = told.name.take();
+    if !name.is_empty() {
+        cancel(results, &name, &packed.purpose).await;
+    }
+    Failure::new(Kind::TooLong, too_late(told.stage.get(), limit))
+}
+
+/// What an action waited for (`ExecutionStage.Value`).
+fn too_late(stage: i32, limit: Duration) -> String {
+    const QUEUED: i32 = 2;
+    let seconds = limit.as_secs_f64().round();
+    match stage {
+        QUEUED => format!(
+            "no worker took it within {seconds} s: all are busy, or none has the properties of \
+             KTHINLTO_REMOTE_PLATFORM"
+        ),
+        _ => format!("it was not done within {seconds} s"),
+    }
+}
+
 /// Asks for the execution, or for what became of it where it was asked for before.
 async fn attempt(
     results: &Results,
     packed: &Packed,
-    name: &Name,
+    told: &Told,
     (until, skip_cache_lookup): (Instant, bool),
 ) -> Result<ExecuteResponse> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(Failure::new(Kind::TooLong, "it took longer than KTHINLTO_REMOTE_TIMEOUT"));
+        return Err(Failure::new(Kind::TooLong, "there is no time left"));
     }
-    let known = name.borrow().clone();
+    let known = told.name.borrow().clone();
     let purpose = &packed.purpose;
     let operation = match known.is_empty() {
         true => {
@@ -87,15 +126,15 @@ async fn attempt(
                 inline_stderr: true,
                 inline_output_files: names(packed),
             };
-            follow(results, "Execute", purpose, left, &request, name).await?
+            follow(results, "Execute", purpose, left, &request, told).await?
         }
         false => {
             let request = WaitExecutionRequest { name: known };
-            follow(results, "WaitExecution", purpose, left, &request, name).await?
+            follow(results, "WaitExecution", purpose, left, &request, told).await?
         }
     };
     // It is done: nobody has to cancel it, or to wait for it again.
-    name.borrow_mut().clear();
+    told.name.borrow_mut().clear();
     if let Some(status) = operation.error.filter(|status| status.code != 0) {
         return Err(grpc::failure(&status));
     }
@@ -116,7 +155,7 @@ async fn follow(
     purpose: &For,
     left: Duration,
     request: &impl Message,
-    name: &Name,
+    told: &Told,
 ) -> Result<Operation> {
     let run = async |call: &mut Call| {
         call.send(request, true).await?;
@@ -124,7 +163,12 @@ async fn follow(
             if operation.done {
                 return Ok(operation);
             }
-            name.borrow_mut().clone_from(&operation.name);
+            told.name.borrow_mut().clone_from(&operation.name);
+            let metadata = operation.metadata.map(|any| any.value);
+            let metadata = metadata.map(ExecuteOperationMetadata::from_bytes);
+            if let Some(Ok(metadata)) = metadata {
+                told.stage.set(metadata.stage);
+            }
         }
         Err(Failure::new(Kind::Lost, "the stream of an execution ended too early"))
     };
@@ -139,5 +183,18 @@ pub(super) async fn cancel(results: &Results, name: &str, purpose: &For) {
         results.connection.ask(path, purpose, Duration::from_secs(2), &request).await;
     if let Err(failure) = told {
         tracing::debug!("an operation could not be cancelled: {failure}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_action_that_no_worker_took_is_told_from_one_that_takes_long() {
+        let limit = Duration::from_millis(19_990);
+        assert_eq!(too_late(3, limit), "it was not done within 20 s");
+        assert!(too_late(2, limit).starts_with("no worker took it within 20 s: all are busy"));
+        assert_eq!(too_late(0, limit), too_late(3, limit), "a server that does not say");
     }
 }

@@ -251,9 +251,14 @@ messages! {
     /// google.longrunning.Operation.
     Operation {
         1 => name: String,
+        2 => metadata: Option<Any>,
         3 => done: bool,
         4 => error: Option<Status>,
         5 => response: Option<Any>,
+    }
+    /// What an operation says of itself: how far it is.
+    ExecuteOperationMetadata {
+        1 => stage: i32,
     }
     /// google.longrunning.Operations/CancelOperation.
     CancelOperationRequest {

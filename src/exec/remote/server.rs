@@ -20,7 +20,7 @@ use super::blobs::{Store, unique};
 use super::capabilities;
 use super::connection::Connection;
 use super::digest::Digest;
-use super::execution::{self, Name};
+use super::execution::{self, Told};
 use super::job::{Doing, End};
 use super::messages::{ActionResult, ExecutedActionMetadata, Timestamp};
 use super::pack::{ANOTHER, EMPTY, Hashes, NO_COMPILER, NO_SUMS, Packed, READ_ONLY, pack};
@@ -235,13 +235,13 @@ impl Server {
 
     /// Does a job, unless it is cancelled before it has ended.
     pub async fn job(self: Rc<Self>, action: Action, doing: Doing) {
-        let (name, slot) = (Name::default(), doing.slot.clone());
-        let run = std::pin::pin!(self.run(&action, &name));
+        let (told, slot) = (Told::default(), doing.slot.clone());
+        let run = std::pin::pin!(self.run(&action, &told));
         let cancelled = std::pin::pin!(slot.cancelled.notified());
         let end = match first_of(run, cancelled).await {
             Some(end) => end,
             None => {
-                let name = name.take();
+                let name = told.name.take();
                 if let (false, Ok(results)) = (name.is_empty(), self.results()) {
                     execution::cancel(&results, &name, &Default::default()).await;
                 }
@@ -251,10 +251,10 @@ impl Server {
         doing.finish(end);
     }
 
-    async fn run(&self, action: &Action, name: &Name) -> End {
+    async fn run(&self, action: &Action, told: &Told) -> End {
         let began = Instant::now();
         let done = match self.pack(action).await {
-            Ok((results, packed)) => self.perform(&results, &packed, name, began).await,
+            Ok((results, packed)) => self.perform(&results, &packed, told, began).await,
             Err(failure) => Err(failure),
         };
         // Failures of others may have ended it.
@@ -276,7 +276,7 @@ impl Server {
         &self,
         results: &Results,
         packed: &Packed,
-        name: &Name,
+        told: &Told,
         began: Instant,
     ) -> Result<(Outcome, Aside)> {
         let until = began + self.settings.timeout;
@@ -296,7 +296,7 @@ impl Server {
         remote.upload = uploading.elapsed();
         let mut skip_cache = false;
         loop {
-            let response = execution::execute(results, packed, name, (until, skip_cache)).await?;
+            let response = execution::execute(results, packed, told, (until, skip_cache)).await?;
             let result = response.result.unwrap_or_default();
             // A failure that was kept is none that can be relied on.
             if result.exit_code != 0 && response.cached_result && !skip_cache {
