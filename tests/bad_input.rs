@@ -277,6 +277,40 @@ fn linkers() {
     built.assert_whole();
 }
 
+/// Objects that a build for this machine left, in one for another: as bitcode and as native objects.
+#[test]
+fn objects_of_the_host_in_a_cross_build() {
+    let tree = Tree::new();
+    let cross = |name: &str, target: &str, lto: &str| {
+        let source = if name.ends_with("head.o") { "kernel/head.c" } else { "kernel/a.c" };
+        tree.shell(&format!(
+            "printf 'int of_%s;\\n' $(basename {name} .o) >{source}; \
+             {} --target={target}-linux-gnu {lto} -c -o {name} {source}",
+            tool("clang")
+        ));
+    };
+    let thin = "-flto=thin -fsplit-lto-unit";
+    let build = || {
+        let mut command = tree.bare(&["build", "cross.a"]);
+        command.env("KBUILD_LDFLAGS", "-EL -maarch64elf");
+        command
+    };
+    tree.shell(&format!(
+        "mkdir -p kernel; rm -f cross.a; {} cDPrST cross.a kernel/head.o kernel/a.o",
+        tool("llvm-ar")
+    ));
+    for (head, object) in [("aarch64", "x86_64"), ("x86_64", "aarch64")] {
+        cross("kernel/head.o", head, "");
+        cross("kernel/a.o", object, thin);
+        let foreign = if head == "x86_64" { "kernel/head.o" } else { "kernel/a.o" };
+        let out = bad(build(), 1, &format!("{foreign} is incompatible with aarch64elf"));
+        assert_eq!(sentences(&out).len(), 1);
+        let pieces = ["the thin link failed", "of another architecture", "`make clean`"];
+        assert_holds(&sentences(&out)[0], &pieces);
+        assert!(!tree.objects.join("vmlinux.a").exists());
+    }
+}
+
 #[test]
 fn settings() {
     let built = Built::new();

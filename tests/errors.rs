@@ -150,6 +150,10 @@ const CASES: &[(&str, &str)] = &[
     ("an empty index", "THEN=': > objects/lib/w5.o.thinlto.bc'; $LINK_THEN; $build"),
     ("no index", "THEN='rm objects/lib/w5.o.thinlto.bc'; $LINK_THEN; $build"),
     ("an object that changes during the link", "THEN='echo >> ../../../kernel/a.o'; $LINK_THEN; $build"),
+    (
+        "an object of another architecture",
+        "printf '\\267' | dd of=kernel/head.o bs=1 seek=18 conv=notrunc status=none; $build",
+    ),
     ("a backend that fails", "cc 'exit 7'; $build"),
     ("a backend with a message", "cc 'echo error: oh >&2; exit 1'; $build"),
     ("a backend on a full disk", "cc 'echo x: No space left on device >&2; exit 1'; $build"),
@@ -245,6 +249,7 @@ const RELINK_CASES: &[(&str, &str)] = &[
     ("no LTO", "conf /LTO/d; $relink"),
     ("full LTO", "conf s/THIN_DIST/FULL/; $relink"),
     ("an object before the link", "conf '$aCONFIG_ARCH_WANTS_PRE_LINK_VMLINUX=y'; $relink"),
+    ("user-mode Linux", "conf '$aCONFIG_UML=y'; $relink"),
     ("a tree that was never built", "rm built-in.a .vmlinux.unstripped.cmd; $relink"),
     ("a tree that is half built", "rm .vmlinux.unstripped.cmd; $relink"),
     (

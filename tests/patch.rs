@@ -8,8 +8,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use common::{Tree, bad, good};
+use common::{Tree, bad, fails, good};
 
 /// A hunk: the lines before and after.
 type Hunk = (String, String);
@@ -212,5 +213,42 @@ fn an_architecture_without_thinlto_is_told_that_nothing_changes() {
         let said = good(check);
         let wanted = "arch/powerpc of Linux 6.12.117 has no ThinLTO";
         assert_eq!(said.contains(wanted), arch == "powerpc", "{said}");
+    }
+}
+
+/// `patch` on a tree that cannot be written. Modes do not stop root, so there it is mounted that way, where
+/// nobody else sees it.
+fn in_read_only(tree: &Tree, folder: &str, arguments: &[&str]) -> Command {
+    let mount = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+    let mut command = match rustix::process::geteuid().is_root() {
+        true => tree.command(Path::new("unshare")),
+        false => return tree.bare(&[&["patch"], arguments, &[folder]].concat()),
+    };
+    command.args(["--mount", "--propagation", "private", "sh", "-c", mount, folder]);
+    command.args([env!("CARGO_BIN_EXE_kthinlto"), "patch"]).args(arguments).arg(folder);
+    command
+}
+
+#[test]
+fn a_read_only_tree_is_told_so_and_stays_as_it_is() {
+    let tree = Tree::new();
+    let folder = kernel(&tree, "7.3.4", "linux-7.2");
+    let shown = folder.to_str().unwrap();
+    let writable = |yes: bool| {
+        let mode = if yes { "u+w" } else { "a-w" };
+        tree.shell(&format!("chmod -R {mode} {shown}"));
+    };
+    let sentence = ["cannot patch ", shown, "nothing was changed: patch a copy of the tree"];
+    for (before, arguments) in [(None, &[][..]), (Some(()), &["--reverse"])] {
+        if before.is_some() {
+            good(tree.bare(&["patch", shown]));
+        }
+        let was = files(&folder);
+        writable(false);
+        let said = good(in_read_only(&tree, shown, &[arguments, &["--check"]].concat()));
+        assert!(said.contains("patches for Linux"), "{said}");
+        fails(in_read_only(&tree, shown, arguments), 5, &sentence);
+        writable(true);
+        assert_eq!(files(&folder), was);
     }
 }

@@ -50,8 +50,13 @@ pub fn takes_exports(tree: &Tree) -> Result<bool> {
     Ok(always || tree.conf.is_on("CONFIG_MODULES"))
 }
 
-/// Fails where a program that the script runs is not there.
+/// Fails where the link cannot be known, or a program that the script runs is not there.
 pub fn check(tree: &Tree) -> Result<()> {
+    if tree.conf.is_on("CONFIG_UML") {
+        let found =
+            "CONFIG_UML: user-mode Linux, which the compiler links, by flags that are on no record";
+        return Err(Error::bad_input(auto_conf::PATH, found, "link this kernel with `make linux`"));
+    }
     let script = tree.read_source(SCRIPT)?;
     host_tools(tree, &script).iter().try_for_each(|tool| tree.check_host_tool(tool))?;
     btf::check(tree)
