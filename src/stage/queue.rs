@@ -103,7 +103,7 @@ pub(super) struct Queue<'a, 'b> {
     /// Objects that may be linked.
     objects: VecDeque<objects::Job>,
     /// Objects that are linked, and on which the commands after the link may run.
-    linked: Vec<Box<objects::Job>>,
+    linked: Vec<objects::Job>,
     /// It was seen whether a fork server of the linker pays.
     chosen_linker: bool,
     /// Backends that may start on any machine: the most expensive first, and of equals the earliest.
@@ -521,7 +521,7 @@ impl Work for Queue<'_, '_> {
                 tell_end(self.session, row, good_or_not(judged.is_ok()), usage, None);
                 self.link_ended(&link, judged, was_silent)
             }
-            Task::Object(job, share) => self.object_ended(job, share, outcome, row),
+            Task::Object(job, share) => self.object_ended(*job, share, outcome, row),
             Task::Ended => Ok(true),
         }
     }

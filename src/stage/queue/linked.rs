@@ -25,14 +25,14 @@ impl Queue<'_, '_> {
                 self.make_linker_ready(job.linker(), 1 + self.objects.len());
                 let tree = &self.session.settings.tree;
                 match self.executor.serves_linker(job.linker(), tree) {
-                    true => (Box::new(job), Share::Link),
-                    false => (Box::new(job), Share::All),
+                    true => (job, Share::Link),
+                    false => (job, Share::All),
                 }
             }
         };
         let what = objects::begin(self.session, &job, share)?;
         let number = self.tasks.len();
-        self.tasks.push(Task::Object(job, share));
+        self.tasks.push(Task::Object(Box::new(job), share));
         self.tell_start((Machine::This, number), JobKind::Step);
         Ok(Some((number, what)))
     }
@@ -48,7 +48,7 @@ impl Queue<'_, '_> {
 
     pub(super) fn object_ended(
         &mut self,
-        job: Box<objects::Job>,
+        job: objects::Job,
         share: Share,
         outcome: io::Result<Outcome>,
         row: Option<Row>,
