@@ -95,6 +95,8 @@ fn what_stands_in_the_way_of_an_aside_is_not_written_into() {
                 false => symlink(&notes, &aside).unwrap(),
             }
         }
+        // One that is not there yet would be written in its place.
+        tree.write_object("kernel/a.o.thinlto.bc", "of another day");
         tree.build();
         assert_home_is_whole(&home);
         common::assert_same(&tree.outputs(), &tree.want());

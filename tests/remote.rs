@@ -518,13 +518,14 @@ fn busy_share_of_64_slots_of_a_server() {
     let (jobs, sleep) = (variable("JOBS_THERE", 600), variable("SLEEP_THERE", 80).to_string());
     let server = Casd::with_jobs(SLOTS);
     let copies = Copies::new();
-    let mut remote =
-        client(&server.url(), &[("KTHINLTO_REMOTE_JOBS", "64"), ("KTHINLTO_REMOTE_LOCAL", "no")]);
+    // While some are sent and fetched, others run.
+    let with_server = variable("WITH_SERVER", 2 * SLOTS).to_string();
+    let mut remote = client(&server.url(), &[("KTHINLTO_REMOTE_JOBS", &with_server)]);
     run(&mut remote, &copies.job("first", b"", &[])).unwrap();
     let job = |number: usize| {
         copies.job(&format!("n{number}"), number.to_string().as_bytes(), &["-sleep", &sleep])
     };
-    let jobs = (0..jobs).map(job).collect();
+    let jobs: Vec<Action> = (0..jobs).map(job).collect();
     let mut fed = Fed { jobs, given: 0, took: Vec::new(), failed: Vec::new() };
     let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
     let runner = Runner { slots: &slots, interrupts: &interrupts, keep_going: true };

@@ -20,7 +20,7 @@ use crate::toolchain::Tool;
 
 /// From this many backends on a fork server has paid for its own start.
 const ENOUGH: usize = 4;
-/// The same for links that wait.
+/// The same for links that wait. A kernel without modules has one.
 const ENOUGH_LINKS: usize = 4;
 
 /// The executor of a run, which may be another one while the runner holds it.
@@ -220,7 +220,7 @@ pub(super) fn choose(session: &mut Session<'_>, compiler: &Tool, executor: &Curr
 pub(super) fn are_enough(choice: Choice, links: usize) -> bool {
     match choice {
         Choice::Process => false,
-        Choice::ForkServer => links > 0,
+        Choice::ForkServer => links > 1,
         Choice::Auto => links >= ENOUGH_LINKS,
     }
 }
