@@ -208,6 +208,32 @@ fn an_edit_links_the_modules_that_have_the_part_and_no_others() {
     common::assert_same(&modules.objects(), &modules.by_hand());
 }
 
+/// Make without kthinlto, or relink, has linked a module in another way and run modpost on it: make has to
+/// run it again when the object is back, though the object itself is the one that was there before.
+#[test]
+fn modpost_runs_again_when_an_object_of_others_was_in_between() {
+    let modules = Modules::new();
+    modules.build();
+    let (digests, objects) = (modules.bytes(".modules.thinlto"), modules.objects());
+    for name in ["fs/one/one.o", "fs/single.o"] {
+        let before = modules.written(".modules.thinlto");
+        fs::write(modules.tree.objects.join(name), "linked in another way").unwrap();
+        modules.build();
+        common::assert_same(&modules.objects(), &objects);
+        assert_eq!(modules.bytes(".modules.thinlto"), digests);
+        assert_ne!(modules.written(".modules.thinlto"), before, "{name}");
+    }
+    // Also where the run in between ended without an end.
+    let before = modules.written(".modules.thinlto");
+    fs::write(modules.tree.objects.join("fs/two/two.o"), "not an object").unwrap();
+    modules.tree.shell("mv tools/objtool/objtool aside");
+    assert!(!modules.run().output().unwrap().status.success());
+    modules.tree.shell("mv aside tools/objtool/objtool");
+    modules.build();
+    assert_ne!(modules.written(".modules.thinlto"), before);
+    common::assert_same(&modules.objects(), &objects);
+}
+
 #[test]
 fn tools_flags_and_order_count_and_a_record_changes_the_digests_alone() {
     let modules = Modules::new();

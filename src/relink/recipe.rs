@@ -48,6 +48,8 @@ pub enum Prepare {
     Nothing,
     /// The folder of the final link, and the header with the build's number and date.
     FinalLink,
+    /// No file by which make knows what modpost saw of the modules: it is about to see something else.
+    Modpost,
 }
 
 /// One step.

@@ -178,7 +178,8 @@ impl Planner<'_> {
         }
         inputs.extend(self.host_tools(host_tools(self.tree, &shown)?)?);
         inputs.extend(modpost_files(&shown));
-        if symvers == MODULE_SYMVERS {
+        let of_modules = symvers == MODULE_SYMVERS;
+        if of_modules {
             inputs.push("modules.order".to_owned());
             inputs.extend(modules(self.tree));
         }
@@ -195,7 +196,7 @@ impl Planner<'_> {
                 linker: None,
             },
             shown,
-            prepare: Prepare::Nothing,
+            prepare: if of_modules { Prepare::Modpost } else { Prepare::Nothing },
             proof: None,
         })
     }

@@ -25,7 +25,7 @@ use crate::inputs::{Change, Inputs, Kind, Label};
 use crate::modpost::objects;
 use crate::plan::Due;
 use crate::report::{Event, Listener, words};
-use crate::stage::cores;
+use crate::stage::{cores, modules};
 use crate::store::{BackendRecord, Digest, KeyBuilder, Store, write_aside};
 use crate::unit::ARCHIVE;
 
@@ -142,8 +142,12 @@ impl<'a> RelinkWork<'a> {
         };
         self.started[number] = Some(inputs);
         self.announce(step, &due);
-        if step.prepare == Prepare::FinalLink {
-            final_link::prepare(self.with.tree, self.with.scratch, self.with.identity)?;
+        match step.prepare {
+            Prepare::Nothing => {}
+            Prepare::FinalLink => {
+                final_link::prepare(self.with.tree, self.with.scratch, self.with.identity)?;
+            }
+            Prepare::Modpost => modules::forget(&self.with.tree.folder.join(modules::FILE))?,
         }
         match &step.procedure {
             Procedure::Shell { text, linker } => {

@@ -46,7 +46,7 @@ pub mod explain;
 pub mod graph;
 mod links;
 mod members;
-mod modules;
+pub(crate) mod modules;
 mod objects;
 mod queue;
 mod repeat;
@@ -228,14 +228,15 @@ fn run(
     }
     listener.on(&Event::Phase("members"));
     let units::Found { units, modules } = units::of(settings, &mut repeat)?;
-    if let Some(file) = &settings.module_digests {
-        repeat.watch.look(&settings.tree.join(file));
-    }
     let store = open(settings)?;
     store.warnings().iter().for_each(|text| listener.on(&Event::Warning(text)));
     let mut session =
         Session { settings, slots, interrupts, listener, store, executor, repeatable: true };
     let parts = modules::parts(&modules, &units);
+    modules::forget_if_others_wrote(&session, &parts)?;
+    if let Some(file) = &settings.module_digests {
+        repeat.watch.look(&settings.tree.join(file));
+    }
     let result = run_units(&mut session, units, held);
     let result = result.and_then(|summary| {
         modules::write_digests(&session, &parts)?;
