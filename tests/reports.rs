@@ -455,6 +455,55 @@ fn weights_of_imports_are_what_llvms_own_tool_reads() {
     assert!(seen > 8, "few functions were compared: {seen}");
 }
 
+/// A function of one source that another imports the caller of has to be global, and gets another name.
+#[test]
+fn promoted_functions_are_listed_and_those_that_are_new_since_the_link() {
+    let tree = Tree::new();
+    tree.build();
+    assert_holds(&graph(&tree, &["--promoted"]), &["0 promoted functions"]);
+    let source = |names: &[&str]| {
+        let local = |name: &&str| {
+            format!(
+                "static __attribute__((noinline)) int {name}(int x) {{ \
+                 __asm__ volatile(\"\" : \"+r\"(x)); return x; }}\n"
+            )
+        };
+        let calls: Vec<String> = names.iter().map(|name| format!("{name}(x)")).collect();
+        let body = format!("int shared(int x) {{ return {}; }}\n", calls.join(" + "));
+        names.iter().map(local).collect::<String>() + &body
+    };
+    tree.edit("kernel/a", &source(&["first"]));
+    tree.build();
+    let names = |out: &str| -> Vec<String> {
+        let lines = out.lines().skip(1).map(|line| line.split(".llvm.").next().unwrap());
+        lines.map(|line| line.trim().to_owned()).collect()
+    };
+    let out = graph(&tree, &["--promoted"]);
+    assert_eq!(out.lines().next(), Some("1 promoted function"), "nothing is linked");
+    assert_eq!(names(&out), ["first"]);
+    tree.shell("cp kernel/a.thinlto-native.o vmlinux");
+    tree.edit("kernel/a", &source(&["first", "another"]));
+    tree.build();
+    let out = graph(&tree, &["--promoted", "kernel/a.o"]);
+    assert_holds(&out, &["2 promoted functions, 1 of them not in what is linked now (new)\n"]);
+    assert_eq!(names(&out), ["new  another", "first"], "{out}");
+    let json: Value =
+        serde_json::from_str(&graph(&tree, &["--promoted", "--format=json"])).unwrap();
+    let functions = list(&json, "functions");
+    let nm = tree.shell(&format!("{} kernel/a.thinlto-native.o", tool("llvm-nm")));
+    for (function, new) in functions.iter().zip([true, false]) {
+        assert!(nm.contains(&format!(" T {}\n", function["name"].as_str().unwrap())), "{nm}");
+        assert_eq!((&function["object"], &function["is_new"]), (&"kernel/a.o".into(), &new.into()));
+    }
+    assert_eq!(functions.len(), 2);
+    assert_holds(&graph(&tree, &["--promoted", "kernel/b.o"]), &["0 promoted functions"]);
+    fails(tree.bare(&["graph", "--promoted", "--format=dot"]), 2, &["--promoted is a list"]);
+    tree.shell("echo broken >vmlinux");
+    fails(tree.bare(&["graph", "--promoted"]), 3, &["vmlinux", "not an ELF file", "link it again"]);
+    tree.shell("rm vmlinux kernel/a.thinlto-native.o");
+    fails(tree.bare(&["graph", "--promoted"]), 3, &["kernel/a.thinlto-native.o", "kthinlto build"]);
+}
+
 #[test]
 fn the_graph_is_text_for_people_and_dot_for_graphviz() {
     let tree = Tree::new();

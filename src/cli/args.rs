@@ -189,6 +189,10 @@ pub struct GraphArgs {
     /// How to print it
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Form,
+    /// List the functions that ThinLTO made global and renamed (NAME.llvm.NUMBER), and which of them are new
+    /// since the kernel or module was linked
+    #[arg(long)]
+    pub promoted: bool,
 }
 
 /// How to print the import graph.

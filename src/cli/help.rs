@@ -111,7 +111,8 @@ pub const GRAPH: &str = "\
 Examples:
   kthinlto graph                                    the most expensive edits
   kthinlto graph --format dot mm/slub.o | dot -Tsvg > slub.svg
-  kthinlto graph --format json | jq '.modules[.most_expensive[0]].object'";
+  kthinlto graph --format json | jq '.modules[.most_expensive[0]].object'
+  kthinlto graph --promoted                         functions with names of ThinLTO's making";
 
 /// Below the options of `symvers`.
 pub const SYMVERS: &str = "\

@@ -25,6 +25,7 @@ pub mod graph;
 pub mod json;
 pub mod plain;
 pub mod progress;
+pub mod promoted;
 pub mod record;
 mod screen;
 mod status;

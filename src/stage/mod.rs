@@ -48,6 +48,7 @@ mod links;
 mod members;
 pub(crate) mod modules;
 mod objects;
+pub mod promoted;
 mod queue;
 mod repeat;
 mod schedule;
