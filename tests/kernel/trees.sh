@@ -7,7 +7,7 @@
 # it, or a copy of it, is mounted: where nobody else sees that, so that any number of tests may run.
 set -euo pipefail
 
-TREES=(7.3-tiny 7.3-modules 7.3-debug 7.3-arm64 7.3-clang-19 6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
+TREES=(7.3-tiny 7.3-modules 7.3-debug 7.3-arm64 7.3-clang-19 7.3-clang-23 6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
 DEBUG=$ROOT/tests/kernel/debug.config
 KALLSYMS=$ROOT/tests/kernel/kallsyms.config
 SMP=$ROOT/tests/kernel/smp.config
@@ -36,7 +36,7 @@ tree_source() {
 }
 
 # tree_suffix NAME, tree_make NAME: of the LLVM tools, and GNU make.
-tree_suffix() { case $1 in *clang-19) echo -19 ;; *) echo -22 ;; esac }
+tree_suffix() { case $1 in *-clang-*) echo "-${1##*-}" ;; *) echo -22 ;; esac }
 tree_make() { case $1 in 6.12-tiny) "$ROOT/scripts/fetch-make44" ;; *) echo make ;; esac }
 
 # tree_arch NAME: the architecture, where it is not the machine's.
@@ -76,6 +76,7 @@ tree_stage() {
 # tinyconfig is named after x86, but means the same to the others.
 name_tree() {
 	local key
+	if [ "$1" = 7.3-clang-23 ]; then PATH=$("$ROOT/scripts/fetch-clang" 23):$PATH; fi
 	tree_name=$1 suffix=$(tree_suffix "$1") maker=$(tree_make "$1") arch=$(tree_arch "$1")
 	src=$(tree_source "$1")
 	key=$({
