@@ -315,6 +315,8 @@ pub(crate) fn advice(status: ExitStatus, output: &[u8]) -> &'static str {
     let said = String::from_utf8_lossy(output);
     if said.contains("No space left on device") {
         "the disk is full: free some space and run again"
+    } else if said.contains("-always-rename-promoted-locals") {
+        "to keep the names of promoted functions, LLVM 23.1 or later is needed: unset KTHINLTO_STABLE_NAMES"
     } else if said.contains(" is incompatible with ") {
         "an object is of another architecture, from another build in this tree: build it again, or \
          run `make clean` and make for one architecture alone"

@@ -6,9 +6,10 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use common::{Tree, assert_holds, bad, fails, good, text};
+use common::{Tree, assert_holds, bad, fails, good, text, tool};
 
 /// A tree that was built once, with a cache beside it.
 fn built() -> Tree {
@@ -208,4 +209,80 @@ fn trees_share_digests_of_tools_in_the_users_cache_folder_or_nowhere() {
     let holds = |name: &[u8]| kept.windows(name.len()).any(|window| window == name);
     assert!(holds(b"clang") || holds(b"LLVM"), "what the compiler is made of");
     assert_eq!(fs::read(named.join("tool-digests")).unwrap(), kept);
+}
+
+/// The thin link and each backend are told, or none of them: one that is told alone names functions that the other
+/// does not have.
+#[test]
+fn names_are_kept_by_the_thin_link_and_all_backends_or_by_none() {
+    const FLAG: &str = "-always-rename-promoted-locals=false";
+    let tree = Tree::new();
+    let (log, flag) = (tree.dir().join("told"), format!("-mllvm {FLAG}"));
+    // In the place of tools of LLVM 23, which know the flag: take it away, and note it.
+    let newer = |name: &str| {
+        let place = tree.dir().join(format!("newer-{name}"));
+        let text = format!(
+            "#!/bin/sh\nn=$#\nwhile [ $n -gt 0 ]; do\n\ta=$1; shift; n=$((n - 1))\n\
+             \tif [ \"$a $1\" = '{flag}' ]; then\n\t\tshift; n=$((n - 1))\n\
+             \t\tcase \"$*\" in *-###* | *-print-* | *--version*) ;; *) echo {name} >>{log} ;; esac\n\
+             \telse set -- \"$@\" \"$a\"; fi\ndone\nexec {tool} \"$@\"\n",
+            log = log.display(),
+            tool = tool(name)
+        );
+        fs::write(&place, text).unwrap();
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).unwrap();
+        place
+    };
+    let (cc, ld) = (newer("clang"), newer("ld.lld"));
+    let run = |words: &[&str], variable: Option<&str>| {
+        let mut command = tree.kthinlto();
+        command.args(words).env("CC", &cc).env("LD", &ld).env("KTHINLTO_EXECUTOR", "process");
+        command.envs(variable.map(|value| ("KTHINLTO_STABLE_NAMES", value)));
+        good(command)
+    };
+    let told = || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let _ = fs::remove_file(&log);
+        ["clang", "ld.lld"].map(|name| text.lines().filter(|line| *line == name).count())
+    };
+    let count = list_of_backends(&run(&[], None));
+    assert_eq!((told(), count > 8), ([0, 0], true));
+    assert_eq!(list_of_backends(&run(&[], Some("yes"))), count);
+    assert_eq!(told(), [count, 1]);
+    let record = tree.objects.join("kernel/.a.thinlto-native.o.cmd");
+    assert_eq!(fs::read_to_string(&record).unwrap().matches(FLAG).count(), 1);
+    let mut explain = tree.bare(&["explain", "kernel/a.o"]);
+    explain.env_remove("CC").env_remove("LD").env_remove("KBUILD_LDFLAGS");
+    let explained = good(explain);
+    assert!(explained.contains("would run      no"), "{explained}");
+    assert_eq!(list_of_backends(&run(&["--stable-names"], None)), 0);
+    assert_eq!(list_of_backends(&run(&[], Some("no"))), count);
+    assert_eq!(told(), [0, 0]);
+    // The front end's records have it already: nobody is told twice, and the linker is told as well.
+    let add = format!(
+        "sed -i 's/-fvisibility=hidden/& {flag}/' kernel/.*.o.cmd init/.*.o.cmd lib/.*.o.cmd kernel/sub/.*.o.cmd"
+    );
+    tree.shell(&add);
+    for variable in [Some("yes"), None] {
+        run(&[], variable);
+        let [_, links] = told();
+        assert_eq!(links, usize::from(variable.is_some()), "as before, if not the first");
+        assert_eq!(fs::read_to_string(&record).unwrap().matches(FLAG).count(), 1);
+    }
+}
+
+/// Backends that a run says it ran.
+fn list_of_backends(out: &str) -> usize {
+    out.lines().filter(|line| line.starts_with("  CC  ")).count()
+}
+
+#[test]
+fn names_cannot_be_kept_by_an_older_llvm_and_a_sentence_says_so() {
+    let tree = Tree::new();
+    let mut command = tree.kthinlto();
+    command.env("KTHINLTO_STABLE_NAMES", "yes");
+    fails(command, 1, &["the thin link failed", "LLVM 23.1 or later is needed"]);
+    let mut command = tree.kthinlto();
+    command.env("KTHINLTO_STABLE_NAMES", "perhaps");
+    bad(command, 2, "--stable-names");
 }

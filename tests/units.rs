@@ -50,6 +50,7 @@ fn settings(tree: &Path, cc: &str, ld: &str, units: Vec<Unit>) -> Settings {
         compiler: Some(cc.to_owned()),
         linker: Some(ld.to_owned()),
         linker_flags: LDFLAGS.to_owned(),
+        stable_names: false,
         environment: Environment::of_process(),
         dry_run: false,
         keep_going: false,

@@ -481,6 +481,10 @@ pub struct StageOptions {
     /// Where the thin link writes first: to memory, if there is room, or to the tree
     #[arg(long, env = "KTHINLTO_SCRATCH", value_name = "WHERE", default_value = "memory")]
     pub scratch: Scratch,
+    /// Functions that ThinLTO makes global keep their names (LLVM 23.1 or later); without it they are
+    /// NAME.llvm.NUMBER
+    #[arg(long, env = "KTHINLTO_STABLE_NAMES", value_parser = BoolishValueParser::new())]
+    pub stable_names: bool,
     /// Of the objects that were not compiled, make this share again and compare
     #[arg(long, env = "KTHINLTO_VERIFY", value_name = "PERCENT%", value_parser = parse_share)]
     pub verify: Option<f64>,

@@ -20,6 +20,8 @@ Environment:
   KTHINLTO_EXECUTOR    `process`: each backend is a process of its own; no fork server
   KTHINLTO_TOOL_DIGESTS
                        where trees share digests of compilers, by default ~/.cache/kthinlto; `no`
+  KTHINLTO_STABLE_NAMES
+                       `yes`: functions that ThinLTO makes global keep their names (LLVM 23.1)
   KTHINLTO_SCRATCH     `tree`: the thin link writes in the object tree, not in memory
   KTHINLTO_VERIFY      `1%`: in each build, check that share of the objects it did not compile
   KTHINLTO_FINAL_LINK  `script`: `relink` always runs scripts/link-vmlinux.sh

@@ -30,6 +30,8 @@ pub struct Start {
     pub keep_going: bool,
     /// The thin link may write in memory first.
     pub scratch_in_memory: bool,
+    /// Promoted functions keep their names.
+    pub stable_names: bool,
     /// Share of objects that are verified, in percent.
     pub verify: f64,
     /// The shared cache.
@@ -70,6 +72,7 @@ impl Start {
             compiler: given(compiler),
             linker: given(linker),
             linker_flags: String::new(),
+            stable_names: self.stable_names,
             dry_run: self.mode.is_dry(),
             keep_going: self.keep_going,
             executor,
@@ -140,6 +143,7 @@ pub fn start(
         silent: verbosity.silent,
         keep_going: common.keep_going || flags.keep_going,
         scratch_in_memory: options.scratch == Scratch::Memory,
+        stable_names: options.stable_names,
         verify: options.verify.unwrap_or_default(),
         cache: place(&options.cache),
         tool_digests: tool_digests(options),

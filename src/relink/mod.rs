@@ -76,6 +76,8 @@ pub struct Settings {
     pub executor: Choice,
     /// The thin link may write in memory first.
     pub scratch_in_memory: bool,
+    /// Promoted functions keep their names, also where the last stage did not keep them.
+    pub stable_names: bool,
     /// Share of objects that the stage verifies, in percent.
     pub verify: f64,
     /// The shared cache, if one is to be used.
@@ -230,6 +232,7 @@ fn stage_settings(settings: &Settings, tree: &Tree) -> stage::Settings {
         compiler: Some(tree.compiler.clone()),
         linker: Some(tree.link.linker.clone()),
         linker_flags: tree.link.flags.clone(),
+        stable_names: settings.stable_names || stage::kept_names(&tree.folder),
         dry_run: settings.dry_run,
         keep_going: settings.keep_going,
         executor: settings.executor,

@@ -81,6 +81,7 @@ pub fn last_settings(store: &Store, environment: Environment) -> Option<Settings
         compiler: record.compiler.clone(),
         linker: record.linker.clone(),
         linker_flags: record.linker_flags.clone(),
+        stable_names: record.compiler.as_deref().is_some_and(super::keeps_names),
         dry_run: true,
         keep_going: false,
         executor: Choice::Process,

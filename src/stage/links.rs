@@ -4,7 +4,6 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
 
 use super::members::Member;
 use super::session::Session;
@@ -16,8 +15,7 @@ use crate::exec::process::Outcome;
 use crate::exec::refused::Refused;
 use crate::format::Format;
 use crate::inputs::File;
-use crate::kbuild::{cmd_file, ld_flags};
-use crate::regular;
+use crate::kbuild::ld_flags;
 use crate::report::Event;
 use crate::store::{Digest, FOLDER, Indexed, LinkRecord, write_if_changed};
 use crate::thinlink::{self, Scratch, ThinLink};
@@ -208,7 +206,9 @@ pub(super) fn flags(settings: &Settings, unit: &Unit, members: &[Member]) -> Res
     };
     // All bitcode is compiled with the same of these.
     let first = members.iter().find(|(_, facts)| facts.format == Format::Bitcode);
-    let record = first.map(|(name, _)| settings.tree.join(cmd_file::path_for(Path::new(name))));
-    let record = record.and_then(|path| regular::read_to_string(&path).ok()).unwrap_or_default();
-    Ok(ld_flags::for_thin_link(words, record.contains(ld_flags::KEPT_NAMES)))
+    let record = first.map(|(name, _)| super::record(settings, name)).unwrap_or_default();
+    let compiler = settings.compiler.as_deref().unwrap_or_default();
+    let kept_names =
+        settings.stable_names || [compiler, &record].iter().any(|text| super::keeps_names(text));
+    Ok(ld_flags::for_thin_link(words, kept_names))
 }

@@ -18,6 +18,7 @@
 //!     compiler: Some("clang".into()),
 //!     linker: Some("ld.lld".into()),
 //!     linker_flags: "-m elf_x86_64".into(),
+//!     stable_names: false,
 //!     dry_run: false,
 //!     keep_going: false,
 //!     executor: Choice::Auto,
@@ -67,10 +68,12 @@ use crate::error::{Error, Result};
 use crate::exec::executor::{Choice, Executor, MakeEngine};
 use crate::exec::interrupt::Interrupts;
 use crate::exec::slots::{Slot, Slots};
+use crate::kbuild::{cmd_file, ld_flags};
+use crate::regular;
 use crate::report::{Event, Listener, Summary};
 use crate::store::cache::Place;
 use crate::store::{Indexed, SettingsRecord, Store};
-use crate::unit::{ARCHIVE, Unit, VMLINUX};
+use crate::unit::{ARCHIVE, INDEXED, Part, Unit, VMLINUX};
 use backends::Backends;
 use queue::{Ended, Ran, UnitRun};
 use repeat::Repeat;
@@ -99,6 +102,8 @@ pub struct Settings {
     pub linker: Option<String>,
     /// `KBUILD_LDFLAGS`.
     pub linker_flags: String,
+    /// Functions that ThinLTO makes global keep their names: needs LLVM 23.1 or later.
+    pub stable_names: bool,
     /// `-n`: say what would be done.
     pub dry_run: bool,
     /// `-k`: go on after a failed backend.
@@ -125,10 +130,14 @@ impl Settings {
     /// The part that later commands want to know.
     fn record(&self) -> SettingsRecord {
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let named = |compiler: &String| match self.stable_names {
+            true if !keeps_names(compiler) => ld_flags::with_kept_names(compiler),
+            _ => compiler.clone(),
+        };
         SettingsRecord {
             archives: self.archives.iter().map(text).collect(),
             srctree: text(&self.srctree),
-            compiler: self.compiler.clone(),
+            compiler: self.compiler.as_ref().map(named),
             linker: self.linker.clone(),
             linker_flags: self.linker_flags.clone(),
         }
@@ -339,10 +348,36 @@ fn verify_share(
     if differing > 0 { Err(Error::Verify { differing, compared }) } else { Ok(()) }
 }
 
-/// The compiler that was asked for, or the one that made the first object.
+/// The compiler that was asked for, or the one that made the first object; with the flag that keeps names, where
+/// they are to be kept and the object's own flags do not say so.
 fn compiler(settings: &Settings, first: &str) -> Result<String> {
-    match &settings.compiler {
-        Some(command) => Ok(command.clone()),
-        None => flags::recorded_compiler(&settings.tree, first),
-    }
+    let command = match &settings.compiler {
+        Some(command) => command.clone(),
+        None => flags::recorded_compiler(&settings.tree, first)?,
+    };
+    let is_said = || [&command, &record(settings, first)].iter().any(|text| keeps_names(text));
+    Ok(match settings.stable_names && !is_said() {
+        true => ld_flags::with_kept_names(&command),
+        false => command,
+    })
+}
+
+/// The record of an object, if there is one.
+fn record(settings: &Settings, object: &str) -> String {
+    let path = settings.tree.join(cmd_file::path_for(Path::new(object)));
+    regular::read_to_string(&path).unwrap_or_default()
+}
+
+/// Whether the tree's native objects were made with the flag, by the record of the first one.
+pub(crate) fn kept_names(tree: &Path) -> bool {
+    let listed = regular::read_to_string(&tree.join(INDEXED)).unwrap_or_default();
+    let first = listed.split_whitespace().next().unwrap_or_default();
+    let native = Part::of_vmlinux(first).native();
+    let record = regular::read_to_string(&tree.join(cmd_file::path_for(Path::new(&native))));
+    record.is_ok_and(|record| keeps_names(&record))
+}
+
+/// Whether a command has the flag.
+fn keeps_names(command: &str) -> bool {
+    command.contains(ld_flags::KEPT_NAMES)
 }

@@ -18,6 +18,7 @@ pub fn of(tree: &Tree) -> Settings {
         compiler: Some(tool("clang")),
         linker: Some(tool("ld.lld")),
         linker_flags: LDFLAGS.to_owned(),
+        stable_names: false,
         environment: Environment::of_process(),
         dry_run: false,
         keep_going: false,
