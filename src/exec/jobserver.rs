@@ -3,7 +3,7 @@
 //!
 //! The `jobserver` crate is not used here (the tests hold its server against this): it takes
 //! `CARGO_MAKEFLAGS` for make's, cannot try a socket, opens a device twice, and does not tell when a
-//! token could not be given back. DESIGN.md has it in full.
+//! token could not be given back. docs/decisions.md has it in full.
 //!
 //! Protocol: GNU make manual, "POSIX Jobserver Interaction" (4.3 and 4.4). Make itself only reads
 //! and writes: what serves the tokens may be a pipe, a fifo, a device or a socket.
