@@ -26,6 +26,8 @@ pub struct Casd {
     prelude: &'static str,
     /// Jobs at a time.
     jobs: usize,
+    /// What does an action.
+    runner: PathBuf,
 }
 
 /// Where buildbox is.
@@ -73,6 +75,29 @@ impl Casd {
         server
     }
 
+    /// From now on its workers wait as long as an action says, and give this blob of its store as what was made:
+    /// `sleeper.c` in `folder`, which takes no time of a processor, as a sandbox does.
+    pub fn only_wait(&mut self, folder: &std::path::Path, made: &[u8]) {
+        let (source, place) = (folder.join("sleeper.c"), folder.join("sleeper"));
+        std::fs::write(&source, include_str!("sleeper.c")).unwrap();
+        let mut command = Command::new(super::common::tool("clang"));
+        command.args(["-O1", "-static"]).arg(&source).arg("-o").arg(&place);
+        super::common::good(command);
+        let copy = folder.join("made");
+        std::fs::write(&copy, made).unwrap();
+        let mut command = Command::new("sha256sum");
+        command.arg(&copy);
+        let sum = super::common::good(command);
+        let sum = sum.split(' ').next().unwrap();
+        self.kill();
+        self.arguments = vec![
+            format!("--runner-arg=--store={}", self.store().display()),
+            format!("--runner-arg=--made={sum}/{}", made.len()),
+        ];
+        self.runner = place;
+        self.run();
+    }
+
     /// A server whose workers have a shell and nothing else.
     pub fn with_shell_only() -> Self {
         let mut command = Command::new("ldd");
@@ -92,7 +117,9 @@ impl Casd {
         let arguments = binds.chain(more.iter().map(|&word| word.to_owned())).collect();
         let folder = tempfile::tempdir().unwrap();
         let (port, emptied, prelude, jobs) = (free_port(), 0, "", 2);
-        let mut server = Casd { child: None, port, folder, arguments, emptied, prelude, jobs };
+        let runner = buildbox().join("buildbox-run");
+        let mut server =
+            Casd { child: None, port, folder, arguments, emptied, prelude, jobs, runner };
         server.run();
         server
     }
@@ -116,7 +143,7 @@ impl Casd {
             .arg(buildbox().join("buildbox-casd"))
             .args(["--bind", &format!("127.0.0.1:{}", self.port), "--jobs"])
             .arg(self.jobs.to_string())
-            .arg(format!("--buildbox-run={}", buildbox().join("buildbox-run").display()))
+            .arg(format!("--buildbox-run={}", self.runner.display()))
             .args(["--cache-failures=false", "--quota-high=2G", "--reserved=100M"])
             .args(&self.arguments)
             .arg(self.store())

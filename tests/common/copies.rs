@@ -62,6 +62,11 @@ impl Copies {
         Copies { dir, tools }
     }
 
+    /// Where its files are.
+    pub fn folder(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// A job that copies a file with these bytes, by a name of its own.
     pub fn job(&self, name: &str, bytes: &[u8], options: &[&str]) -> Action {
         let (input, output) = (format!("lib/{name}.o"), format!("lib/.tmp_{name}.o"));
