@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::archives::records_digest;
 use super::session::Session;
@@ -29,13 +29,18 @@ pub(super) fn parts(modules: &[String], units: &[Unit]) -> Vec<(String, Vec<Stri
     parts.collect()
 }
 
+/// Where the file is, if it is wanted in this run.
+fn file(session: &Session<'_>) -> Option<PathBuf> {
+    let file = session.settings.module_digests.as_ref()?;
+    (!session.settings.dry_run).then(|| session.settings.tree.join(file))
+}
+
 /// Writes the file, if it is wanted and would not be the same: one line for each module.
 pub(super) fn write_digests(
     session: &Session<'_>,
     modules: &[(String, Vec<String>)],
 ) -> Result<()> {
-    let Some(file) = session.settings.module_digests.as_ref().filter(|_| !session.settings.dry_run)
-    else {
+    let Some(file) = file(session) else {
         return Ok(());
     };
     let store = &session.store;
@@ -44,7 +49,7 @@ pub(super) fn write_digests(
         let records = records_digest(store, parts.iter().map(String::as_str))?;
         text += &format!("{} {records} {object}\n", store.files.facts(object)?.digest);
     }
-    write_if_changed(&session.settings.tree.join(file), text.as_bytes()).map(drop)
+    write_if_changed(&file, text.as_bytes()).map(drop)
 }
 
 /// Removes the file if the object of a module is not the one that it names: whoever wrote that, make without
@@ -54,11 +59,9 @@ pub(super) fn forget_if_others_wrote(
     session: &Session<'_>,
     modules: &[(String, Vec<String>)],
 ) -> Result<()> {
-    let Some(file) = session.settings.module_digests.as_ref().filter(|_| !session.settings.dry_run)
-    else {
+    let Some(file) = file(session) else {
         return Ok(());
     };
-    let file = session.settings.tree.join(file);
     let Ok(written) = regular::read(&file) else {
         return Ok(());
     };
