@@ -96,16 +96,19 @@ fn flags_line(bytes: &[u8]) -> Option<&[u8]> {
 }
 
 /// The files that a `.cmd` file's list of dependencies names, the source first. Options of the
-/// configuration (`$(wildcard include/config/X)`) are left out: they are empty files.
+/// configuration are left out: they are empty files.
 pub(crate) fn dependencies(text: &str) -> Vec<String> {
-    let listed = listed(text);
-    listed.filter(|name| !name.starts_with("$(")).map(str::to_owned).collect()
+    let files = listed_files(text).filter(|(_, is_option)| !is_option);
+    files.map(|(name, _)| name.to_owned()).collect()
 }
 
-/// The options of the configuration that a `.cmd` file's list of dependencies names, as files.
-pub(crate) fn options(text: &str) -> Vec<String> {
-    let named = |name: &str| name.strip_prefix("$(wildcard ")?.strip_suffix(')').map(str::to_owned);
-    listed(text).filter_map(named).collect()
+/// All files that a `.cmd` file's list of dependencies names, and whether each is that of an option of the
+/// configuration (`$(wildcard include/config/X)`).
+pub(crate) fn listed_files(text: &str) -> impl Iterator<Item = (&str, bool)> {
+    listed(text).filter_map(|name| match name.strip_prefix("$(wildcard ") {
+        Some(option) => Some((option.strip_suffix(')')?, true)),
+        None => (!name.starts_with("$(")).then_some((name, false)),
+    })
 }
 
 fn listed(text: &str) -> impl Iterator<Item = &str> {
@@ -292,7 +295,8 @@ mod tests {
         let text = "savedcmd_a.o := cc\n\nsource_a.o := a.c\n\ndeps_a.o := \\\n  x.h \\\n    \
                     $(wildcard include/config/Y) \\\n  y/z.h \\\n\na.o: $(deps_a.o)\n\n$(deps_a.o):\n";
         assert_eq!(dependencies(text), ["a.c", "x.h", "y/z.h"]);
-        assert_eq!(options(text), ["include/config/Y"]);
+        let options = listed_files(text).filter(|(_, is_option)| *is_option);
+        assert_eq!(options.map(|(name, _)| name).collect::<Vec<_>>(), ["include/config/Y"]);
         assert_eq!(dependencies("savedcmd_a.o := cc"), Vec::<String>::new());
     }
 

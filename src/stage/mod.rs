@@ -57,6 +57,7 @@ mod session;
 mod skip_driver;
 mod units;
 pub mod verify;
+mod written;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -240,8 +241,16 @@ fn run(
     let units::Found { units, modules } = units::of(settings, &mut repeat)?;
     let store = open(settings)?;
     store.warnings().iter().for_each(|text| listener.on(&Event::Warning(text)));
-    let mut session =
-        Session { settings, slots, interrupts, listener, store, executor, repeatable: true };
+    let mut session = Session {
+        settings,
+        slots,
+        interrupts,
+        listener,
+        store,
+        executor,
+        repeatable: true,
+        times: None,
+    };
     let parts = modules::parts(&modules, &units);
     modules::forget_if_others_wrote(&session, &parts)?;
     if let Some(file) = &settings.module_digests {

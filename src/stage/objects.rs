@@ -3,12 +3,11 @@
 //! taking of what it made; when it runs is the queue's.
 
 use std::collections::HashSet;
-use std::fs::{self, File, FileTimes};
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::archives::{after_lto, is_output_current, made_into};
 use super::members;
@@ -22,8 +21,7 @@ use crate::exec::process::{Invocation, Outcome};
 use crate::exec::refused::remedy;
 use crate::exec::words::Words;
 use crate::inputs::{self, InputVisitor, Inputs, Kind};
-use crate::kbuild::cmd_file::{self, BITCODE};
-use crate::regular;
+use crate::kbuild::cmd_file::BITCODE;
 use crate::report::Event;
 use crate::store::{Digest, Indexed, KeyBuilder, Stamped, Store, write_if_changed};
 use crate::thinlink::{ThinLink, response_file};
@@ -259,30 +257,25 @@ pub(super) fn take(
 fn put(store: &mut Store, job: &Job, made: Stamped) -> Result<()> {
     let object = &job.link.object;
     let (aside, place) = (store.tree().join(&job.aside), store.tree().join(object));
-    if let Some(bitcode) = &job.kept
-        && let Some(time) = outdated_since(store.tree(), bitcode)
-    {
-        let set = File::options().write(true).open(&aside);
-        let set = set.and_then(|file| file.set_times(FileTimes::new().set_modified(time)));
-        set.map_err(|e| Error::io("set the time of", &aside, e))?;
-    }
     fs::rename(&aside, &place).map_err(|e| Error::io("rename into", object, e))?;
-    let digest = made.facts.digest;
-    store.files.find_again(object)?;
-    store.set_output(object, made_into(job.key, digest))
+    store.files.set(object, made)?;
+    store.set_output(object, made_into(job.key, made.facts.digest))
 }
 
-/// The time of bitcode that the front end made from files which have changed since. Make decides by the
-/// time of the object whether it compiles again, and a new one would hide such a change for good.
-fn outdated_since(tree: &Path, bitcode: &str) -> Option<SystemTime> {
-    let written = |name: &str| fs::metadata(tree.join(name)).and_then(|found| found.modified());
-    let time = written(bitcode).ok()?;
-    let record = tree.join(cmd_file::path_for(Path::new(bitcode)));
-    let text = String::from_utf8_lossy(&regular::read(&record).ok()?).into_owned();
-    let is_newer = |name: &String| written(name).is_ok_and(|then| then > time);
-    let read = cmd_file::dependencies(&text);
-    let changed = read.iter().any(|name| is_newer(name) || written(name).is_err());
-    (changed || cmd_file::options(&text).iter().any(is_newer)).then_some(time)
+/// Gives an object the time by which make decides whether to compile its one part again.
+fn set_time(session: &mut Session<'_>, job: &Job) -> Result<()> {
+    let Some(bitcode) = &job.kept else {
+        return Ok(());
+    };
+    let time = session.written()?.time_for(bitcode)?;
+    let aside = session.store.tree().join(&job.aside);
+    match File::options().write(true).open(&aside).and_then(|file| file.set_modified(time)) {
+        // Whether the link left an object is looked at next.
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("set the time of", &aside, e))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What to do about the output of a share that ended well.
@@ -319,6 +312,9 @@ fn judge(
 ) -> Result<Stamped, String> {
     let object = &job.link.object;
     let advice = ended_well(session, job, share, outcome)?;
+    if let Err(error) = set_time(session, job) {
+        return Err(format!("linking {object} failed: {error}"));
+    }
     let store = &session.store;
     let made = check_native(&store.tree().join(&job.aside), &mut Vec::new())
         .map_err(|found| format!("linking {object} left {found}; {advice}"))?;

@@ -2,6 +2,7 @@
 //! any phase.
 
 use super::Settings;
+use super::written::Written;
 use crate::error::{Error, Result};
 use crate::exec::executor::Executor;
 use crate::exec::interrupt::Interrupts;
@@ -21,6 +22,8 @@ pub(super) struct Session<'a> {
     pub executor: Option<Box<dyn Executor>>,
     /// What was looked at decides which programs run.
     pub repeatable: bool,
+    /// Times of files, once they are asked for.
+    pub times: Option<Written>,
 }
 
 impl Session<'_> {
@@ -37,6 +40,14 @@ impl Session<'_> {
     /// Tells the user something.
     pub fn warn(&mut self, text: &str) {
         self.listener.on(&Event::Warning(text));
+    }
+
+    /// Times of files as make compares them.
+    pub fn written(&mut self) -> Result<&mut Written> {
+        match &mut self.times {
+            Some(known) => Ok(known),
+            none => Ok(none.insert(Written::new(&self.store)?)),
+        }
     }
 
     /// Fails if a signal asked for the end.

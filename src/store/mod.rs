@@ -39,6 +39,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustc_hash::FxHashMap as HashMap;
 
@@ -166,6 +167,18 @@ impl Store {
             self.files.use_digests(UserDigests::new(folder));
         }
         self
+    }
+
+    /// When it was opened, by the clock that gives the tree's files their times.
+    ///
+    /// # Errors
+    /// Where it was only read, or the lock's time cannot be found out.
+    pub fn opened(&self) -> Result<SystemTime> {
+        let time = match &self.own {
+            Some((_, lock)) => lock.written(),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        time.map_err(|e| Error::io("look at the lock of", &self.tree, e))
     }
 
     /// The object tree.

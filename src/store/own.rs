@@ -7,6 +7,7 @@ use std::fs::{File, Permissions, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -131,6 +132,11 @@ impl Lock {
             TimeResolution::by_writing(&self.file, text.as_bytes()).unwrap_or_default();
         let _ = self.file.set_len(text.len() as u64);
         resolution
+    }
+
+    /// When [`Lock::write_owner`] wrote into it.
+    pub fn written(&self) -> io::Result<SystemTime> {
+        self.file.metadata()?.modified()
     }
 }
 
