@@ -184,6 +184,9 @@ fn environment(tree: &Tree) -> Result<String> {
     if btf::is_on(tree) {
         all.extend(btf::variables(tree)?);
     }
+    if tree.link.post_link.is_some() {
+        all.push(("OBJDUMP", shell_words::quote(&tree.objdump()).into_owned()));
+    }
     let unset = ["NOSTDINC_FLAGS", "LINUXINCLUDE", "KBUILD_CPPFLAGS", "KBUILD_AFLAGS_KERNEL"];
     all.extend(unset.map(|name| (name, String::new())));
     let assignments = all.into_iter().map(|(name, value)| format!("{name}={value}"));

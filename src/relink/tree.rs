@@ -71,6 +71,11 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// `OBJDUMP`, which a pass after the link may run, and no record names.
+    pub fn objdump(&self) -> String {
+        self.objcopy.replace("objcopy", "objdump")
+    }
+
     /// Recognizes the tree in `folder`. `nm` is the program to use where its records do not tell,
     /// and `pahole` one that they never do.
     pub fn recognize(folder: &Path, nm: Option<&str>, pahole: &str) -> Result<Self> {
