@@ -27,6 +27,8 @@ pub struct Template {
     pointer: u8,
     /// In the order of the symbol table; `_text` among them, where something refers to it.
     labels: Vec<Label>,
+    /// Symbols at the beginning of the tables that say what they are (`$d`, ELF for the Arm 64-bit Architecture).
+    mappings: Vec<(String, Flags)>,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,7 @@ impl Template {
             }
         }
         let tables = tables?;
-        let mut labels = Vec::new();
+        let (mut labels, mut mappings) = (Vec::new(), Vec::new());
         for symbol in file.symbols() {
             let SymbolFlags::Elf { st_info, st_other } = symbol.flags() else {
                 return None;
@@ -73,6 +75,10 @@ impl Template {
             let inside = symbol.section_index() == Some(tables.index());
             let name = symbol.name().ok()?;
             let is_text = symbol.is_undefined() && name == TEXT;
+            if symbol.is_local() && inside && name.starts_with('$') && symbol.address() == 0 {
+                mappings.push((name.to_owned(), Flags::Elf { st_info, st_other }));
+                continue;
+            }
             if symbol.is_local() || !(inside || is_text) {
                 return None;
             }
@@ -102,6 +108,7 @@ impl Template {
             align: tables.align(),
             pointer,
             labels,
+            mappings,
         })
     }
 
@@ -132,6 +139,9 @@ impl Template {
         let mut object = write::Object::new(BinaryFormat::Elf, self.architecture, self.endianness);
         object.flags = self.flags;
         let section = object.section_id(StandardSection::ReadOnlyData);
+        for (name, flags) in &self.mappings {
+            object.add_symbol(symbol(name, Some(section), *flags));
+        }
         let symbols: Vec<write::SymbolId> =
             self.labels.iter().map(|label| object.add_symbol(label.symbol(section))).collect();
         let text = self.labels.iter().position(|label| label.place.is_none());
@@ -167,19 +177,22 @@ impl Template {
 
 impl Label {
     fn symbol(&self, section: write::SectionId) -> write::Symbol {
-        write::Symbol {
-            name: self.name.clone().into_bytes(),
-            value: 0,
-            size: 0,
-            kind: SymbolKind::Data,
-            scope: SymbolScope::Linkage,
-            weak: false,
-            section: match self.place {
-                Some(_) => SymbolSection::Section(section),
-                None => SymbolSection::Undefined,
-            },
-            flags: self.flags,
-        }
+        symbol(&self.name, self.place.map(|_| section), self.flags)
+    }
+}
+
+/// A symbol of the section, or one that is defined elsewhere.
+fn symbol(name: &str, section: Option<write::SectionId>, flags: Flags) -> write::Symbol {
+    let is_local = name.starts_with('$');
+    write::Symbol {
+        name: name.as_bytes().to_vec(),
+        value: 0,
+        size: 0,
+        kind: if is_local { SymbolKind::Label } else { SymbolKind::Data },
+        scope: if is_local { SymbolScope::Compilation } else { SymbolScope::Linkage },
+        weak: false,
+        section: section.map_or(SymbolSection::Undefined, SymbolSection::Section),
+        flags,
     }
 }
 
