@@ -118,17 +118,81 @@ fn linked_with(folder: &Path, name: &str, table: &str, id: &str) -> (Vec<u8>, Ve
         ".section .rodata, \"a\"\n.globl kallsyms_names, kallsyms_relative_base\n.balign 8\n\
          kallsyms_names: .ascii \"{table}\"\n.balign 8\nkallsyms_relative_base: .quad _text\n"
     );
+    linked_from(folder, name, &tables, "x86_64-linux-gnu", &[id])
+}
+
+/// What is linked with this assembly text, and the object of it.
+fn linked_from(
+    folder: &Path,
+    name: &str,
+    tables: &str,
+    target: &str,
+    flags: &[&str],
+) -> (Vec<u8>, Vec<u8>) {
     // More than one piece of what the linker hashes.
-    let main = ".text\n.globl _start, _text\n_text: _start: ret\n.data\n.zero 1500000, 7\n\
+    let main = ".text\n.globl _start, _text\n_text: _start: .long 0\n.data\n.zero 1500000, 7\n\
                 .section .rodata.first, \"a\"\n.ascii \"before\"\n";
-    for (file, text) in [("main.S", main), (&format!("{name}.S"), &tables)] {
-        fs::write(folder.join(file), text).unwrap();
-        let object = file.replace(".S", ".o");
-        run(folder, "clang", &["--target=x86_64-linux-gnu", "-c", "-o", &object, file]);
+    assembled(folder, "main", main, target);
+    let object = assembled(folder, name, tables, target);
+    let output = format!("{name}.elf");
+    run(folder, "ld.lld", &[flags, &["-o", &output, "main.o", &format!("{name}.o")]].concat());
+    (fs::read(folder.join(output)).unwrap(), object)
+}
+
+fn assembled(folder: &Path, name: &str, text: &str, target: &str) -> Vec<u8> {
+    let [file, object] = ["S", "o"].map(|ending| format!("{name}.{ending}"));
+    fs::write(folder.join(&file), text).unwrap();
+    run(folder, "clang", &[&format!("--target={target}"), "-c", "-o", &object, &file]);
+    fs::read(folder.join(object)).unwrap()
+}
+
+/// The kernel with the patches that make it into one with other tables.
+fn patched(kernel: &[u8], before: &[u8], now: &[u8], threads: usize) -> Option<(Vec<u8>, usize)> {
+    let all = kthinlto::vmlinux::patch::patches(kernel, before, now, threads)?;
+    let mut made = kernel.to_vec();
+    for patch in &all {
+        let at = patch.offset as usize;
+        made[at..at + patch.bytes.len()].copy_from_slice(&patch.bytes);
     }
-    let (object, output) = (format!("{name}.o"), format!("{name}.elf"));
-    run(folder, "ld.lld", &[id, "-o", &output, "main.o", &object]);
-    [output, object].map(|file| fs::read(folder.join(file)).unwrap()).into()
+    Some((made, all.len()))
+}
+
+/// Tables as those of Linux 7.0 and later, whose distances the linker fills in.
+fn distances(name: &str, places: &[i64]) -> String {
+    let places: String =
+        places.iter().map(|place| format!(".long _text - . + ({place})\n")).collect();
+    format!(
+        ".section .rodata, \"a\"\n.globl kallsyms_names, kallsyms_offsets\n.balign 8\n\
+         kallsyms_names: .ascii \"{name}\"\n.balign 8\nkallsyms_offsets: {places}"
+    )
+}
+
+#[test]
+fn distances_in_other_tables_and_the_relocations_that_are_kept_are_those_of_a_link() {
+    let dir = tempfile::tempdir().unwrap();
+    for target in ["x86_64-linux-gnu", "aarch64-linux-gnu"] {
+        for (flags, patches) in
+            [(["--build-id=sha1", "--static"], 2), (["--build-id=sha1", "--emit-relocs"], 3)]
+        {
+            let with = |name: &str, places: &[i64]| {
+                let text = distances(name, places);
+                linked_from(dir.path(), name, &text, target, &flags)
+            };
+            let (kernel, before) = with("one", &[0, 5, 70_000, -3]);
+            let (want, now) = with("two", &[0, 9, 60_000, -300]);
+            assert_ne!(kernel, want);
+            assert!(
+                patched(&kernel, &before, &now, 2) == Some((want, patches)),
+                "{target} {flags:?}"
+            );
+            let text = distances("far", &[0, 9, i64::from(i32::MAX), -300]);
+            let far = assembled(dir.path(), "far", &text, target);
+            assert_eq!(patched(&kernel, &before, &far, 1), None, "too far");
+            assert_eq!(patched(&kernel, &now, &before, 1), None, "not what it was linked with");
+            let (_, more) = with("six", &[0, 9, 60_000, -300, 1]);
+            assert_eq!(patched(&kernel, &before, &more, 1), None, "another shape");
+        }
+    }
 }
 
 #[test]
@@ -140,14 +204,9 @@ fn a_kernel_with_other_tables_is_the_one_that_is_linked_with_them() {
     let (want, now) = with("now", "two one", "--build-id=sha1");
     assert_ne!(kernel, want);
     for threads in [1, 4] {
-        let mut made = kernel.clone();
-        let all = patches(&kernel, &before, &now, threads).unwrap();
-        for patch in &all {
-            let at = patch.offset as usize;
-            made[at..at + patch.bytes.len()].copy_from_slice(&patch.bytes);
-        }
-        assert_eq!(all.len(), 2, "the tables and the build ID");
-        assert!(made == want, "{all:?}");
+        let (made, count) = patched(&kernel, &before, &now, threads).unwrap();
+        assert_eq!(count, 2, "the tables and the build ID");
+        assert!(made == want);
     }
     // What is not made here in the same way is left to the linker.
     let (_, longer) = with("longer", "one two three four", "--build-id=sha1");

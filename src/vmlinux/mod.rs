@@ -93,7 +93,9 @@ pub fn link(link: &Link) -> Result<()> {
         None => None,
     };
     let is_whole = fitting.as_ref().map(|fitting| linking.take(fitting)).transpose()?;
-    if is_whole != Some(true) {
+    if is_whole == Some(true) {
+        tracing::debug!("new tables of kallsyms were put into the kernel of the last pass");
+    } else {
         let tables = fitting.as_ref().map(|fitting| fitting.object.as_path());
         linking.link(&link.output, tables, &[])?;
     }
