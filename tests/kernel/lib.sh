@@ -58,7 +58,7 @@ INDEXES=(-name '*.thinlto.bc')
 NATIVES=(-name '*.thinlto-native.o')
 COMMANDS=(-name '.*.thinlto-native.o.cmd')
 
-# What is compared between two builds, relative to the object tree.
+# What is compared between two builds, relative to the object tree. The last is the image.
 RESULT_FILES=(built-in-fixup.a builtin.order vmlinux.thinlto-index vmlinux.a vmlinux.o vmlinux
 	System.map Module.symvers arch/x86/boot/bzImage)
 
@@ -178,6 +178,15 @@ symvers_complete() {
 		$3 == "vmlinux" && $1 ~ /^0x[0-9a-f]+$/ { n++; if ($1 == "0x00000000") { print "no version: " $2; bad = 1 } }
 		END { print "compared " n " of " want " symbols"; exit bad || n == 0 || n != want }' "$1/Module.symvers"
 }
+
+# same_initcalls OBJ SCRIPT ARCHIVE...: kthinlto initcalls prints what the kernel's script does.
+same_initcalls() (
+	cd "$1"
+	NM="llvm-nm$LLVM_SUFFIX" objtree=. perl "$2" "${@:3}" >"$WORK/perl.lds"
+	"$BIN" initcalls -o "$WORK/ours.lds" "${@:3}"
+	cmp "$WORK/perl.lds" "$WORK/ours.lds"
+	echo "compared $(grep -c '\*(' "$WORK/ours.lds") initcalls"
+)
 
 # boots SRC OBJ IMAGE: to an init, with the release the tree says it has.
 boots() {

@@ -32,3 +32,25 @@ nothing_to_do() {
 	cat "$WORK/newer"
 	[ ! -s "$WORK/newer" ]
 }
+
+# ours: linked again, this time without the kernel's script, which made the same the first time.
+ours() {
+	rm -rf "${LINKED[@]/#/$tree/}" "$tree/vmlinux.unstripped"
+	KTHINLTO_LOG=debug relink 2>"$WORK/log"
+	grep "final link is made by our own passes" "$WORK/log" || { cat "$WORK/log" && return 1; }
+	# Had they failed, the script would have done it after all.
+	if grep -ah "^kthinlto:" "$WORK/out" "$WORK/log" | grep -v "^kthinlto: debug:"; then return 1; fi
+	as_make_did
+}
+
+# make_goes_on SRC TARGET: make takes the files as they are, and makes an image of them. Where only `make all`
+# was run before, it has no record of vmlinux.symvers, and runs modpost.
+make_goes_on() {
+	local before
+	before=$(sha256sum <"$tree/vmlinux")
+	km "$1" "$tree" "-j$JOBS" KTHINLTO="$BIN" "$2" >"$WORK/make.log" 2>&1 || { cat "$WORK/make.log" && return 1; }
+	if grep -E '^  (LD|CC|GEN|AR|OBJCOPY) +(\.tmp_initcalls|\.?vmlinux|modules\.|System)' "$WORK/make.log"; then
+		return 1
+	fi
+	[ "$(sha256sum <"$tree/vmlinux")" = "$before" ]
+}

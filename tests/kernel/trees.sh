@@ -7,11 +7,14 @@
 # it, or a copy of it, is mounted: where nobody else sees that, so that any number of tests may run.
 set -euo pipefail
 
-TREES=(7.3-tiny 7.3-modules 7.3-debug 7.3-arm64 7.3-clang-19 7.3-clang-23 6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
+TREES=(7.3-tiny 7.3-modules 7.3-debug 7.3-arm64 7.3-arch-{arm64,riscv,loongarch,um} 7.3-clang-19 7.3-clang-23 7.2-tiny
+	6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
 DEBUG=$ROOT/tests/kernel/debug.config
 KALLSYMS=$ROOT/tests/kernel/kallsyms.config
 SMP=$ROOT/tests/kernel/smp.config
 MODULES=$ROOT/tests/kernel/modules.config
+SMALL_MODULES=$ROOT/tests/kernel/small-modules.config
+ARCHITECTURES=$ROOT/tests/kernel/architectures.config
 
 # enter_room "$@": begins the test anew where its mounts are its own; root is not needed where
 # users may have name spaces.
@@ -28,6 +31,7 @@ enter_room() {
 tree_source() {
 	case $1 in
 	7.3-*) patched 7.3 ;;
+	7.2-tiny) patched 7.2 ;;
 	6.12-tiny | 6.12-in-tree) patched 6.12 ;;
 	6.12-thin) "$ROOT/scripts/fetch-kernel" 6.12 ;;
 	6.1-tiny) patched 6.1 ;;
@@ -40,13 +44,14 @@ tree_suffix() { case $1 in *-clang-*) echo "-${1##*-}" ;; *) echo -22 ;; esac }
 tree_make() { case $1 in 6.12-tiny) "$ROOT/scripts/fetch-make44" ;; *) echo make ;; esac }
 
 # tree_arch NAME: the architecture, where it is not the machine's.
-tree_arch() { case $1 in *-arm64) echo arm64 ;; esac }
+tree_arch() { case $1 in 7.3-arm64 | 7.3-arch-*) echo "${1##*-}" ;; esac }
 
 # tree_fragments NAME: what its configuration has over the tiny one, a file a line.
 tree_fragments() {
 	case $1 in
 	7.3-tiny) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$KALLSYMS" ;;
 	7.3-modules) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$MODULES" ;;
+	7.3-arch-*) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$KALLSYMS" "$SMALL_MODULES" "$ARCHITECTURES" ;;
 	7.3-debug | 7.3-arm64) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$DEBUG" ;;
 	6.12-thin) printf '%s\n' "$ROOT/kconfig/thin.config" "$KALLSYMS" "$SMP" ;;
 	*) printf '%s\n' "$ROOT/kconfig/thin_dist.config" ;;
@@ -56,7 +61,8 @@ tree_fragments() {
 # tree_wants NAME: options that have to survive.
 tree_wants() {
 	case $1 in
-	7.3-tiny) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL ;;
+	7.3-tiny | 7.3-arch-um) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL ;;
+	7.3-arch-*) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL EFI_STUB ;;
 	7.3-debug | 7.3-arm64) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL DEBUG_INFO_DWARF5 DEBUG_INFO_BTF ;;
 	6.12-thin) echo LTO_CLANG_THIN MODVERSIONS SMP KALLSYMS_ALL ;;
 	*) echo LTO_CLANG_THIN_DIST MODVERSIONS ;;
@@ -67,10 +73,14 @@ tree_wants() {
 tree_stage() {
 	case $1 in
 	7.3-modules) printf 'KTHINLTO=%s\n' "$BY_HAND" ;;
-	7.3-* | 6.12-thin) ;;
+	7.3-* | 7.2-* | 6.12-thin) ;;
 	*) printf 'KTHINLTO=%s\n' "$BY_HAND" ;;
 	esac
 }
+
+# tree_link NAME: more arguments of make. User-mode Linux is linked by the compiler with GNU ld, which has to read
+# bitcode (.vmlinux.export.o, init/version-timestamp.o): without -flto, mainline's own link fails there.
+tree_link() { case $1 in 7.3-arch-um) echo "LINK-y=-no-pie -flto=thin" ;; esac }
 
 # name_tree NAME: sets src, obj, base, tree_name, suffix, maker and arch for it. What all trees have over
 # tinyconfig is named after x86, but means the same to the others.
@@ -85,7 +95,7 @@ name_tree() {
 		"clang$suffix" --version
 		"ld.lld$suffix" --version
 		"$maker" --version
-		case $tree_name in *-debug | *-arm64) pahole --version ;; esac
+		case $tree_name in *-debug | 7.3-arm64) pahole --version ;; esac
 		tree_stage "$tree_name" | wc -l
 		printf '%s\n' "$src"
 	} | sha256sum | cut -c1-12)
@@ -107,7 +117,7 @@ make_tree() {
 	local fragments wants stage
 	mapfile -t fragments < <(tree_fragments "$tree_name")
 	read -ra wants < <(tree_wants "$tree_name")
-	mapfile -t stage < <(tree_stage "$tree_name")
+	mapfile -t stage < <(tree_stage "$tree_name" && tree_link "$tree_name")
 	export LLVM_SUFFIX=$suffix KMAKE=$maker KARCH=$arch
 	# Once: with a configuration that was written again make would compile all again.
 	if [ ! -e "$base.configured" ]; then
@@ -119,7 +129,7 @@ make_tree() {
 	km "$src" "$obj" "-j$JOBS" "${stage[@]}" all
 	case $tree_name in
 	7.3-modules) ;;
-	7.3-*) grep -q 'thinlto-index-only' "$obj/.vmlinux.thinlto-index.cmd" ;; # mainline's rules made it
+	7.3-* | 7.2-*) grep -q 'thinlto-index-only' "$obj/.vmlinux.thinlto-index.cmd" ;; # mainline's rules made it
 	esac
 }
 
