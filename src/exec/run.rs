@@ -418,8 +418,7 @@ impl Progress<'_> {
         endless.for_each(|a| a.running.signal(Signal::KILL));
     }
 
-    /// Takes the jobs that have ended off the list; their slots go back before anybody is told. If all is well,
-    /// other jobs have them by then, and need not wait for what is done with the results.
+    /// Takes the jobs that have ended off the list; their slots go back before anybody is told.
     fn take_ended(&mut self) {
         let mut ended = Vec::new();
         for mut one in std::mem::take(&mut self.active) {
@@ -435,12 +434,6 @@ impl Progress<'_> {
                 },
                 Err(error) => ended.push((one.number, Err(error))),
             }
-        }
-        let is_good = |(_, outcome): &(usize, io::Result<Outcome>)| {
-            outcome.as_ref().is_ok_and(|outcome| outcome.status.success())
-        };
-        if !self.exhausted && !ended.is_empty() && ended.iter().all(is_good) {
-            self.start_here();
         }
         for (number, outcome) in ended {
             self.exhausted = false;

@@ -57,27 +57,18 @@ impl Executor for Elsewhere {
     }
 }
 
-/// So many equal jobs, each of which notes when it begins and ends.
+/// So many equal jobs; how many run now, and how many did at most.
 struct Jobs {
     script: &'static str,
     left: usize,
+    running: usize,
+    most: usize,
     good: usize,
-    notes: tempfile::NamedTempFile,
 }
 
 impl Jobs {
     fn new(script: &'static str, left: usize) -> Self {
-        Jobs { script, left, good: 0, notes: tempfile::NamedTempFile::new().unwrap() }
-    }
-
-    /// How many ran at once, at most.
-    fn most(&self) -> i32 {
-        let notes = std::fs::read_to_string(self.notes.path()).unwrap();
-        let running = notes.lines().scan(0, |running, note| {
-            *running += if note == "+" { 1 } else { -1 };
-            Some(*running)
-        });
-        running.max().unwrap()
+        Jobs { script, left, running: 0, most: 0, good: 0 }
     }
 }
 
@@ -87,14 +78,14 @@ impl Work for Jobs {
             return Ok(None);
         };
         self.left = left;
-        let notes = self.notes.path().display();
-        let script =
-            format!("echo + >>{notes}; ({}); rc=$?; echo - >>{notes}; exit $rc", self.script);
-        let what = Invocation::new(["sh", "-c", &script], Path::new("."));
+        self.running += 1;
+        self.most = self.most.max(self.running);
+        let what = Invocation::new(["sh", "-c", self.script], Path::new("."));
         Ok(Some((self.left, what.into())))
     }
 
     fn done(&mut self, _: usize, outcome: io::Result<Outcome>) -> Result<bool> {
+        self.running -= 1;
         let good = outcome.is_ok_and(|outcome| outcome.status.success());
         self.good += usize::from(good);
         Ok(good)
@@ -115,9 +106,9 @@ fn an_executor_that_needs_no_slots_has_as_many_jobs_as_it_can_hold() {
     let mut elsewhere = Elsewhere { most: 3, started: 0, second: 0 };
     let mut work = Jobs::new("sleep 0.05", 7);
     assert_eq!(run(&mut elsewhere, &mut work), 0);
-    assert_eq!((work.most(), work.good, elsewhere.started), (3, 7, 7));
+    assert_eq!((work.most, work.good, elsewhere.started), (3, 7, 7));
     let mut work = Jobs::new("sleep 0.01", 3);
-    assert_eq!((run(&mut Processes, &mut work), work.most()), (0, 1), "one slot, one process");
+    assert_eq!((run(&mut Processes, &mut work), work.most), (0, 1), "one slot, one process");
 }
 
 #[test]
@@ -267,38 +258,4 @@ fn after_a_failure_nothing_is_sent_for_a_while() {
     let (failed, started) = run_both(1, &mut work, false);
     assert_eq!((failed, work.here.len()), (0, 6));
     assert!(started <= 1 + began.elapsed().as_millis() as usize / 250, "{started} were sent");
-}
-
-/// Three jobs that end alike, and how many had been asked for when the first one's result came.
-struct Overlap {
-    asked: usize,
-    asked_before_first_result: usize,
-    status: &'static str,
-}
-
-impl Work for Overlap {
-    fn next(&mut self) -> Result<Option<(usize, Action)>> {
-        self.asked += 1;
-        let what = Invocation::new(["sh", "-c", self.status], Path::new("."));
-        Ok((self.asked <= 3).then(|| (self.asked, what.into())))
-    }
-
-    fn done(&mut self, number: usize, outcome: io::Result<Outcome>) -> Result<bool> {
-        if number == 1 {
-            self.asked_before_first_result = self.asked;
-        }
-        Ok(outcome.is_ok_and(|outcome| outcome.status.success()))
-    }
-}
-
-#[test]
-fn a_slot_goes_to_the_next_job_before_a_good_result_is_passed_on_and_after_a_bad_one() {
-    let (slots, interrupts) = (Slots::local(1), Interrupts::catch().unwrap());
-    let runner = Runner { slots: &slots, interrupts: &interrupts, keep_going: false };
-    let mut work = Overlap { asked: 0, asked_before_first_result: 0, status: "exit 0" };
-    assert_eq!(runner.run(&mut Processes, &mut work).unwrap(), 0);
-    assert_eq!(work.asked_before_first_result, 2);
-    let mut work = Overlap { asked: 0, asked_before_first_result: 0, status: "exit 1" };
-    assert_eq!(runner.run(&mut Processes, &mut work).unwrap(), 1);
-    assert_eq!((work.asked_before_first_result, work.asked), (1, 1), "none after a failure");
 }
