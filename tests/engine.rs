@@ -16,6 +16,7 @@ use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Tree, assert_holds, assert_same, tool};
@@ -477,15 +478,24 @@ fn a_signal_ends_jobs_everywhere() {
         let farm = farm(4, |_| Fate::After("sleep 600"));
         let tree = Tree::new();
         let all = Settings { compiler: Some(tool("clang")), ..settings(&tree, Some(&farm)) };
-        let watched = farm.clone();
-        let watch = std::thread::spawn(move || {
-            while watched.counts().running < 4 {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            fs::write(place, "four run").unwrap();
+        let (slots, is_over) = (Slots::local(1), AtomicBool::new(false));
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while farm.counts().running < 4 {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                // Without it, nothing is made here, and the build cannot end before the signal.
+                let slot = std::iter::repeat_with(|| slots.try_acquire()).flatten().next();
+                fs::write(place, "four run").unwrap();
+                while !is_over.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                drop(slot);
+            });
+            let (result, _, _) = build_with(&all, &slots);
+            is_over.store(true, Ordering::Relaxed);
+            result
         });
-        let (result, _, _) = build_with(&all, &Slots::local(1));
-        watch.join().unwrap();
         assert!(matches!(result, Err(Error::Interrupted(_))), "{result:?}");
         let counts = farm.counts();
         assert!(counts.running == 0 && counts.cancelled == counts.started, "{counts:?}");
