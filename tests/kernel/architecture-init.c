@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * architecture-init.c: the only process of a kernel of another architecture, booted by boot-modules.
- * Prints /proc/version, loads the modules that /modules lists, in its order, and unloads them again.
+ * Prints /proc/version, loads the modules that /modules lists, in its order, and unloads them again, in a
+ * kernel that can.
  * Each line of its own begins with "modules: ".  It is compiled with the kernel's own nolibc, so that no
  * libc of that architecture is needed.
  */

@@ -97,6 +97,7 @@ name_tree() {
 		"$maker" --version
 		case $tree_name in *-debug | 7.3-arm64) pahole --version ;; esac
 		tree_stage "$tree_name" | wc -l
+		tree_link "$tree_name"
 		printf '%s\n' "$src"
 	} | sha256sum | cut -c1-12)
 	base=$CACHE/base/$tree_name-$key
