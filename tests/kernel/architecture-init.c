@@ -10,6 +10,8 @@
 
 #include <linux/reboot.h>
 
+#include "module-name.h"
+
 #define MOST 100
 
 static char modules[MOST][256];
@@ -36,20 +38,6 @@ static void load(char *path)
 		memcpy(modules[count++], path, strlen(path) + 1);
 	}
 	close(fd);
-}
-
-/* The name of a module in the kernel, from that of its file. */
-static char *name_of(char *path)
-{
-	char *name = strrchr(path, '/') + 1;
-	char *c = strstr(name, ".ko");
-
-	if (c)
-		*c = 0;
-	for (c = name; *c; c++)
-		if (*c == '-')
-			*c = '_';
-	return name;
 }
 
 static void unload_all(void)

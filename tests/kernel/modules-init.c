@@ -17,6 +17,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "module-name.h"
+
 #define MOST 1000
 #define BLOCK 65536
 #define BLOCKS 64
@@ -57,20 +59,6 @@ static void load(const char *path)
 		modules[count++] = strdup(path);
 	}
 	close(fd);
-}
-
-/* The name of a module in the kernel, from that of its file. */
-static char *name_of(char *path)
-{
-	char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
-	char *c = strstr(name, ".ko");
-
-	if (c)
-		*c = 0;
-	for (c = name; *c; c++)
-		if (*c == '-')
-			*c = '_';
-	return name;
 }
 
 /* Some modules hold others until work in the background has ended. */
