@@ -14,7 +14,7 @@ fn main() {
     let made = Path::new(&variable("OUT_DIR")).join("preload.so");
     let served = variable("CARGO_CFG_TARGET_OS") == "linux"
         && variable("CARGO_CFG_TARGET_ENV") == "gnu"
-        && variable("CARGO_CFG_TARGET_ARCH") == "x86_64"
+        && ["x86_64", "aarch64"].contains(&&*variable("CARGO_CFG_TARGET_ARCH"))
         && variable("CARGO_CFG_TARGET_POINTER_WIDTH") == "64";
     if !served || !compile(&made) {
         fs::write(&made, b"").expect("cargo's own folder can be written");

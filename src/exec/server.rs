@@ -241,10 +241,21 @@ fn spawn(
     Ok((ours, process))
 }
 
-/// Of glibc's malloc (manual, "Memory Allocation Tunables"): huge pages, and 127 small freed pieces
-/// of a size at hand: the most that versions before 2.30 count (`char`). The default of
-/// 2.36 is 7, where LLVM frees thousands.
-const TUNABLES: &str = "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=127";
+/// Of glibc's malloc (manual, "Memory Allocation Tunables"): 127 small freed pieces of a size at
+/// hand: the most that versions before 2.30 count (`char`). The default of 2.36 is 7, where LLVM
+/// frees thousands.
+const TUNABLES: &str = "glibc.malloc.tcache_count=127";
+/// The same, and huge pages.
+const TUNABLES_HUGE: &str = "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=127";
+
+/// Where ordinary pages have 64 KiB, as some kernels for aarch64 have it, huge ones have 512 MiB, and
+/// each copy would ask for one.
+fn tunables() -> &'static str {
+    match fs::read("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").as_deref() {
+        Ok(b"2097152\n") => TUNABLES_HUGE,
+        _ => TUNABLES,
+    }
+}
 
 fn set_environment(
     command: &mut Command,
@@ -259,7 +270,7 @@ fn set_environment(
     }
     let mut setting = format!("{socket}.{library}.{}", std::process::id());
     // What copies would look up each for itself is looked up once.
-    let ours = [("LD_BIND_NOW", "1"), ("GLIBC_TUNABLES", TUNABLES)];
+    let ours = [("LD_BIND_NOW", "1"), ("GLIBC_TUNABLES", tunables())];
     for (name, value) in ours.into_iter().filter(|(name, _)| environment.get(name).is_none()) {
         command.env(name, value);
         setting.push('.');

@@ -1,17 +1,17 @@
 //! A copy of this process, as a child of kthinlto, and the state that a plain child would have.
 //! Must not know what it was asked to do, nor by whom.
 
-use core::ffi::{c_int, c_long, c_void};
-use core::ptr::{null, null_mut};
+use core::ffi::{c_int, c_long};
+use core::ptr::null_mut;
 
 use super::libc::{_exit, RTLD_DEFAULT, close, dlsym, getppid};
+use super::machine;
 use super::protocol::may_go;
 use super::setting::Setting;
 
 // SAFETY: as in `libc`.
 #[link(name = "c")]
 unsafe extern "C" {
-    fn syscall(number: c_long, ...) -> c_long;
     fn prctl(option: c_int, ...) -> c_int;
     fn dup2(old: c_int, new: c_int) -> c_int;
     fn getpid() -> c_int;
@@ -22,8 +22,6 @@ const PR_SET_PDEATHSIG: c_int = 1;
 const PR_GET_TID_ADDRESS: c_int = 40;
 const SIGKILL: c_int = 9;
 const SIGCHLD: c_int = 17;
-const SYS_CLONE: c_long = 56;
-const SYS_SET_TID_ADDRESS: c_long = 218;
 const CLONE_PARENT: c_long = 0x8000;
 const CLONE_CHILD_SETTID: c_long = 0x0100_0000;
 
@@ -78,13 +76,12 @@ unsafe fn number_for_debuggers() -> *mut c_int {
 /// `thread` is the only one of this process.
 pub unsafe fn fork_for_parent(thread: &Thread) -> c_long {
     let flags = CLONE_PARENT | CLONE_CHILD_SETTID | c_long::from(SIGCHLD);
-    let none = null::<c_void>();
     // SAFETY: no memory is shared with the copy, which goes on with its copy of this stack;
     // both words are libc's own (`thread`).
     unsafe {
-        let pid = syscall(SYS_CLONE, flags, none, none, thread.number, none);
+        let pid = machine::clone(flags, thread.number);
         if pid == 0 && !thread.cleared.is_null() {
-            syscall(SYS_SET_TID_ADDRESS, thread.cleared);
+            machine::set_tid_address(thread.cleared);
         }
         pid
     }

@@ -4,7 +4,7 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr::null_mut;
 
-// SAFETY: names and types are those of glibc's headers, on x86-64.
+// SAFETY: names and types are those of glibc's headers, on 64-bit Linux.
 #[link(name = "c")]
 unsafe extern "C" {
     pub fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;

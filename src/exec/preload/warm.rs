@@ -1,11 +1,12 @@
 //! What all copies would do each for itself is done once, before the first: the program's code
 //! and tables in huge pages, and a malloc that asks for large pieces. Must not know jobs.
 
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::hint::black_box;
 use core::ptr::null_mut;
 
 use super::libc::{close, open, read};
+use super::machine::MOVES_CODE;
 
 /// The start of `struct dl_phdr_info`, and `Elf64_Phdr`.
 #[repr(C)]
@@ -66,7 +67,7 @@ const MAP_FIXED: c_int = 0x10;
 const MADV_HUGEPAGE: c_int = 14;
 /// With MREMAP_MAYMOVE.
 const MREMAP_FIXED: c_int = 3;
-/// Size of a huge page of x86-64, and of a piece that is worth some.
+/// Size of a huge page where an ordinary one has 4 KiB, and of a piece that is worth some.
 const HUGE: usize = 2 << 20;
 const LARGE: usize = 8 << 20;
 /// What glibc's malloc puts before a piece, and how much of that is its own.
@@ -89,7 +90,7 @@ pub unsafe fn warm() -> bool {
         if !has_huge_pages() {
             return true;
         }
-        let whole = dl_iterate_phdr(move_pieces, null_mut()) == 0;
+        let whole = !MOVES_CODE || dl_iterate_phdr(move_pieces, null_mut()) == 0;
         if whole {
             align_heap();
         }
@@ -112,17 +113,31 @@ unsafe fn align_heap() {
     }
 }
 
-/// With small pages each copy's page tables would cost more than they save.
+/// With small pages each copy's page tables would cost more than they save. Those of kernels whose
+/// ordinary pages are larger than 4 KiB are too huge: up to 512 MiB.
 unsafe fn has_huge_pages() -> bool {
-    let mut buffer = [0_u8; 64];
+    let (mut enabled, mut size) = ([0; 64], [0; 64]);
+    // SAFETY: looks at files, into locals.
+    let (enabled, size) = unsafe {
+        (
+            contents(c"/sys/kernel/mm/transparent_hugepage/enabled", &mut enabled),
+            contents(c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", &mut size),
+        )
+    };
+    let is_on = enabled.contains(&b'[') && !enabled.windows(7).any(|window| window == b"[never]");
+    is_on && size == b"2097152\n"
+}
+
+/// The beginning of a file; nothing where there is none.
+unsafe fn contents<'a>(path: &CStr, buffer: &'a mut [u8; 64]) -> &'a [u8] {
     // SAFETY: reads a file into a buffer of that size.
-    unsafe {
-        let file = open(c"/sys/kernel/mm/transparent_hugepage/enabled".as_ptr(), 0);
-        let count = read(file, (&raw mut buffer).cast(), buffer.len());
+    let count = unsafe {
+        let file = open(path.as_ptr(), 0);
+        let count = read(file, buffer.as_mut_ptr().cast(), buffer.len());
         close(file);
-        let text = buffer.get(..usize::try_from(count).unwrap_or(0)).unwrap_or(&[]);
-        text.contains(&b'[') && !text.windows(7).any(|window| window == b"[never]")
-    }
+        count
+    };
+    buffer.get(..usize::try_from(count).unwrap_or(0)).unwrap_or(&[])
 }
 
 /// Puts copies, in huge pages, of a library's large pieces in their place: its code, and what
