@@ -41,6 +41,7 @@ mod end;
 pub mod executor;
 pub mod fork_server;
 pub(crate) mod helper;
+mod huge_pages;
 pub mod interrupt;
 pub mod jobserver;
 pub(crate) mod load;

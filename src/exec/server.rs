@@ -20,6 +20,7 @@ use rustix::net::{
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
+use super::huge_pages;
 use super::interrupt::Interrupts;
 use super::process::{Running, output_file};
 use super::refused::nameless_file;
@@ -248,15 +249,6 @@ const TUNABLES: &str = "glibc.malloc.tcache_count=127";
 /// The same, and huge pages.
 const TUNABLES_HUGE: &str = "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=127";
 
-/// Where ordinary pages have 64 KiB, as some kernels for aarch64 have it, huge ones have 512 MiB, and
-/// each copy would ask for one.
-fn tunables() -> &'static str {
-    match fs::read("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size").as_deref() {
-        Ok(b"2097152\n") => TUNABLES_HUGE,
-        _ => TUNABLES,
-    }
-}
-
 fn set_environment(
     command: &mut Command,
     environment: &Environment,
@@ -268,9 +260,11 @@ fn set_environment(
         preload.push(":");
         preload.push(others);
     }
-    let mut setting = format!("{socket}.{library}.{}", std::process::id());
+    let huge = huge_pages::are_given();
+    let mut setting = format!("{socket}.{library}.{}.{}", std::process::id(), u8::from(huge));
     // What copies would look up each for itself is looked up once.
-    let ours = [("LD_BIND_NOW", "1"), ("GLIBC_TUNABLES", tunables())];
+    let tunables = if huge { TUNABLES_HUGE } else { TUNABLES };
+    let ours = [("LD_BIND_NOW", "1"), ("GLIBC_TUNABLES", tunables)];
     for (name, value) in ours.into_iter().filter(|(name, _)| environment.get(name).is_none()) {
         command.env(name, value);
         setting.push('.');

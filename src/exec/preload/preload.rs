@@ -97,7 +97,7 @@ unsafe extern "C" fn serve(argc: c_int, argv: *mut *mut c_char, envp: *mut *mut 
         close(setting.library);
         let thread = thread();
         let refusal = match refusal(&setting, &thread) {
-            0 if !warm::warm() => MEMORY,
+            0 if !warm::warm(setting.huge_pages) => MEMORY,
             refusal => refusal,
         };
         if tell(setting.socket, HELLO, refusal) != 0 || refusal != 0 {

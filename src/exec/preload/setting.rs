@@ -5,8 +5,9 @@
 use core::ffi::{CStr, c_char, c_int};
 use core::ptr::null_mut;
 
-/// Our setting: `SOCKET.LIBRARY.PARENT[.NAME…]`, two descriptors, the number of kthinlto's
-/// process, and variables that only the loader and libc of this process were to see.
+/// Our setting: `SOCKET.LIBRARY.PARENT.HUGE[.NAME…]`, two descriptors, the number of kthinlto's
+/// process, whether there are huge pages for this one, and variables that only its loader and its
+/// libc were to see.
 const SETTING: &[u8] = b"KTHINLTO_FORK_SERVER=";
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 
@@ -14,6 +15,7 @@ pub struct Setting {
     pub socket: c_int,
     pub library: c_int,
     pub parent: c_int,
+    pub huge_pages: bool,
 }
 
 /// Reads our setting, and takes it and what belongs to it out of the environment.
@@ -29,12 +31,13 @@ pub unsafe fn take_setting(envp: *mut *mut c_char) -> Option<Setting> {
         let socket = number(parts.next()?)?;
         let library = number(parts.next()?)?;
         let parent = number(parts.next()?)?;
+        let huge_pages = number(parts.next()?)? != 0;
         for name in parts {
             remove(envp, name);
         }
         drop_first_preload(envp);
         remove(envp, b"KTHINLTO_FORK_SERVER");
-        Some(Setting { socket, library, parent })
+        Some(Setting { socket, library, parent, huge_pages })
     }
 }
 

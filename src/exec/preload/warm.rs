@@ -1,7 +1,7 @@
 //! What all copies would do each for itself is done once, before the first: the program's code
 //! and tables in huge pages, and a malloc that asks for large pieces. Must not know jobs.
 
-use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ffi::{c_char, c_int, c_void};
 use core::hint::black_box;
 use core::ptr::null_mut;
 
@@ -70,27 +70,33 @@ const MREMAP_FIXED: c_int = 3;
 /// Size of a huge page where an ordinary one has 4 KiB, and of a piece that is worth some.
 const HUGE: usize = 2 << 20;
 const LARGE: usize = 8 << 20;
+/// What became of a piece: 0 has `dl_iterate_phdr` go on.
+const MOVED: c_int = 0;
+const LEFT: c_int = 1;
+const LOST: c_int = 2;
+/// In `/proc/PID/smaps_rollup` (proc(5)).
+const NAME: &[u8] = b"AnonHugePages:";
 /// What glibc's malloc puts before a piece, and how much of that is its own.
 const HEADER: usize = 16;
 const WORD: usize = 8;
 
 /// What all copies would do each for itself: find the program's code and tables in memory, page
-/// by page, and ask for theirs in small pieces. Where any of it cannot be, it is left as it was;
+/// by page, where there are huge pages for these, and ask for theirs in small pieces. Where any of it cannot be, it is left as it was;
 /// false if that was not possible either, and the program is not whole any more.
 ///
 /// # Safety
 ///
 /// Called by the only thread of the process.
-pub unsafe fn warm() -> bool {
+pub unsafe fn warm(huge_pages: bool) -> bool {
     // SAFETY: this process has one thread.
     unsafe {
         mallopt(M_TOP_PAD, 32 << 20);
         mallopt(M_MMAP_THRESHOLD, 32 << 20);
         mallopt(M_TRIM_THRESHOLD, 1 << 30);
-        if !has_huge_pages() {
+        if !huge_pages {
             return true;
         }
-        let whole = !MOVES_CODE || dl_iterate_phdr(move_pieces, null_mut()) == 0;
+        let whole = !MOVES_CODE || dl_iterate_phdr(move_pieces, null_mut()) != LOST;
         if whole {
             align_heap();
         }
@@ -113,36 +119,28 @@ unsafe fn align_heap() {
     }
 }
 
-/// With small pages each copy's page tables would cost more than they save. Those of kernels whose
-/// ordinary pages are larger than 4 KiB are too huge: up to 512 MiB.
-unsafe fn has_huge_pages() -> bool {
-    let (mut enabled, mut size) = ([0; 64], [0; 64]);
-    // SAFETY: looks at files, into locals.
-    let (enabled, size) = unsafe {
-        (
-            contents(c"/sys/kernel/mm/transparent_hugepage/enabled", &mut enabled),
-            contents(c"/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", &mut size),
-        )
-    };
-    let is_on = enabled.contains(&b'[') && !enabled.windows(7).any(|window| window == b"[never]");
-    is_on && size == b"2097152\n"
-}
-
-/// The beginning of a file; nothing where there is none.
-unsafe fn contents<'a>(path: &CStr, buffer: &'a mut [u8; 64]) -> &'a [u8] {
+/// KiB of huge pages that this process has; 0 where nobody says.
+unsafe fn huge_memory() -> usize {
+    let mut buffer = [0_u8; 4096];
     // SAFETY: reads a file into a buffer of that size.
     let count = unsafe {
-        let file = open(path.as_ptr(), 0);
+        let file = open(c"/proc/self/smaps_rollup".as_ptr(), 0);
         let count = read(file, buffer.as_mut_ptr().cast(), buffer.len());
         close(file);
         count
     };
-    buffer.get(..usize::try_from(count).unwrap_or(0)).unwrap_or(&[])
+    let text = buffer.get(..usize::try_from(count).unwrap_or(0)).unwrap_or(&[]);
+    let Some(at) = text.windows(NAME.len()).position(|window| window == NAME) else {
+        return 0;
+    };
+    let digits = text.iter().skip(at + NAME.len()).skip_while(|byte| **byte == b' ');
+    let digits = digits.map_while(|byte| byte.is_ascii_digit().then_some(usize::from(byte - b'0')));
+    digits.fold(0, |value, digit| value * 10 + digit)
 }
 
 /// Puts copies, in huge pages, of a library's large pieces in their place: its code, and what
-/// that reads. A library that is all data, such as tables of characters, stays as it is. Not 0:
-/// it is not whole any more.
+/// that reads. A library that is all data, such as tables of characters, stays as it is. Returns as
+/// [`move_piece`] does, and ends at the first that was not moved.
 unsafe extern "C" fn move_pieces(object: *const Loaded, _: usize, _: *mut c_void) -> c_int {
     // SAFETY: the loader describes its own mappings; these are not written to by anyone.
     unsafe {
@@ -157,17 +155,18 @@ unsafe extern "C" fn move_pieces(object: *const Loaded, _: usize, _: *mut c_void
         let data = large(PF_R).map(|header| (header, PROT_READ));
         if large(PF_R | PF_X).next().is_some() {
             for (header, rights) in code.chain(data) {
-                if !move_piece((*object).address + header.address, header.memory, rights) {
-                    return 1;
+                let moved = move_piece((*object).address + header.address, header.memory, rights);
+                if moved != MOVED {
+                    return moved;
                 }
             }
         }
     }
-    0
+    MOVED
 }
 
-/// False if the piece is gone.
-unsafe fn move_piece(start: usize, length: usize, rights: c_int) -> bool {
+/// Moves a piece, says that it is [`LEFT`] as it was, or that it is [`LOST`].
+unsafe fn move_piece(start: usize, length: usize, rights: c_int) -> c_int {
     let first = start.next_multiple_of(HUGE);
     let length = ((start + length) & !(HUGE - 1)) - first;
     // SAFETY: the new mapping is ours alone until it has the bytes and the rights of the old
@@ -175,25 +174,29 @@ unsafe fn move_piece(start: usize, length: usize, rights: c_int) -> bool {
     unsafe {
         let room = mmap(null_mut(), length + HUGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS, -1, 0);
         if room as isize == -1 {
-            return true;
+            return LEFT;
         }
         let copy = (room as usize).next_multiple_of(HUGE) as *mut c_void;
         madvise(copy, length, MADV_HUGEPAGE);
+        let before = huge_memory();
         core::ptr::copy_nonoverlapping(first as *const u8, copy.cast(), length);
+        // With small pages, each fork would cost milliseconds: there is an entry for each, and for those
+        // of a file there is none.
+        let is_huge = huge_memory().saturating_sub(before) >= (length >> 10) / 16 * 15;
         // Refused under SELinux, for one. All copies would hold the memory as well.
-        if mprotect(copy, length, rights) != 0 {
+        if !is_huge || mprotect(copy, length, rights) != 0 {
             munmap(room, length + HUGE);
-            return true;
+            return LEFT;
         }
         let place = first as *mut c_void;
         if mremap(copy, length, length, MREMAP_FIXED, place) == place {
             // What is still there of the room was never touched: it costs nothing.
-            return true;
+            return MOVED;
         }
         // The kernel may have cleared the place already.
         let whole = put_back(place, copy, length, rights);
         munmap(room, length + HUGE);
-        whole
+        if whole { LEFT } else { LOST }
     }
 }
 
