@@ -8,7 +8,7 @@
 set -euo pipefail
 
 TREES=(7.3-tiny 7.3-modules 7.3-debug 7.3-arm64 7.3-arch-{arm64,riscv,loongarch,um} 7.3-clang-19 7.3-clang-23 7.2-tiny
-	6.12-tiny 6.12-thin 6.12-in-tree 6.1-tiny)
+	6.12-tiny 6.12-thin 6.12-in-tree 6.12-arch-arm64 6.1-tiny)
 DEBUG=$ROOT/tests/kernel/debug.config
 KALLSYMS=$ROOT/tests/kernel/kallsyms.config
 SMP=$ROOT/tests/kernel/smp.config
@@ -32,7 +32,7 @@ tree_source() {
 	case $1 in
 	7.3-*) patched 7.3 ;;
 	7.2-tiny) patched 7.2 ;;
-	6.12-tiny | 6.12-in-tree) patched 6.12 ;;
+	6.12-tiny | 6.12-in-tree | 6.12-arch-*) patched 6.12 ;;
 	6.12-thin) "$ROOT/scripts/fetch-kernel" 6.12 ;;
 	6.1-tiny) patched 6.1 ;;
 	*) die "no such tree: $1 (${TREES[*]})" ;;
@@ -44,14 +44,14 @@ tree_suffix() { case $1 in *-clang-*) echo "-${1##*-}" ;; *) echo -22 ;; esac }
 tree_make() { case $1 in 6.12-tiny) "$ROOT/scripts/fetch-make44" ;; *) echo make ;; esac }
 
 # tree_arch NAME: the architecture, where it is not the machine's.
-tree_arch() { case $1 in 7.3-arm64 | 7.3-arch-*) echo "${1##*-}" ;; esac }
+tree_arch() { case $1 in 7.3-arm64 | *-arch-*) echo "${1##*-}" ;; esac }
 
 # tree_fragments NAME: what its configuration has over the tiny one, a file a line.
 tree_fragments() {
 	case $1 in
 	7.3-tiny) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$KALLSYMS" ;;
 	7.3-modules) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$MODULES" ;;
-	7.3-arch-*) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$KALLSYMS" "$SMALL_MODULES" "$ARCHITECTURES" ;;
+	*-arch-*) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$KALLSYMS" "$SMALL_MODULES" "$ARCHITECTURES" ;;
 	7.3-debug | 7.3-arm64) printf '%s\n' "$ROOT/kconfig/thin_dist.config" "$DEBUG" ;;
 	6.12-thin) printf '%s\n' "$ROOT/kconfig/thin.config" "$KALLSYMS" "$SMP" ;;
 	*) printf '%s\n' "$ROOT/kconfig/thin_dist.config" ;;
@@ -62,7 +62,7 @@ tree_fragments() {
 tree_wants() {
 	case $1 in
 	7.3-tiny | 7.3-arch-um) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL ;;
-	7.3-arch-*) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL EFI_STUB ;;
+	*-arch-*) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL EFI_STUB ;;
 	7.3-debug | 7.3-arm64) echo LTO_CLANG_THIN_DIST MODVERSIONS KALLSYMS_ALL DEBUG_INFO_DWARF5 DEBUG_INFO_BTF ;;
 	6.12-thin) echo LTO_CLANG_THIN MODVERSIONS SMP KALLSYMS_ALL ;;
 	*) echo LTO_CLANG_THIN_DIST MODVERSIONS ;;

@@ -6,9 +6,9 @@
 //! The copies are children of kthinlto, not of this process (CLONE_PARENT of clone(2)):
 //! kthinlto signals and reaps them as it does its other children.
 //!
-//! Built by `build.rs` for x86-64 and aarch64 with glibc, without `std`; kept inside the program. Must not
-//! allocate, start threads or leave anything behind in a copy that a plain process would not
-//! have: descriptors, environment, signals. Here is the order of events; each part of it is a
+//! Built by `build.rs` for x86-64 and aarch64 with glibc, without `std`; kept inside the program.
+//! Must not allocate, start threads or leave anything behind in a copy that a plain process would
+//! not have: descriptors, environment, signals. Here is the order of events; each part of it is a
 //! module: `protocol` what is said, `setting` the environment, `copy` the copies, `refusal` who
 //! cannot serve, `warm` memory, `machine` what differs between processors.
 

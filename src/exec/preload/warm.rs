@@ -70,9 +70,11 @@ const MREMAP_FIXED: c_int = 3;
 /// Size of a huge page where an ordinary one has 4 KiB, and of a piece that is worth some.
 const HUGE: usize = 2 << 20;
 const LARGE: usize = 8 << 20;
-/// What became of a piece: 0 has `dl_iterate_phdr` go on.
-const MOVED: c_int = 0;
-const LEFT: c_int = 1;
+/// A piece was moved, or left as it was; `dl_iterate_phdr` goes on.
+const GO_ON: c_int = 0;
+/// There are no huge pages for more.
+const ENOUGH: c_int = 1;
+/// The piece is gone.
 const LOST: c_int = 2;
 /// In `/proc/PID/smaps_rollup` (proc(5)).
 const NAME: &[u8] = b"AnonHugePages:";
@@ -81,8 +83,9 @@ const HEADER: usize = 16;
 const WORD: usize = 8;
 
 /// What all copies would do each for itself: find the program's code and tables in memory, page
-/// by page, where there are huge pages for these, and ask for theirs in small pieces. Where any of it cannot be, it is left as it was;
-/// false if that was not possible either, and the program is not whole any more.
+/// by page, where there are huge pages for these, and ask for theirs in small pieces. Where any of
+/// it cannot be, it is left as it was; false if that was not possible either, and the program is not
+/// whole any more.
 ///
 /// # Safety
 ///
@@ -139,8 +142,7 @@ unsafe fn huge_memory() -> usize {
 }
 
 /// Puts copies, in huge pages, of a library's large pieces in their place: its code, and what
-/// that reads. A library that is all data, such as tables of characters, stays as it is. Returns as
-/// [`move_piece`] does, and ends at the first that was not moved.
+/// that reads. A library that is all data, such as tables of characters, stays as it is.
 unsafe extern "C" fn move_pieces(object: *const Loaded, _: usize, _: *mut c_void) -> c_int {
     // SAFETY: the loader describes its own mappings; these are not written to by anyone.
     unsafe {
@@ -156,16 +158,16 @@ unsafe extern "C" fn move_pieces(object: *const Loaded, _: usize, _: *mut c_void
         if large(PF_R | PF_X).next().is_some() {
             for (header, rights) in code.chain(data) {
                 let moved = move_piece((*object).address + header.address, header.memory, rights);
-                if moved != MOVED {
+                if moved != GO_ON {
                     return moved;
                 }
             }
         }
     }
-    MOVED
+    GO_ON
 }
 
-/// Moves a piece, says that it is [`LEFT`] as it was, or that it is [`LOST`].
+/// Moves a piece, or leaves it as it was: [`GO_ON`], [`ENOUGH`] or [`LOST`].
 unsafe fn move_piece(start: usize, length: usize, rights: c_int) -> c_int {
     let first = start.next_multiple_of(HUGE);
     let length = ((start + length) & !(HUGE - 1)) - first;
@@ -174,7 +176,7 @@ unsafe fn move_piece(start: usize, length: usize, rights: c_int) -> c_int {
     unsafe {
         let room = mmap(null_mut(), length + HUGE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS, -1, 0);
         if room as isize == -1 {
-            return LEFT;
+            return GO_ON;
         }
         let copy = (room as usize).next_multiple_of(HUGE) as *mut c_void;
         madvise(copy, length, MADV_HUGEPAGE);
@@ -186,17 +188,17 @@ unsafe fn move_piece(start: usize, length: usize, rights: c_int) -> c_int {
         // Refused under SELinux, for one. All copies would hold the memory as well.
         if !is_huge || mprotect(copy, length, rights) != 0 {
             munmap(room, length + HUGE);
-            return LEFT;
+            return if is_huge { GO_ON } else { ENOUGH };
         }
         let place = first as *mut c_void;
         if mremap(copy, length, length, MREMAP_FIXED, place) == place {
             // What is still there of the room was never touched: it costs nothing.
-            return MOVED;
+            return GO_ON;
         }
         // The kernel may have cleared the place already.
         let whole = put_back(place, copy, length, rights);
         munmap(room, length + HUGE);
-        if whole { LEFT } else { LOST }
+        if whole { GO_ON } else { LOST }
     }
 }
 
