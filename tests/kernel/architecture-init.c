@@ -26,7 +26,7 @@ static void failed(const char *what, const char *name)
 
 static void load(char *path)
 {
-	int fd = open(path, O_RDONLY);
+	int fd = strlen(path) < sizeof(modules[0]) ? open(path, O_RDONLY) : -1;
 
 	if (fd < 0 || syscall(__NR_finit_module, fd, "", 0)) {
 		/* There is no such device: not the module's fault. */
@@ -57,21 +57,25 @@ static void unload_all(void)
 	}
 }
 
-/* lines FILE: each of its lines is given to DO. */
+/* lines FILE: each of its lines is given to TAKE. There is no fopen in the nolibc of 6.12. */
 static void lines(const char *file, void (*take)(char *line))
 {
-	static char line[256];
-	FILE *list = fopen(file, "r");
+	static char line[1024];
+	size_t length = 0;
+	int fd = open(file, O_RDONLY);
 
-	if (!list)
+	if (fd < 0)
 		failed("open", file);
-	while (list && fgets(line, sizeof(line), list)) {
-		if (line[0] && line[strlen(line) - 1] == '\n')
-			line[strlen(line) - 1] = 0;
+	while (length < sizeof(line) && read(fd, line + length, 1) == 1) {
+		if (line[length++] != '\n')
+			continue;
+		line[length - 1] = 0;
+		length = 0;
 		take(line);
 	}
-	if (list)
-		fclose(list);
+	if (length)
+		failed("read a line of", file);
+	close(fd);
 }
 
 static void show(char *line)

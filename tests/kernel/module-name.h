@@ -7,7 +7,7 @@
 static char *name_of(char *path)
 {
 	char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
-	char *c = strstr(name, ".ko");
+	char *c = strchr(name, '.');
 
 	if (c)
 		*c = 0;
