@@ -506,6 +506,7 @@ fn a_signal_ends_jobs_everywhere() {
     }
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("started");
+    common::heed_signals();
     let name = "a_signal_ends_jobs_everywhere";
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
