@@ -1,4 +1,8 @@
-/* fork-server-init: in an emulated machine: the file systems that programs expect, then /run, and the end. */
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * fork-server-init.c: the first process of the machine of fork-server-aarch64. Mounts the file systems that
+ * programs expect, has the shell read /run, and restarts the machine, which ends its emulator.
+ */
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
