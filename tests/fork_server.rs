@@ -329,6 +329,50 @@ fn a_server_that_dies_costs_no_job() {
 }
 
 #[test]
+fn a_server_without_room_for_a_copy_costs_no_job() {
+    let tree = Tree::new();
+    // As where a user may have no more processes; the filter is in the server alone.
+    let begin = "if (getenv(\"KTHINLTO_FORK_SERVER\")) { \
+         struct sock_filter filter[] = { BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0), \
+             BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 1), \
+             BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EAGAIN), \
+             BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW) }; \
+         struct sock_fprog program = { 4, filter }; \
+         prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); prctl(PR_SET_SECCOMP, 2, &program); }";
+    let options = "-include linux/filter.h -include linux/seccomp.h -include sys/syscall.h \
+         -include errno.h";
+    let compiler = noting_with(&tree, options, begin, "");
+    let out = good(command(&tree, &compiler, "fork-server"));
+    assert_eq!(notes(&out).len(), 1, "it may have room again: {out}");
+    assert_eq!(kinds(&tree), (0, BACKENDS));
+    assert_same(&tree.outputs(), &tree.want());
+}
+
+#[test]
+fn a_run_whose_server_does_not_answer_can_be_interrupted() {
+    let tree = Tree::new();
+    let hold = tree.dir().join("hold");
+    fs::write(&hold, "").unwrap();
+    let main = format!("while (forked && !access(\"{}\", F_OK)) usleep(1000);", hold.display());
+    let compiler = noting(&tree, "", &main);
+    let log = tree.dir().join("out");
+    let mut command = command(&tree, &compiler, "fork-server");
+    common::heed_signals();
+    command.stdout(fs::File::create(&log).unwrap());
+    let mut kthinlto = command.spawn().unwrap();
+    until("two copies", || kinds(&tree).0 == 2);
+    let server = server_in(&fs::read_to_string(&log).unwrap()).unwrap();
+    rustix::process::kill_process(Pid::from_raw(server).unwrap(), Signal::STOP).unwrap();
+    fs::remove_file(hold).unwrap();
+    // Their results are kept, and two more are asked for.
+    let find = "find . -name '*.thinlto-native.o'";
+    until("two results", || tree.shell(find).lines().count() == 2);
+    rustix::process::kill_process(Pid::from_child(&kthinlto), Signal::INT).unwrap();
+    assert_eq!(kthinlto.wait().unwrap().code(), Some(130));
+    until("the end of the server", || is_gone(&server.to_string()));
+}
+
+#[test]
 fn nobody_outlives_kthinlto() {
     let tree = Tree::new();
     let pids = tree.dir().join("pids");

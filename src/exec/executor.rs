@@ -44,8 +44,9 @@ pub trait Job: AsFd {
     /// It was stopped for so long, which is no part of what it took.
     fn was_stopped(&mut self, _time: Duration) {}
 
-    /// Whether it writes so much that it has to be ended before memory is full of it.
-    fn writes_without_end(&self) -> bool {
+    /// Whether it has to be killed: it writes so much that memory would be full of it, or has not begun for
+    /// too long.
+    fn is_hopeless(&self) -> bool {
         false
     }
 
@@ -68,6 +69,11 @@ pub fn finish(mut job: Box<dyn Job>) -> io::Result<Outcome> {
         // A signal ends the wait too: the loop looks again.
         poll(std::iter::once(job.as_fd()), None);
     }
+}
+
+/// Whether a job that could not be started for this may be started later, once another has ended.
+pub(super) fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory)
 }
 
 /// How many jobs an executor can hold.

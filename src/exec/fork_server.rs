@@ -5,8 +5,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::action::Action;
+use super::copy::{Copy, Line};
 use super::executor::{Executor, Job};
 use super::interrupt::Interrupts;
 use super::process::{Invocation, Outcome, Running};
@@ -14,14 +16,17 @@ use super::served::{self, Served};
 use super::server::{Failure, Server};
 use crate::environment::Environment;
 
+/// Processors for which one server is enough: it makes a copy in a millisecond, and jobs take a hundred.
+const PROCESSORS: usize = 64;
+
 /// An executor for one compiler, or linker, in one folder.
 #[derive(Debug)]
 pub struct ForkServer {
     program: String,
     folder: PathBuf,
     served: Served,
-    /// `None` once it was not to be trusted.
-    server: Option<Server>,
+    /// Its processes, which all do the same; none once it was not to be trusted.
+    lines: Vec<Rc<Line>>,
     notes: Vec<String>,
 }
 
@@ -70,19 +75,35 @@ impl Starting {
         self.server.has_answered()
     }
 
-    /// Waits until it is ready. A signal ends the wait.
+    /// Waits until it is ready. A signal ends the wait. On a machine with many processors it has several processes.
     ///
     /// # Errors
     /// A clause that says why it cannot be one.
     pub fn finish(self) -> Result<ForkServer, String> {
+        let processors = std::thread::available_parallelism().map_or(1, Into::into);
+        self.finish_as(processors.div_ceil(PROCESSORS))
+    }
+
+    /// The same with so many processes, or as many as there can be.
+    ///
+    /// # Errors
+    /// As [`Starting::finish`].
+    pub fn finish_as(self, processes: usize) -> Result<ForkServer, String> {
         let Starting { program, path, served, folder, server } = self;
-        let server = server.finish(&path)?;
-        let number = server.pid();
-        let notes = vec![format!(
-            "a fork server of {program} (process {number}) runs the {}s",
-            served.job()
-        )];
-        Ok(ForkServer { program, folder, served, server: Some(server), notes })
+        let failed = |error: io::Error| format!("it cannot be started: {error}");
+        let first = Line::new(server.finish(&path)?).map_err(failed)?;
+        let mut lines = vec![Rc::new(first)];
+        let others = std::iter::repeat_with(|| lines[0].server().another().ok());
+        let others = others.take(processes.saturating_sub(1)).map_while(|server| server);
+        let others: Vec<_> = others.filter_map(|server| Line::new(server).ok()).collect();
+        lines.extend(others.into_iter().map(Rc::new));
+        let (number, job) = (lines[0].server().pid(), served.job());
+        let more = match lines.len() {
+            1 => String::new(),
+            all => format!(", and {} more", all - 1),
+        };
+        let note = format!("a fork server of {program} (process {number}{more}) runs the {job}s");
+        Ok(ForkServer { program, folder, served, lines, notes: vec![note] })
     }
 }
 
@@ -103,7 +124,7 @@ impl ForkServer {
     }
 
     fn give_up(&mut self, why: &str) {
-        self.server = None;
+        self.lines.clear();
         self.notes.push(format!(
             "the fork server of {} {why}; the other {}s ran as plain processes",
             self.program,
@@ -113,15 +134,18 @@ impl ForkServer {
 
     /// Whether it runs jobs of this program, as it is called, in this folder.
     pub fn serves(&self, program: &str, folder: &Path) -> bool {
-        self.server.is_some() && program == self.program && folder == self.folder
+        !self.lines.is_empty() && program == self.program && folder == self.folder
     }
 
-    /// A copy for this job, if the server can make one.
-    fn copy(&mut self, what: &Invocation) -> Option<io::Result<Running>> {
+    /// A copy for this job, if a server can be asked for one.
+    fn copy(&mut self, what: &Invocation) -> Option<io::Result<Copy>> {
         let is_ours = what.argv.iter().next().is_some_and(|word| self.serves(word, &what.folder));
-        let server = self.server.as_ref().filter(|_| is_ours)?;
-        match server.run(what.inner.as_ref().unwrap_or(&what.argv)) {
-            Ok(running) => Some(Ok(running)),
+        if let Some(why) = self.lines.iter().find_map(|line| line.lost()) {
+            self.give_up(&why);
+        }
+        let line = self.lines.iter().filter(|_| is_ours).min_by_key(|line| line.length())?;
+        match Copy::ask(what, line) {
+            Ok(copy) => Some(Ok(copy)),
             Err(Failure::Shortage(error)) => Some(Err(error)),
             Err(Failure::Unfit) => None,
             Err(Failure::Lost(why)) => {
@@ -134,11 +158,14 @@ impl ForkServer {
 
 impl Executor for ForkServer {
     fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
-        Ok(Box::new(self.copy(&what.command).unwrap_or_else(|| Running::start(&what.command))?))
+        match self.copy(&what.command) {
+            Some(copy) => Ok(Box::new(copy?)),
+            None => Ok(Box::new(Running::start(&what.command)?)),
+        }
     }
 
     fn takes_inner(&self) -> bool {
-        self.server.is_some()
+        !self.lines.is_empty()
     }
 
     fn second_try(&mut self, what: &Action, _: &Outcome) -> Option<io::Result<Box<dyn Job>>> {
@@ -146,7 +173,7 @@ impl Executor for ForkServer {
     }
 
     fn first_try_was_wrong(&mut self, _: &Action) {
-        if self.server.is_some() {
+        if !self.lines.is_empty() {
             let job = self.served.job();
             self.give_up(&format!("made a {job} fail that a plain process could run"));
         }

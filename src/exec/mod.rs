@@ -37,6 +37,7 @@
 //! ```
 
 pub mod action;
+mod copy;
 mod end;
 pub mod executor;
 pub mod fork_server;

@@ -165,8 +165,7 @@ impl Running {
                 Ok(Running { pid, started, stopped, end, output, reaped: false, forked })
             }
             Err(error) => {
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-                let _ = wait(pid, 0);
+                end_child(pid);
                 Err(error)
             }
         }
@@ -257,7 +256,7 @@ impl Job for Running {
         self.stopped += time;
     }
 
-    fn writes_without_end(&self) -> bool {
+    fn is_hopeless(&self) -> bool {
         self.written() > MOST_WRITTEN
     }
 
@@ -283,6 +282,12 @@ impl Drop for Running {
             let _ = wait(self.pid, 0);
         }
     }
+}
+
+/// Ends a child that nobody wants any more, and reaps it.
+pub(super) fn end_child(pid: Pid) {
+    let _ = rustix::process::kill_process(pid, Signal::KILL);
+    let _ = wait(pid, 0);
 }
 
 /// A file in memory for what a child writes.

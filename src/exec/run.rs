@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use self::elsewhere::Elsewhere;
 use super::action::Action;
-use super::executor::{Capacity, Executor, Job, Machine};
+use super::executor::{Capacity, Executor, Job, Machine, is_shortage};
 use super::interrupt::Interrupts;
 use super::memory::Memory;
 use super::pause::Pauses;
@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 
 /// How long children may take to end after SIGTERM before they get SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
-/// How often it is looked at whether a child writes without end.
+/// How often it is looked at whether a job has to be killed.
 const TICK: Duration = Duration::from_millis(250);
 
 /// Who gives jobs and takes results. Calls come one at a time, on the caller's thread.
@@ -217,7 +217,7 @@ impl Runner<'_> {
             may_pause = self.wait(&mut run, &pauses, lacks == Lacks::Slot);
             if looked.elapsed() >= TICK {
                 looked = Instant::now();
-                run.end_endless();
+                run.end_hopeless();
             }
             run.take_ended_elsewhere();
             run.take_ended();
@@ -259,13 +259,17 @@ impl Runner<'_> {
         let active = &mut run.active;
         active.iter().for_each(|a| a.running.cancel());
         run.elsewhere.end_all();
-        while !active.is_empty() {
+        let mut now = false;
+        loop {
+            // A drop kills what is left of the child's group, and reaps the child.
+            active.retain(|one| !now && !one.running.has_ended());
+            if active.is_empty() {
+                return;
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             let children = active.iter().map(|a| a.running.as_fd());
             poll(std::iter::once(self.interrupts.as_fd()).chain(children), Some(left));
-            let now = left.is_zero() || self.interrupts.drain();
-            // A drop kills what is left of the child's group, and reaps the child.
-            active.retain(|one| !now && !one.running.has_ended());
+            now = left.is_zero() || self.interrupts.drain();
         }
     }
 }
@@ -413,9 +417,9 @@ impl Progress<'_> {
         self.failed += 1;
     }
 
-    fn end_endless(&self) {
-        let endless = self.active.iter().filter(|a| a.running.writes_without_end());
-        endless.for_each(|a| a.running.signal(Signal::KILL));
+    fn end_hopeless(&self) {
+        let hopeless = self.active.iter().filter(|a| a.running.is_hopeless());
+        hopeless.for_each(|a| a.running.signal(Signal::KILL));
     }
 
     /// Takes the jobs that have ended off the list; their slots go back before anybody is told.
@@ -466,10 +470,6 @@ fn pause(pauses: &Pauses, active: &mut [Active]) -> bool {
         active.iter_mut().for_each(|one| one.running.was_stopped(time));
     }
     time.is_some()
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory)
 }
 
 #[cfg(test)]

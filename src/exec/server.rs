@@ -18,8 +18,9 @@ use rustix::net::{
     SocketType, recv, sendmsg, socketpair,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
+use super::executor::Job as _;
 use super::huge_pages;
 use super::interrupt::Interrupts;
 use super::process::{Running, output_file};
@@ -31,10 +32,13 @@ use crate::environment::Environment;
 const PRELOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/preload.so"));
 
 /// First word of the first packet (`preload/protocol.rs`).
-const HELLO: i32 = 0x6b74_6c31;
+const HELLO: i32 = 0x6b74_6c32;
+
+/// A packet that asks for another server instead of a job: one empty word.
+const ANOTHER: &str = "\0";
 
 /// How long a server may take to answer, on a machine that has much else to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that waits for jobs. Dropping it ends it; its copies live on.
 #[derive(Debug)]
@@ -132,36 +136,52 @@ impl Server {
         Err(format!("{} starts another program", path.display()))
     }
 
-    /// A copy that runs its `main` with these arguments.
-    pub fn run(&self, argv: &Words) -> Result<Running, Failure> {
+    /// Asks for a copy that runs its `main` with these arguments. Numbers of copies come in the order in which
+    /// these were asked for ([`Server::next_copy`]).
+    pub fn ask(&self, argv: &Words) -> Result<Asked, Failure> {
         let started = Instant::now();
+        let text = argv.text().filter(|text| *text != ANOTHER).ok_or(Failure::Unfit)?;
         let output = output_file().map_err(Failure::Shortage)?;
-        let (go, mut start) = pipe_with(PipeFlags::CLOEXEC)
-            .map(|(read, write)| (read, File::from(write)))
-            .map_err(|error| Failure::Shortage(error.into()))?;
-        self.ask(argv, output.as_fd(), go.as_fd())?;
-        drop(go);
-        let pid = match self.receive(Instant::now()) {
-            Ok([number, _]) if number > 0 => Pid::from_raw(number).ok_or(Failure::Unfit)?,
-            Ok([number, _]) => return Err(refused_fork(-number)),
-            Err(error) => return Err(Failure::Lost(format!("does not answer ({error})"))),
-        };
-        // The copy does nothing before it reads a byte: nobody else knows of it until then.
-        let _ = rustix::process::setpgid(Some(pid), Some(pid));
-        let running = Running::adopt(pid, started, output, true).map_err(Failure::Shortage)?;
-        match start.write_all(&[1]) {
-            Ok(()) => Ok(running),
-            Err(error) => Err(Failure::Lost(format!("made a copy that ended at once ({error})"))),
+        let (go, start) = pipe()?;
+        self.send(text, [output.as_fd(), go.as_fd()])?;
+        Ok(Asked { started, output, start })
+    }
+
+    /// The number of the copy that was asked for first of those whose number has not come; `None` if it is
+    /// not there yet.
+    pub fn next_copy(&self) -> Result<Option<Pid>, Failure> {
+        match self.answer_now(RecvFlags::DONTWAIT) {
+            Ok([number, _]) => copied(number).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(lost(&error)),
         }
     }
 
-    fn ask(&self, argv: &Words, output: BorrowedFd<'_>, go: BorrowedFd<'_>) -> Result<(), Failure> {
-        let text = argv.text().ok_or(Failure::Unfit)?;
-        let descriptors = [output, go];
+    /// A copy of this server that waits for jobs of its own. No answer may be outstanding. Waits for it.
+    pub fn another(&self) -> Result<Self, Failure> {
+        let begun = Instant::now();
+        let output = output_file().map_err(Failure::Shortage)?;
+        let (go, start) = pipe()?;
+        let (socket, theirs) = sockets().map_err(Failure::Shortage)?;
+        let interrupted = self.interrupted.try_clone().map_err(Failure::Shortage)?;
+        self.send(ANOTHER, [theirs.as_fd(), go.as_fd()])?;
+        drop((go, theirs));
+        let [number, _] = self.receive(begun).map_err(|error| lost(&error))?;
+        let process = Asked { started: begun, output, start }.begin(copied(number)?)?;
+        Ok(Server { socket, interrupted, process, begun })
+    }
+
+    /// Ends it at once, and with it what it was asked for.
+    pub fn kill(&self) {
+        self.process.signal(Signal::KILL);
+    }
+
+    fn send(&self, text: &str, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), Failure> {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
         let packet = [IoSlice::new(text.as_bytes())];
+        // What is not read yet has no end: then this one waits, too.
         match sendmsg(&self.socket, &packet, &mut control, SendFlags::NOSIGNAL) {
             Ok(_) => Ok(()),
             Err(Errno::MSGSIZE) => Err(Failure::Unfit),
@@ -189,14 +209,75 @@ impl Server {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.answer_now(RecvFlags::empty())
+    }
+
+    fn answer_now(&self, flags: RecvFlags) -> io::Result<[i32; 2]> {
         let mut packet = [0; 8];
-        let (count, _) = recv(&self.socket, &mut packet[..], RecvFlags::empty())?;
+        let (count, _) = recv(&self.socket, &mut packet[..], flags)?;
         if count != packet.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let [a, b, c, d, e, f, g, h] = packet;
         Ok([i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h])])
     }
+}
+
+impl AsFd for Server {
+    /// Readable when an answer is there, or there will be none any more.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A copy that was asked for. Dropping this ends it before it does anything.
+#[derive(Debug)]
+pub struct Asked {
+    started: Instant,
+    output: File,
+    /// The copy does nothing before it reads a byte: nobody else knows of it until then.
+    start: File,
+}
+
+impl Asked {
+    /// When it was asked for.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The copy is there, under this number, and begins.
+    pub fn begin(mut self, pid: Pid) -> Result<Running, Failure> {
+        let _ = rustix::process::setpgid(Some(pid), Some(pid));
+        let running = Running::adopt(pid, self.started, self.output, true);
+        let running = running.map_err(Failure::Shortage)?;
+        match self.start.write_all(&[1]) {
+            Ok(()) => Ok(running),
+            Err(error) => Err(Failure::Lost(format!("made a copy that ended at once ({error})"))),
+        }
+    }
+}
+
+/// The end to read from, and the end to write to.
+fn pipe() -> Result<(OwnedFd, File), Failure> {
+    let (read, write) =
+        pipe_with(PipeFlags::CLOEXEC).map_err(|error| Failure::Shortage(error.into()))?;
+    Ok((read, File::from(write)))
+}
+
+fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// The number of a copy, as a server answers: a number of a process, or of an error.
+fn copied(number: i32) -> Result<Pid, Failure> {
+    match number {
+        1.. => Pid::from_raw(number).ok_or(Failure::Unfit),
+        _ => Err(refused_fork(number.saturating_neg())),
+    }
+}
+
+fn lost(error: &io::Error) -> Failure {
+    Failure::Lost(format!("does not answer ({error})"))
 }
 
 /// What `preload/protocol.rs` means by its reasons.
@@ -229,8 +310,7 @@ fn spawn(
     folder: &Path,
     environment: &Environment,
 ) -> io::Result<(OwnedFd, Running)> {
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    let (ours, theirs) = sockets()?;
     let mut library = nameless_file("kthinlto-preload")?;
     library.write_all(PRELOAD)?;
     let mut command = Command::new(program);

@@ -87,12 +87,12 @@ pub unsafe fn fork_for_parent(thread: &Thread) -> c_long {
     }
 }
 
-/// In a copy: the state of a plain child of kthinlto.
+/// In a copy: a child of kthinlto as any, which begins when it is told to.
 ///
 /// # Safety
 ///
-/// Nothing else uses the three descriptors.
-pub unsafe fn take_over(setting: &Setting, output: c_int, go: c_int) {
+/// Nothing else uses the socket and this descriptor.
+pub unsafe fn be_child(setting: &Setting, go: c_int) {
     // SAFETY: system calls on descriptors of our own.
     unsafe {
         close(setting.socket);
@@ -103,6 +103,17 @@ pub unsafe fn take_over(setting: &Setting, output: c_int, go: c_int) {
             _exit(127);
         }
         close(go);
+    }
+}
+
+/// In a copy: where a plain child of kthinlto writes to.
+///
+/// # Safety
+///
+/// Nothing else uses this descriptor.
+pub unsafe fn write_to(output: c_int) {
+    // SAFETY: system calls on descriptors of our own.
+    unsafe {
         if dup2(output, 1) != 1 || dup2(output, 2) != 2 {
             _exit(127);
         }

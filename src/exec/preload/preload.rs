@@ -25,9 +25,9 @@ mod refusal;
 mod setting;
 mod warm;
 
-use copy::{Thread, fork_for_parent, take_over, thread};
+use copy::{Thread, be_child, fork_for_parent, write_to, thread};
 use libc::{__errno_location, _exit, close, dlsym};
-use protocol::{Buffers, HELLO, MEMORY, receive, split_arguments, tell};
+use protocol::{ANOTHER, Buffers, HELLO, MEMORY, receive, split_arguments, tell};
 use refusal::refusal;
 use setting::{Setting, take_setting};
 
@@ -104,14 +104,14 @@ unsafe extern "C" fn serve(argc: c_int, argv: *mut *mut c_char, envp: *mut *mut 
             _exit(0);
         }
         let buffers = &raw mut BUFFERS;
-        let argc = become_job(&setting, &thread, buffers);
+        let argc = become_job(setting, &thread, buffers);
         let arguments = (&raw mut (*buffers).arguments).cast();
         main(argc, arguments, envp)
     }
 }
 
 /// Serves until it is one of the copies; returns the number of that job's arguments.
-unsafe fn become_job(setting: &Setting, thread: &Thread, buffers: *mut Buffers) -> c_int {
+unsafe fn become_job(mut setting: Setting, thread: &Thread, buffers: *mut Buffers) -> c_int {
     // SAFETY: this process has one thread, and nobody else knows the buffers.
     unsafe {
         loop {
@@ -121,7 +121,12 @@ unsafe fn become_job(setting: &Setting, thread: &Thread, buffers: *mut Buffers) 
             let argc = split_arguments(buffers, length);
             let pid = if argc == 0 { -1 } else { fork_for_parent(thread) };
             if pid == 0 {
-                take_over(setting, output, go);
+                be_child(&setting, go);
+                if length == ANOTHER {
+                    setting.socket = output;
+                    continue;
+                }
+                write_to(output);
                 return argc;
             }
             close(output);

@@ -4,7 +4,8 @@
 //! From here, once: `[HELLO, refusal]`, where refusal 0 means that jobs may come. To here, for
 //! each job: its arguments, each ended by a zero byte, with two descriptors: its output, and a
 //! pipe. From here: `[process number, 0]`, or `[-errno, 0]`. A copy reads one byte from the pipe
-//! before it goes on, and ends if there is none.
+//! before it goes on, and ends if there is none. If the only argument is empty, there is no job: the copy
+//! is another server, and instead of an output it is given the socket to hear of jobs from.
 
 use core::ffi::{c_char, c_int, c_uint, c_void};
 use core::ptr::null_mut;
@@ -50,7 +51,7 @@ const SCM_RIGHTS: c_int = 1;
 const MSG_NOSIGNAL: c_int = 0x4000;
 
 /// First word of the first packet; it changes with the protocol.
-pub const HELLO: c_int = 0x6b74_6c31;
+pub const HELLO: c_int = 0x6b74_6c32;
 /// Reasons not to serve.
 pub const THREADS: c_int = 1;
 pub const NO_TID_ADDRESS: c_int = 2;
@@ -85,6 +86,9 @@ pub unsafe fn tell(socket: c_int, first: c_int, second: c_int) -> c_int {
         if sent == size_of_val(&packet) as isize { 0 } else { -1 }
     }
 }
+
+/// Of the arguments that ask for another server: one empty word.
+pub const ANOTHER: usize = 1;
 
 /// Receives a job: the length of its arguments, and its two descriptors.
 ///
