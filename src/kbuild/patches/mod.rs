@@ -257,13 +257,13 @@ mod tests {
             let names = lines.filter_map(|line| line.strip_prefix("--- a/").map(str::to_owned));
             names.collect::<BTreeSet<String>>()
         };
-        assert_eq!(options(), ["initcalls"]);
-        for option in optional("initcalls").unwrap() {
+        assert_eq!(options(), ["autofdo", "initcalls"]);
+        for option in options().iter().flat_map(|name| optional(name).unwrap()) {
             assert!(!files(&option).is_empty());
             assert!(all().iter().all(|own| files(own).is_disjoint(&files(&option))), "{option}");
         }
         let error = optional("../linux-7.2").unwrap_err().to_string();
-        assert!(error.contains("the optional series are: initcalls"), "{error}");
+        assert!(error.contains("the optional series are: autofdo, initcalls"), "{error}");
     }
 
     #[test]
