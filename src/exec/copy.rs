@@ -189,6 +189,10 @@ impl Job for Copy {
         }
     }
 
+    fn is_here(&self) -> bool {
+        true
+    }
+
     /// Of one that has not begun, a server that does not answer is killed: it begins as a process then.
     fn signal(&self, signal: Signal) {
         match &self.state {

@@ -38,6 +38,11 @@ pub trait Job: AsFd {
         None
     }
 
+    /// Whether it takes memory of this machine, or will when it begins.
+    fn is_here(&self) -> bool {
+        self.process().is_some()
+    }
+
     /// Passes on a stop from the terminal, or the end of one; what runs elsewhere goes on.
     fn signal(&self, _signal: Signal) {}
 

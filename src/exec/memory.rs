@@ -38,7 +38,7 @@ impl Memory {
     /// where the kernel does not say.
     ///
     /// Looked at less often where it is plenty for `need`.
-    fn available_for(&mut self, need: u64) -> Option<u64> {
+    pub(super) fn available_for(&mut self, need: u64) -> Option<u64> {
         if let Some((when, available)) = self.last
             && when.elapsed() < if available / PLENTY >= need { CALM } else { FRESH }
         {
@@ -54,9 +54,13 @@ impl Memory {
     }
 
     /// Whether a process that may need `need` KiB has room beside those that run, of which
-    /// each may still grow to what it is listed with.
-    pub fn has_room(&mut self, need: u64, running: impl Iterator<Item = (Pid, u64)>) -> bool {
-        let running: Vec<(Pid, u64)> = running.collect();
+    /// each may still grow to what it is listed with; one without a number has not begun.
+    pub fn has_room(
+        &mut self,
+        need: u64,
+        running: impl Iterator<Item = (Option<Pid>, u64)>,
+    ) -> bool {
+        let running: Vec<_> = running.collect();
         let all: u64 = running.iter().map(|(_, most)| most).sum();
         let Some(available) = self.available_for(need.saturating_add(all)) else {
             return true;
@@ -64,7 +68,7 @@ impl Memory {
         if available >= need + all {
             return true; // the usual case, without a look at each
         }
-        let growth = running.iter().map(|(pid, most)| most.saturating_sub(resident(*pid)));
+        let growth = running.iter().map(|(pid, most)| most.saturating_sub(pid.map_or(0, resident)));
         available >= need + growth.sum::<u64>()
     }
 }
@@ -214,7 +218,10 @@ mod tests {
         assert!(memory.has_room(1000, std::iter::empty()));
         assert!(!memory.has_room(1001, std::iter::empty()));
         memory.last = Some((Instant::now(), 1000));
-        assert!(memory.has_room(900, [(us, 1)].into_iter()), "it has grown to that already");
-        assert!(!memory.has_room(900, [(us, 1 << 40)].into_iter()));
+        assert!(memory.has_room(900, [(Some(us), 1)].into_iter()), "it has grown to that already");
+        assert!(!memory.has_room(900, [(Some(us), 1 << 40)].into_iter()));
+        memory.last = Some((Instant::now(), 1000));
+        assert!(memory.has_room(900, [(None, 100)].into_iter()));
+        assert!(!memory.has_room(900, [(None, 101)].into_iter()), "it will need that");
     }
 }

@@ -372,7 +372,8 @@ impl Progress<'_> {
             Capacity::Jobs(most) => running.len() < most.max(1),
             Capacity::Slots if self.pending.is_some() || running.is_empty() => true,
             Capacity::Slots => {
-                let here = running.iter().filter_map(|a| Some((a.running.process()?, a.memory)));
+                let here = running.iter().filter(|a| a.running.is_here());
+                let here = here.map(|a| (a.running.process(), a.memory));
                 self.memory.has_room(need, here)
             }
         };

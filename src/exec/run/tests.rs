@@ -64,15 +64,21 @@ struct Jobs {
     running: usize,
     most: usize,
     good: usize,
+    /// KiB that each may need.
+    memory: u64,
 }
 
 impl Jobs {
     fn new(script: &'static str, left: usize) -> Self {
-        Jobs { script, left, running: 0, most: 0, good: 0 }
+        Jobs { script, left, running: 0, most: 0, good: 0, memory: 0 }
     }
 }
 
 impl Work for Jobs {
+    fn next_memory(&self) -> u64 {
+        self.memory
+    }
+
     fn next(&mut self) -> Result<Option<(usize, Action)>> {
         let Some(left) = self.left.checked_sub(1) else {
             return Ok(None);
@@ -109,6 +115,59 @@ fn an_executor_that_needs_no_slots_has_as_many_jobs_as_it_can_hold() {
     assert_eq!((work.most, work.good, elsewhere.started), (3, 7, 7));
     let mut work = Jobs::new("sleep 0.01", 3);
     assert_eq!((run(&mut Processes, &mut work), work.most), (0, 1), "one slot, one process");
+}
+
+/// Its process is not known, as that of a copy that was only asked for.
+struct Unborn {
+    running: Running,
+    is_here: bool,
+}
+
+impl AsFd for Unborn {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.running.as_fd()
+    }
+}
+
+impl Job for Unborn {
+    fn try_finish(&mut self) -> io::Result<Option<Outcome>> {
+        self.running.try_finish()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.running.has_ended()
+    }
+
+    fn cancel(&self) {
+        self.running.cancel();
+    }
+
+    fn is_here(&self) -> bool {
+        self.is_here
+    }
+}
+
+/// Starts such, here or not.
+struct Nursery(bool);
+
+impl Executor for Nursery {
+    fn start(&mut self, what: &Action) -> io::Result<Box<dyn Job>> {
+        let running = Running::start(&what.command)?;
+        Ok(Box::new(Unborn { running, is_here: self.0 }))
+    }
+}
+
+#[test]
+fn a_job_that_has_not_begun_needs_its_memory_too() {
+    for (is_here, most) in [(true, 1), (false, 4)] {
+        let all = Memory::default().available_for(u64::MAX / 1024).unwrap();
+        let memory = all / 5 * 3; // no two have room
+        let mut work = Jobs { memory, ..Jobs::new("sleep 0.1", 4) };
+        let (slots, interrupts) = (Slots::local(4), Interrupts::catch().unwrap());
+        let runner = Runner { slots: &slots, interrupts: &interrupts, keep_going: true };
+        assert_eq!(runner.run(&mut Nursery(is_here), &mut work).unwrap(), 0);
+        assert_eq!((work.most, work.good), (most, 4), "here: {is_here}");
+    }
 }
 
 #[test]
