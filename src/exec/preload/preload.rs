@@ -25,7 +25,7 @@ mod refusal;
 mod setting;
 mod warm;
 
-use copy::{Thread, be_child, fork_for_parent, write_to, thread};
+use copy::{Thread, be_child, fork_for_parent, thread, write_to};
 use libc::{__errno_location, _exit, close, dlsym};
 use protocol::{ANOTHER, Buffers, HELLO, MEMORY, receive, split_arguments, tell};
 use refusal::refusal;
