@@ -203,8 +203,10 @@ impl Job for Copy {
     }
 
     fn was_stopped(&mut self, time: Duration) {
-        if let State::Runs(running) = &mut self.state {
-            running.was_stopped(time);
+        match &mut self.state {
+            State::Runs(running) => running.was_stopped(time),
+            State::Asked(Some(asked), _) => asked.was_stopped(time),
+            State::Asked(None, _) | State::Waits(_) => {}
         }
     }
 

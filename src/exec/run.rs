@@ -215,12 +215,12 @@ impl Runner<'_> {
             }
             self.slots.take_warnings().iter().for_each(|text| run.work.warn(text));
             may_pause = self.wait(&mut run, &pauses, lacks == Lacks::Slot);
+            run.take_ended_elsewhere();
+            run.take_ended();
             if looked.elapsed() >= TICK {
                 looked = Instant::now();
                 run.end_hopeless();
             }
-            run.take_ended_elsewhere();
-            run.take_ended();
         }
     }
 

@@ -245,6 +245,11 @@ impl Asked {
         self.started
     }
 
+    /// We were stopped for so long meanwhile.
+    pub fn was_stopped(&mut self, time: Duration) {
+        self.started += time;
+    }
+
     /// The copy is there, under this number, and begins.
     pub fn begin(mut self, pid: Pid) -> Result<Running, Failure> {
         let _ = rustix::process::setpgid(Some(pid), Some(pid));
