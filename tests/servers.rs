@@ -12,7 +12,7 @@ use common::{Tree, assert_holds, tool, until};
 use kthinlto::environment::Environment;
 use kthinlto::error::Result;
 use kthinlto::exec::action::Action;
-use kthinlto::exec::executor::Executor;
+use kthinlto::exec::executor::{self, Executor};
 use kthinlto::exec::fork_server::{ForkServer, Starting};
 use kthinlto::exec::interrupt::Interrupts;
 use kthinlto::exec::process::{Invocation, Outcome};
@@ -110,9 +110,10 @@ fn several_processes_serve_as_one_does() {
 fn the_death_of_one_of_several_costs_no_job() {
     let setup = Setup::new();
     let mut server = setup.server(3);
-    server.notes();
     // The one that is asked first.
-    let first = running(&setup.program).into_iter().min().unwrap();
+    let note = server.notes().remove(0);
+    let number = note.split_once("(process ").unwrap().1.split_once(',').unwrap().0;
+    let first = number.parse().unwrap();
     let kill = move |left| {
         if left == 60 {
             rustix::process::kill_process(Pid::from_raw(first).unwrap(), Signal::KILL).unwrap();
@@ -123,4 +124,27 @@ fn the_death_of_one_of_several_costs_no_job() {
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert_holds(&notes[0], &["the fork server of", "the other backends ran as plain processes"]);
     until("the end of all", || running(&setup.program).is_empty());
+}
+
+#[test]
+fn a_copy_that_never_comes_is_a_process_in_the_end() {
+    let setup = Setup::new();
+    let mut server = setup.server(1);
+    let number = Pid::from_raw(running(&setup.program)[0]).unwrap();
+    rustix::process::kill_process(number, Signal::STOP).unwrap();
+    let argv = [setup.program.to_str().unwrap(), "-dumpversion"];
+    let action = Action::from(Invocation::new(argv, &setup.tree.objects));
+    let mut jobs: Vec<_> = (0..3).map(|_| server.start(&action).unwrap()).collect();
+    for job in &mut jobs {
+        assert!(job.try_finish().unwrap().is_none());
+        assert!(job.is_here() && job.process().is_none() && !job.is_hopeless());
+    }
+    // As the runner does once a job is hopeless.
+    jobs[1].signal(Signal::KILL);
+    for job in jobs {
+        let outcome = executor::finish(job).unwrap();
+        assert!(outcome.status.success() && outcome.output.starts_with(b"22."), "{outcome:?}");
+    }
+    assert_eq!(executor::finish(server.start(&action).unwrap()).unwrap().status.code(), Some(0));
+    assert_holds(&server.notes()[1], &["the fork server of", "does not answer"]);
 }
