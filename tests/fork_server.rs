@@ -7,6 +7,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use common::{Beside, Tree, assert_holds, assert_same, bad, good, tool, until, warnings};
@@ -48,6 +49,14 @@ fn noting_with(tree: &Tree, options: &str, begin: &str, main: &str) -> String {
         log.display()
     );
     tree.program("clang-noting", &tool("clang"), options, begin, &note)
+}
+
+/// A stand-in whose copies wait until a file is removed.
+fn holding(tree: &Tree) -> (PathBuf, String) {
+    let hold = tree.dir().join("hold");
+    fs::write(&hold, "").unwrap();
+    let main = format!("while (forked && !access(\"{}\", F_OK)) usleep(1000);", hold.display());
+    (hold, noting(tree, "", &main))
 }
 
 /// How many backends ran as copies, and how many as plain processes.
@@ -308,11 +317,7 @@ fn a_real_failure_is_reported_once_and_takes_nobody_with_it() {
 #[test]
 fn a_server_that_dies_costs_no_job() {
     let tree = Tree::new();
-    // Copies wait, until the server was killed.
-    let hold = tree.dir().join("hold");
-    fs::write(&hold, "").unwrap();
-    let main = format!("while (forked && !access(\"{}\", F_OK)) usleep(1000);", hold.display());
-    let compiler = noting(&tree, "", &main);
+    let (hold, compiler) = holding(&tree);
     let log = fs::File::create(tree.dir().join("out")).unwrap();
     let mut command = command(&tree, &compiler, "fork-server");
     command.stdout(log);
@@ -351,10 +356,7 @@ fn a_server_without_room_for_a_copy_costs_no_job() {
 #[test]
 fn a_run_whose_server_does_not_answer_can_be_interrupted() {
     let tree = Tree::new();
-    let hold = tree.dir().join("hold");
-    fs::write(&hold, "").unwrap();
-    let main = format!("while (forked && !access(\"{}\", F_OK)) usleep(1000);", hold.display());
-    let compiler = noting(&tree, "", &main);
+    let (hold, compiler) = holding(&tree);
     let log = tree.dir().join("out");
     let mut command = command(&tree, &compiler, "fork-server");
     common::heed_signals();

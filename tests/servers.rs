@@ -148,3 +148,22 @@ fn a_copy_that_never_comes_is_a_process_in_the_end() {
     assert_eq!(executor::finish(server.start(&action).unwrap()).unwrap().status.code(), Some(0));
     assert_holds(&server.notes()[1], &["the fork server of", "does not answer"]);
 }
+
+/// In a thread of its own: who waits for such a server waits for ever.
+#[test]
+fn a_server_that_reads_nothing_is_not_waited_for() {
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let setup = Setup::new();
+        let mut server = setup.server(1);
+        let number = Pid::from_raw(running(&setup.program)[0]).unwrap();
+        rustix::process::kill_process(number, Signal::STOP).unwrap();
+        let long = "x".repeat(20_000);
+        let argv = [setup.program.to_str().unwrap(), "-dumpversion", &long];
+        let action = Action::from(Invocation::new(argv, &setup.tree.objects));
+        let started: io::Result<Vec<_>> = (0..100).map(|_| server.start(&action)).collect();
+        told.send(started.err().map(|error| error.kind())).unwrap();
+    });
+    let kind = heard.recv_timeout(std::time::Duration::from_secs(60)).expect("it was waited for");
+    assert_eq!(kind, Some(io::ErrorKind::WouldBlock), "there may be room once it has read");
+}

@@ -74,7 +74,7 @@ impl Line {
                     while self.length() > 0 {
                         self.tell(Err(Failure::Lost(why.clone())));
                     }
-                    self.is_lost(why);
+                    self.lose(why);
                 }
                 Err(failure) => self.tell(Err(failure)),
             }
@@ -91,14 +91,14 @@ impl Line {
         }
     }
 
-    fn is_lost(&self, why: String) {
+    fn lose(&self, why: String) {
         self.lost.borrow_mut().get_or_insert(why);
     }
 }
 
 /// A job that was asked of a server.
 #[derive(Debug)]
-pub struct Copy {
+pub struct CopyJob {
     what: Invocation,
     line: Rc<Line>,
     state: State,
@@ -115,14 +115,14 @@ enum State {
     Runs(Running),
 }
 
-impl Copy {
+impl CopyJob {
     /// Asks for a copy.
     pub fn ask(what: &Invocation, line: &Rc<Line>) -> Result<Self, Failure> {
         let asked = line.server.ask(what.inner.as_ref().unwrap_or(&what.argv))?;
         let answer = Rc::new(RefCell::new(None));
         line.waiting.borrow_mut().push_back(Rc::downgrade(&answer));
         let state = State::Asked(Some(asked), answer);
-        Ok(Copy { what: what.clone(), line: Rc::clone(line), state, pauses: 0 })
+        Ok(CopyJob { what: what.clone(), line: Rc::clone(line), state, pauses: 0 })
     }
 
     fn answered(&mut self, asked: Option<Asked>, answer: Result<Pid, Failure>) -> io::Result<()> {
@@ -132,7 +132,7 @@ impl Copy {
                 self.state = State::Runs(running);
                 return Ok(());
             }
-            Err(Failure::Lost(why)) => self.line.is_lost(why),
+            Err(Failure::Lost(why)) => self.line.lose(why),
             Err(Failure::Unfit | Failure::Shortage(_)) => {}
         }
         self.begin_as_process()
@@ -151,7 +151,7 @@ impl Copy {
     }
 }
 
-impl Job for Copy {
+impl Job for CopyJob {
     fn try_finish(&mut self) -> io::Result<Option<Outcome>> {
         match &mut self.state {
             State::Runs(running) => return running.try_finish(),
@@ -225,7 +225,7 @@ impl Job for Copy {
     }
 }
 
-impl AsFd for Copy {
+impl AsFd for CopyJob {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.state {
             State::Runs(running) => running.as_fd(),

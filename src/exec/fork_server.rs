@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::action::Action;
-use super::copy::{Copy, Line};
+use super::copy::{CopyJob, Line};
 use super::executor::{Executor, Job};
 use super::interrupt::Interrupts;
 use super::process::{Invocation, Outcome, Running};
@@ -138,13 +138,13 @@ impl ForkServer {
     }
 
     /// A copy for this job, if a server can be asked for one.
-    fn copy(&mut self, what: &Invocation) -> Option<io::Result<Copy>> {
+    fn copy(&mut self, what: &Invocation) -> Option<io::Result<CopyJob>> {
         let is_ours = what.argv.iter().next().is_some_and(|word| self.serves(word, &what.folder));
         if let Some(why) = self.lines.iter().find_map(|line| line.lost()) {
             self.give_up(&why);
         }
         let line = self.lines.iter().filter(|_| is_ours).min_by_key(|line| line.length())?;
-        match Copy::ask(what, line) {
+        match CopyJob::ask(what, line) {
             Ok(copy) => Some(Ok(copy)),
             Err(Failure::Shortage(error)) => Some(Err(error)),
             Err(Failure::Unfit) => None,

@@ -137,7 +137,7 @@ impl Server {
     }
 
     /// Asks for a copy that runs its `main` with these arguments. Numbers of copies come in the order in which
-    /// these were asked for ([`Server::next_copy`]).
+    /// these were asked for ([`Server::next_copy`]). It is a shortage if too many were that it has not read.
     pub fn ask(&self, argv: &Words) -> Result<Asked, Failure> {
         let started = Instant::now();
         let text = argv.text().filter(|text| *text != ANOTHER).ok_or(Failure::Unfit)?;
@@ -181,8 +181,9 @@ impl Server {
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
         let packet = [IoSlice::new(text.as_bytes())];
-        // What is not read yet has no end: then this one waits, too.
-        match sendmsg(&self.socket, &packet, &mut control, SendFlags::NOSIGNAL) {
+        // A server that is far behind, or stopped, has no room for another job: that is not waited for.
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match sendmsg(&self.socket, &packet, &mut control, flags) {
             Ok(_) => Ok(()),
             Err(Errno::MSGSIZE) => Err(Failure::Unfit),
             Err(error) if is_shortage(error) => Err(Failure::Shortage(error.into())),
